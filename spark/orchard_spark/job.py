@@ -1,0 +1,96 @@
+"""What the three steps share around their work: the Spark session, progress in the log, the metrics file."""
+
+import json
+import logging
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from pyspark.sql import SparkSession
+
+from orchard_spark import objects
+
+PROGRESS_SECONDS = 10
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = ("ai-edge-litert", "numpy", "obstore", "pillow", "pyarrow")
+
+
+class LostRows(RuntimeError):
+    """A step's rows out do not add up to its rows in."""
+
+
+def run_id(run_uri: str) -> str:
+    """The run's name: the last part of its folder's URI.
+
+    >>> run_id("s3://bucket/runs/fruits/20261122T020000-1a2b3c/")
+    '20261122T020000-1a2b3c'
+    """
+    return run_uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+@contextmanager
+def spark_session(name: str, batch_rows: int = 64) -> Iterator[SparkSession]:
+    """A Spark session for one step, with a progress line in the log every ten seconds.
+
+    Record batches have `batch_rows` rows, not Spark's 10,000: a batch is held in memory whole.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("py4j", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    spark = SparkSession.builder.appName(f"orchard-{name}").getOrCreate()
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch_rows))
+    done = threading.Event()
+    reporter = threading.Thread(target=_report, args=(spark, name, done), name="progress", daemon=True)
+    reporter.start()
+    try:
+        yield spark
+    finally:
+        done.set()
+        reporter.join()
+        spark.stop()
+
+
+def _report(spark: SparkSession, name: str, done: threading.Event) -> None:
+    tracker = spark.sparkContext.statusTracker()
+    while not done.wait(PROGRESS_SECONDS):
+        for stage_id in tracker.getActiveStageIds():
+            stage = tracker.getStageInfo(stage_id)
+            if stage is not None:
+                log.info(
+                    "%s: stage %d: %d of %d tasks done, %d active",
+                    name,
+                    stage_id,
+                    stage.numCompletedTasks,
+                    stage.numTasks,
+                    stage.numActiveTasks,
+                )
+
+
+def write_metrics(
+    run_uri: str, job: str, *, rows_in: int, rows_out: int, started: float, **more: object
+) -> dict[str, object]:
+    """Write `<job>.metrics.json` into the run's folder and log it; `started` is `time.monotonic()` at the start."""
+    seconds = time.monotonic() - started
+    metrics = {
+        "job": job,
+        "run_id": run_id(run_uri),
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(rows_in / seconds, 2),
+        **more,
+        "versions": {
+            "python": platform.python_version(),
+            "pyspark": SparkSession.builder.getOrCreate().version,
+            **{library: version(library) for library in _LIBRARIES},
+        },
+    }
+    objects.write(f"{run_uri.rstrip('/')}/{job}.metrics.json", json.dumps(metrics, indent=2).encode())
+    log.info("%s: done: %s", job, json.dumps(metrics))
+    return metrics

@@ -1,0 +1,109 @@
+"""Principal component analysis from sums, so that the data are read once and never held.
+
+The sums (n, Σx, Σxxᵀ) of disjoint parts add up to those of the whole; the covariance matrix is (Σxxᵀ − n·μμᵀ)/(n−1).
+All in float64: the features lie between 0 and about 6, so the subtraction costs no more than a few of 16 digits.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+
+# Below this share of the mean square, what is left of the variance is rounding.
+CONSTANT_SHARE = 1e-13
+
+
+class CannotFit(ValueError):
+    """There is no such principal component analysis of these data."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over n rows of p columns: `total` Σx [p], `gram` Σxxᵀ [p, p]."""
+
+    n: int
+    total: Doubles
+    gram: Doubles
+
+    @classmethod
+    def of(cls, rows: Singles | Doubles) -> "Moments":
+        """The moments of rows [n, p]."""
+        rows = rows.astype(np.float64)
+        return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.n + other.n, self.total + other.total, self.gram + other.gram)
+
+    def to_bytes(self) -> bytes:
+        """All three sums as float64, one behind the other."""
+        return np.concatenate([[self.n], self.total, self.gram.ravel()]).astype(np.float64).tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Moments":
+        """What `to_bytes` gave."""
+        numbers = np.frombuffer(content, np.float64)
+        p = int(np.sqrt(len(numbers)))  # 1 + p + p*p numbers
+        return cls(int(numbers[0]), numbers[1 : p + 1], numbers[p + 1 :].reshape(p, p))
+
+
+@dataclass(frozen=True)
+class Pca:
+    """A fitted analysis, its attributes named as scikit-learn's; p columns, k components."""
+
+    n_samples_: int
+    mean_: Doubles  # [p]
+    components_: Doubles  # [k, p], unit length, the largest coefficient of each positive
+    explained_variance_: Doubles  # [k], with n-1
+    explained_variance_ratio_: Doubles  # [k]
+
+    @cached_property
+    def name(self) -> str:
+        """A name made of the content, equal for equal analyses."""
+        content = hashlib.sha256(self.mean_.tobytes() + self.components_.tobytes()).hexdigest()
+        return f"pca-{len(self.components_)}-{content[:8]}"
+
+    def transform(self, rows: Singles) -> Singles:
+        """Vectors [n, k] of rows [n, p], centred as in scikit-learn (Spark's own PCA does not centre)."""
+        return ((rows.astype(np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
+
+
+def fit(moments: Moments, n_components: float) -> Pca:
+    """The analysis of the data behind the moments.
+
+    `n_components` is, as in scikit-learn, a whole number of components, or a share of the variance to keep (0 < share
+    < 1). The sign of each component is scikit-learn's (`svd_flip`, u_based_decision=False), so equal data give equal vectors.
+
+    Raises:
+        CannotFit: fewer than two rows, more components than rows or columns, or rows that are all the same.
+    """
+    n, p = moments.n, len(moments.total)
+    if n < 2:
+        raise CannotFit(
+            f"PCA needs at least 2 images, and there is {n}" if n else "PCA needs images, and there are none"
+        )
+    if not np.isfinite(moments.gram).all():
+        raise CannotFit(f"the features of these {n} images are not all finite numbers")
+    share = 0 < n_components < 1
+    if not share and not (float(n_components).is_integer() and 1 <= n_components <= min(n, p)):
+        raise CannotFit(
+            f"n_components is {n_components:g}: give a whole number from 1 to {min(n, p)} (the smaller of {n} images "
+            f"and {p} features), or a share of the variance between 0 and 1"
+        )
+    mean = moments.total / n
+    covariance = (moments.gram - n * np.outer(mean, mean)) / (n - 1)
+    if np.trace(covariance) <= CONSTANT_SHARE * np.trace(moments.gram) / n:
+        raise CannotFit(f"the features of all {n} images are the same: there is no variance to explain")
+
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    variance = np.clip(eigenvalues[::-1], 0, None)
+    ratio = variance / variance.sum()
+    k = int(np.searchsorted(np.cumsum(ratio), n_components, side="right")) + 1 if share else int(n_components)
+    components = eigenvectors.T[::-1][:k]
+    largest = np.abs(components).argmax(axis=1)
+    components = components * np.sign(components[np.arange(k), largest])[:, np.newaxis]
+    return Pca(n, mean, np.ascontiguousarray(components), variance[:k], ratio[:k])

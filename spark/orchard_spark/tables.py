@@ -1,0 +1,109 @@
+"""The columns of every dataset that the steps exchange, each declared once."""
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import StructType
+
+FEATURES_PER_IMAGE = 1280
+
+_OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
+_MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
+
+# What the listing of a dataset's prefix shows. `path` is the full URI, `label` the name of the parent folder.
+INVENTORY = pa.schema([*_OBJECT, ("size", pa.int64()), _MODIFIED])
+
+# The images that decode, as they are: `content` holds the bytes of the object, never pixels.
+IMAGES = pa.schema(
+    [
+        *_OBJECT,
+        ("size", pa.int64()),
+        _MODIFIED,
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("content", pa.binary()),
+    ]
+)
+
+# The objects that are refused; `reason` is one of orchard_spark.images.REASONS.
+REJECTS = pa.schema(
+    [*_OBJECT, ("size", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())]
+)
+
+# One row an image; `features` has 1280 values, `model` is the model file's name.
+FEATURES = pa.schema(
+    [
+        *_OBJECT,
+        ("sha256", pa.string()),
+        ("features", pa.list_(pa.float32())),
+        ("model", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+
+# One row an image; `vector` has n_components values, `pca_model` names the row of PCA_MODEL that made it.
+EMBEDDINGS = pa.schema(
+    [*_OBJECT, ("vector", pa.list_(pa.float32())), ("pca_model", pa.string()), ("run_id", pa.string())]
+)
+
+# One row a run, the attributes named as scikit-learn's: mean_ [1280], components_ [n_components][1280].
+PCA_MODEL = pa.schema(
+    [
+        ("pca_model", pa.string()),
+        ("model", pa.string()),
+        ("n_samples_", pa.int64()),
+        ("n_components_", pa.int32()),
+        ("mean_", pa.list_(pa.float64())),
+        ("components_", pa.list_(pa.list_(pa.float64()))),
+        ("explained_variance_", pa.list_(pa.float64())),
+        ("explained_variance_ratio_", pa.list_(pa.float64())),
+        ("run_id", pa.string()),
+    ]
+)
+
+
+class WrongColumns(ValueError):
+    """A dataset does not have the columns that it should have."""
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The Spark schema of an Arrow schema."""
+    return from_arrow_schema(schema)
+
+
+def check_columns(frame: DataFrame, schema: pa.Schema, uri: str) -> DataFrame:
+    """Return the frame when it has exactly the columns of the schema.
+
+    Raises:
+        WrongColumns: it does not; the message lists every difference.
+    """
+    found = {field.name: field.type for field in to_arrow_schema(frame.schema)}
+    want = {field.name: field.type for field in schema}
+    differences = [
+        *(f"no column {name}" for name in want if name not in found),
+        *(f"unknown column {name}" for name in found if name not in want),
+        *(f"{name} is {found[name]}, not {want[name]}" for name in want if name in found and found[name] != want[name]),
+    ]
+    if differences:
+        raise WrongColumns(f"{uri}: {'; '.join(differences)}")
+    return frame
+
+
+def read_table(spark: SparkSession, uri: str, schema: pa.Schema) -> DataFrame:
+    """Read a Parquet dataset and check its columns.
+
+    Raises:
+        WrongColumns: the dataset has other columns.
+    """
+    return check_columns(spark.read.parquet(uri), schema, uri)
+
+
+def write_table(frame: DataFrame, uri: str, schema: pa.Schema) -> None:
+    """Write a Parquet dataset, replacing what an earlier attempt of the same step left.
+
+    Raises:
+        WrongColumns: the frame has other columns.
+    """
+    check_columns(frame, schema, uri).write.mode("overwrite").parquet(uri)

@@ -3,7 +3,7 @@
     spark-submit --py-files orchard_spark.zip ingest.py --input-uri s3://BUCKET/images/ --run-uri s3://BUCKET/runs/D/R
 
 Writes below the run's folder `inventory/` (what was listed), `images/` (what decodes, as its original bytes),
-`rejects/` (everything else, with a reason) and `ingest.metrics.json`. Each listed object ends in exactly one of the two.
+`rejects/` (everything else, with a reason) and `ingest.metrics.json`. Each listed object ends in one of the two.
 """
 
 import argparse

@@ -76,7 +76,8 @@ def fit(moments: Moments, n_components: float) -> Pca:
     """The analysis of the data behind the moments.
 
     `n_components` is, as in scikit-learn, a whole number of components, or a share of the variance to keep (0 < share
-    < 1). The sign of each component is scikit-learn's (`svd_flip`, u_based_decision=False), so equal data give equal vectors.
+    < 1). The sign of each component is scikit-learn's (`svd_flip`, u_based_decision=False), so equal data give equal
+    vectors.
 
     Raises:
         CannotFit: fewer than two rows, more components than rows or columns, or rows that are all the same.

@@ -1,0 +1,41 @@
+"""`python -m local_aws --port 5000 --data DIR`: serve until SIGINT or SIGTERM, then end every cluster and leave."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from local_aws.server import LocalAws
+
+log = logging.getLogger("local_aws")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until told to stop; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m local_aws", description=__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1; 0 takes a free one (default 5000)")
+    parser.add_argument("--data", type=Path, required=True, help="folder for the nodes of the clusters")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("werkzeug", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server = LocalAws(arguments.data, arguments.port)
+    except OSError as error:
+        log.error("cannot listen on 127.0.0.1:%d: %s; choose another --port", arguments.port, error)
+        return 1
+    with server:
+        log.info("serving on %s, clusters below %s", server.endpoint_url, arguments.data)
+        stop.wait()
+        log.info("stopping")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

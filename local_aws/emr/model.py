@@ -1,0 +1,242 @@
+"""Clusters and steps as EMR shows them. Legal transitions are data; an illegal one is a fault of ours and raises."""
+
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+_AFTER_START = ("TERMINATING", "TERMINATED_WITH_ERRORS")
+CLUSTER_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
+    "STARTING": ("BOOTSTRAPPING", *_AFTER_START),
+    "BOOTSTRAPPING": ("RUNNING", "WAITING", *_AFTER_START),
+    "RUNNING": ("WAITING", *_AFTER_START),
+    "WAITING": ("RUNNING", *_AFTER_START),
+    "TERMINATING": ("TERMINATED", "TERMINATED_WITH_ERRORS"),
+    "TERMINATED": (),
+    "TERMINATED_WITH_ERRORS": (),
+}
+STEP_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
+    "PENDING": ("RUNNING", "CANCELLED"),
+    "RUNNING": ("CANCEL_PENDING", "COMPLETED", "FAILED", "CANCELLED"),
+    "CANCEL_PENDING": ("COMPLETED", "FAILED", "CANCELLED"),
+    "COMPLETED": (),
+    "FAILED": (),
+    "CANCELLED": (),
+}
+ACTIVE_STEP_STATES = ("PENDING", "RUNNING", "CANCEL_PENDING")
+# What ends a cluster as TERMINATED; every other code ends it as TERMINATED_WITH_ERRORS.
+CLEAN_ENDS = ("USER_REQUEST", "ALL_STEPS_COMPLETED")
+
+Wire = dict[str, Any]
+
+
+class IllegalTransition(AssertionError):
+    """A state that cannot follow the present one."""
+
+
+def new_id(prefix: str) -> str:
+    """An id as EMR makes them: `j-` or `s-` and 13 letters and digits."""
+    return prefix + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(13))
+
+
+def now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Step:
+    """One step; `config` is the StepConfig of the request."""
+
+    config: Wire
+    id: str = field(default_factory=lambda: new_id("s-"))
+    state: str = "PENDING"
+    reason: Wire = field(default_factory=dict)
+    failure: Wire = field(default_factory=dict)
+    timeline: Wire = field(default_factory=lambda: {"CreationDateTime": now()})
+
+    @property
+    def active(self) -> bool:
+        """Whether the step is still to end."""
+        return self.state in ACTIVE_STEP_STATES
+
+    @property
+    def action_on_failure(self) -> str:
+        """What a failure means for the cluster; TERMINATE_JOB_FLOW is the old name of TERMINATE_CLUSTER."""
+        action: str = self.config.get("ActionOnFailure", "CONTINUE")
+        return "TERMINATE_CLUSTER" if action == "TERMINATE_JOB_FLOW" else action
+
+    def move_to(self, state: str, message: str | None = None, failure: Wire | None = None) -> None:
+        """Take a new state.
+
+        Raises:
+            IllegalTransition: it cannot follow the present one.
+        """
+        if state not in STEP_TRANSITIONS[self.state]:
+            raise IllegalTransition(f"step {self.id}: {self.state} -> {state}")
+        self.state = state
+        self.reason = {"Message": message} if message else {}
+        self.failure = failure or {}
+        if state == "RUNNING":
+            self.timeline["StartDateTime"] = now()
+        if not STEP_TRANSITIONS[state]:
+            self.timeline["EndDateTime"] = now()
+
+    def describe(self) -> Wire:
+        """The Step of DescribeStep."""
+        jar = self.config["HadoopJarStep"]
+        status = {"State": self.state, "StateChangeReason": self.reason, "Timeline": self.timeline}
+        return {
+            "Id": self.id,
+            "Name": self.config["Name"],
+            "Config": {
+                "Jar": jar["Jar"],
+                "Properties": {item["Key"]: item["Value"] for item in jar.get("Properties", [])},
+                "Args": jar.get("Args", []),
+                **({"MainClass": jar["MainClass"]} if "MainClass" in jar else {}),
+            },
+            "ActionOnFailure": self.action_on_failure,
+            "Status": {**status, **({"FailureDetails": self.failure} if self.failure else {})},
+        }
+
+
+@dataclass
+class Cluster:
+    """One cluster; `request` is the RunJobFlow request."""
+
+    request: Wire
+    region: str
+    id: str = field(default_factory=lambda: new_id("j-"))
+    state: str = "STARTING"
+    reason: Wire = field(default_factory=dict)
+    error_details: list[Wire] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    termination_protected: bool = False
+    idle_timeout_seconds: int | None = None
+    timeline: Wire = field(default_factory=lambda: {"CreationDateTime": now()})
+
+    def __post_init__(self) -> None:
+        self.steps = [Step(config) for config in self.request.get("Steps", [])]
+        self.tags = {tag["Key"]: tag.get("Value", "") for tag in self.request.get("Tags", [])}
+        self.termination_protected = self.instances.get("TerminationProtected", False)
+        self.idle_timeout_seconds = self.request.get("AutoTerminationPolicy", {}).get("IdleTimeout")
+
+    @property
+    def instances(self) -> Wire:
+        """The Instances of the request."""
+        instances: Wire = self.request["Instances"]
+        return instances
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the cluster waits for further steps."""
+        return bool(self.instances.get("KeepJobFlowAliveWhenNoSteps", False))
+
+    @property
+    def over(self) -> bool:
+        """Whether the cluster has ended."""
+        return not CLUSTER_TRANSITIONS[self.state]
+
+    @property
+    def ending(self) -> bool:
+        """Whether the cluster has ended or is about to."""
+        return self.over or self.state == "TERMINATING"
+
+    @property
+    def arn(self) -> str:
+        """The cluster's ARN, in moto's account."""
+        return f"arn:aws:elasticmapreduce:{self.region}:123456789012:cluster/{self.id}"
+
+    def move_to(self, state: str) -> None:
+        """Take a new state; the reason stays until it is set anew.
+
+        Raises:
+            IllegalTransition: it cannot follow the present one.
+        """
+        if state not in CLUSTER_TRANSITIONS[self.state]:
+            raise IllegalTransition(f"cluster {self.id}: {self.state} -> {state}")
+        self.state = state
+        if state in ("RUNNING", "WAITING"):
+            self.timeline.setdefault("ReadyDateTime", now())
+            self.reason = {"Message": "Running step" if state == "RUNNING" else "Cluster ready to run steps."}
+        if self.over:
+            self.timeline["EndDateTime"] = now()
+
+    def status(self) -> Wire:
+        """The Status of DescribeCluster."""
+        return {
+            "State": self.state,
+            "StateChangeReason": self.reason,
+            "Timeline": self.timeline,
+            **({"ErrorDetails": self.error_details} if self.error_details else {}),
+        }
+
+    def summary(self) -> Wire:
+        """The cluster in ListClusters."""
+        return {
+            "Id": self.id,
+            "Name": self.request["Name"],
+            "Status": self.status(),
+            "NormalizedInstanceHours": 0,
+            "ClusterArn": self.arn,
+        }
+
+    def describe(self) -> Wire:
+        """The Cluster of DescribeCluster."""
+        same = ("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole")
+        subnets = [self.instances["Ec2SubnetId"]] if "Ec2SubnetId" in self.instances else []
+        subnets = subnets or self.instances.get("Ec2SubnetIds", [])
+        return {
+            **self.summary(),
+            **{key: self.request[key] for key in same if key in self.request},
+            "Ec2InstanceAttributes": {
+                "IamInstanceProfile": self.request.get("JobFlowRole", ""),
+                "RequestedEc2SubnetIds": subnets,
+                **({"Ec2SubnetId": subnets[0]} if subnets else {}),
+            },
+            "InstanceCollectionType": "INSTANCE_FLEET" if "InstanceFleets" in self.instances else "INSTANCE_GROUP",
+            "RequestedAmiVersion": "",
+            "AutoTerminate": not self.keep_alive,
+            "TerminationProtected": self.termination_protected,
+            "VisibleToAllUsers": self.request.get("VisibleToAllUsers", True),
+            "Applications": self.request.get("Applications", []),
+            "Tags": [{"Key": key, "Value": value} for key, value in self.tags.items()],
+            "MasterPublicDnsName": "localhost",
+            "StepConcurrencyLevel": self.request.get("StepConcurrencyLevel", 1),
+        }
+
+    def groups(self) -> list[Wire]:
+        """The instance groups as the request names them: a list, or two types and a count."""
+        if "InstanceGroups" in self.instances:
+            groups: list[Wire] = self.instances["InstanceGroups"]
+            return groups
+        count = self.instances.get("InstanceCount", 1)
+        master = {
+            "InstanceRole": "MASTER",
+            "InstanceType": self.instances.get("MasterInstanceType"),
+            "InstanceCount": 1,
+        }
+        slave = {"InstanceRole": "CORE", "InstanceType": self.instances.get("SlaveInstanceType")}
+        return [master, *([{**slave, "InstanceCount": count - 1}] if count > 1 else [])]
+
+    def list_instances(self) -> list[Wire]:
+        """The Instances of ListInstances; ids are derived, so that they stay the same."""
+        state = {"STARTING": "PROVISIONING", "BOOTSTRAPPING": "BOOTSTRAPPING"}.get(self.state, "RUNNING")
+        listed = []
+        for number, group in enumerate(self.groups()):
+            for index in range(group.get("InstanceCount", 1)):
+                listed.append(
+                    {
+                        "Id": f"ci-{self.id[2:]}{number}{index}",
+                        "Ec2InstanceId": f"i-{self.id[2:].lower()}{number}{index}",
+                        "PrivateIpAddress": "127.0.0.1",
+                        "Status": {"State": "TERMINATED" if self.over else state, "Timeline": self.timeline},
+                        "InstanceGroupId": f"ig-{self.id[2:]}{number}",
+                        "Market": group.get("Market", "ON_DEMAND"),
+                        "InstanceType": group.get("InstanceType") or "",
+                    }
+                )
+        return listed

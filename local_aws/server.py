@@ -1,0 +1,70 @@
+"""One HTTP server for all services: requests for EMR go to our EMR, all others to moto."""
+
+import threading
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request
+
+from local_aws.emr.api import TARGET_PREFIX, EmrApi
+from local_aws.emr.runner import Runner
+
+HOST = "127.0.0.1"
+
+
+class QuietRequestHandler(MotoRequestHandler):  # type: ignore[misc]  # moto is untyped
+    """moto's handler without a line in the log for each request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log nothing."""
+
+
+class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
+    """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
+
+    def __init__(self, emr: EmrApi) -> None:
+        super().__init__(create_backend_app)
+        self._emr = emr
+        # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
+        self.get_backend_for_host = lru_cache(super().get_backend_for_host)  # type: ignore[method-assign]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
+            return self._emr.respond(Request(environ))(environ, start_response)
+        answer: Iterable[bytes] = super().__call__(environ, start_response)
+        return answer
+
+
+class LocalAws:
+    """The running server; a context manager that ends every cluster when it is left."""
+
+    def __init__(self, data: Path, port: int = 0) -> None:
+        """Listen on 127.0.0.1.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        # Handed to make_server once it knows its port, as nodes must know their endpoint.
+        self._server = make_server(HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler)
+        self.endpoint_url = f"http://{HOST}:{self._server.server_port}"
+        self.emr = EmrApi(Runner(data.absolute(), self.endpoint_url))
+        self._server.app = Dispatcher(self.emr)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.emr.shutdown()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -32,7 +32,7 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         super().__init__(create_backend_app)
         self._emr = emr
         # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
-        self.get_backend_for_host = lru_cache(super().get_backend_for_host)  # type: ignore[method-assign]
+        self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):

@@ -209,7 +209,16 @@ class Cluster:
         }
 
     def groups(self) -> list[Wire]:
-        """The instance groups as the request names them: a list, or two types and a count."""
+        """The instances as the request names them: groups, fleets, or two types and a count."""
+        if "InstanceFleets" in self.instances:
+            return [
+                {
+                    "InstanceRole": fleet["InstanceFleetType"],
+                    "InstanceType": fleet.get("InstanceTypeConfigs", [{}])[0].get("InstanceType"),
+                    "InstanceCount": fleet.get("TargetOnDemandCapacity", 0) + fleet.get("TargetSpotCapacity", 0),
+                }
+                for fleet in self.instances["InstanceFleets"]
+            ]
         if "InstanceGroups" in self.instances:
             groups: list[Wire] = self.instances["InstanceGroups"]
             return groups

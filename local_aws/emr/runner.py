@@ -159,8 +159,8 @@ def _is_for_yarn(name: str) -> bool:
 def spark_command(arguments: Sequence[str]) -> list[str]:
     """The arguments of spark-submit without those that only YARN understands.
 
-    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "job.py", "--master"])
-    ['--conf', 'spark.x=1', 'job.py', '--master']
+    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "job.py", "--a"])
+    ['--conf', 'spark.x=1', 'job.py', '--a']
     """
     kept: list[str] = []
     rest = list(arguments)

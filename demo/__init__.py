@@ -1,0 +1,1 @@
+"""The whole pipeline on one machine: `python -m demo` runs it once, `python -m demo.up` lets one click through it."""

@@ -1,0 +1,1 @@
+"""What is set up once in an AWS account, and what is uploaded for each version."""

@@ -1,0 +1,76 @@
+"""The first task of a run: look at the dataset, name the run, size the cluster."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from orchard.cluster import ClusterSpec, run_job_flow_request
+from orchard.dataset import dataset_name, survey
+from orchard.release import read_release
+from orchard.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+# A tag's value has at most 256 characters.
+MAX_TAG_CHARACTERS = 256
+
+
+def run_name(run_after: datetime, run_id: str) -> str:
+    """The name of a run's folder: a run_id itself holds characters that Hadoop's paths refuse.
+
+    >>> run_name(datetime(2026, 11, 22, 2, tzinfo=UTC), "manual__2026-11-22T02:00:00+00:00")
+    '20261122T020000-b42ee4'
+    """
+    return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}-{hashlib.sha256(run_id.encode()).hexdigest()[:6]}"
+
+
+def plan_run(
+    s3: "S3Client", settings: Settings, params: Mapping[str, Any], *, dag_id: str, run_id: str, run_after: datetime
+) -> dict[str, Any]:
+    """What the following tasks need to know: URIs, the count of images, the RunJobFlow request.
+
+    Raises:
+        NoImages: nothing below the dataset's prefix is an image.
+        NoRelease: the release that the settings name is not on S3.
+    """
+    dataset_uri = params["dataset_uri"]
+    contents = survey(s3, dataset_uri)
+    release = read_release(s3, settings)
+    dataset = dataset_name(dataset_uri)
+    name = run_name(run_after, run_id)
+    tags = {
+        "for-use-with-amazon-emr-managed-policies": "true",
+        "orchard:dag_id": dag_id,
+        "orchard:run_id": run_id[:MAX_TAG_CHARACTERS],
+        "orchard:owner": settings.owner,
+    }
+    spec = ClusterSpec(
+        name=f"orchard-{dataset}-{name}",
+        instance_type=params["instance_type"],
+        core_instances=params["core_instances"],
+        tags=tags,
+    )
+    log.info(
+        "plan: %d images, %.1f MB below %s; cluster of 1 + %d %s, %d task slots, %.2f USD an hour",
+        contents.images,
+        contents.bytes / 1e6,
+        dataset_uri,
+        spec.core_instances,
+        spec.instance_type,
+        spec.task_slots,
+        spec.usd_per_hour,
+    )
+    return {
+        "dataset_uri": dataset_uri,
+        "run_uri": f"{settings.bucket_uri}/runs/{dataset}/{name}",
+        "model_uri": release.model_uri,
+        "images": contents.images,
+        "bytes": contents.bytes,
+        "usd_per_hour": spec.usd_per_hour,
+        "cluster": run_job_flow_request(spec, settings),
+    }

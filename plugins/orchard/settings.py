@@ -1,0 +1,108 @@
+"""What a deployment configures, read from the environment once."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+PREFIX = "ORCHARD_"
+
+
+class BadSettings(ValueError):
+    """The environment does not describe a deployment; the message lists every fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A deployment. Each field is the environment variable ORCHARD_<FIELD>; lists are separated by commas."""
+
+    bucket: str
+    release: str
+    region: str = "eu-west-1"
+    release_label: str = "emr-7.14.0"
+    service_role: str = "EMR_DefaultRole_V2"
+    instance_profile: str = "EMR_EC2_DefaultRole"
+    subnet_ids: tuple[str, ...] = ()
+    security_configuration: str = ""
+    dataset_prefix: str = "images/"
+    log_prefix: str = "logs/"
+    owner: str = "fruits"
+    poll_seconds: int = 30
+    ready_timeout_minutes: int = 30
+    ingest_timeout_minutes: int = 120
+    features_timeout_minutes: int = 360
+    pca_timeout_minutes: int = 60
+    idle_timeout_minutes: int = 15
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            BadSettings: at least one is not possible.
+        """
+        faults = []
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket):
+            faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: give the name of an S3 bucket, without s3://")
+        if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
+            faults.append(f"{PREFIX}RELEASE is {self.release!r}: give the version that `make release` printed")
+        if not re.fullmatch(r"emr-\d+\.\d+\.\d+", self.release_label):
+            faults.append(f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: give one such as emr-7.14.0")
+        for name in ("dataset_prefix", "log_prefix"):
+            value = getattr(self, name)
+            if not value.endswith("/") or value.startswith("/"):
+                faults.append(f"{PREFIX}{name.upper()} is {value!r}: give a prefix such as images/")
+        faults += [
+            f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: give a positive number"
+            for field in fields(self)
+            if field.type is int and getattr(self, field.name) <= 0
+        ]
+        if self.idle_timeout_minutes > 7 * 24 * 60:
+            faults.append(f"{PREFIX}IDLE_TIMEOUT_MINUTES is {self.idle_timeout_minutes}: EMR allows up to 7 days")
+        if faults:
+            raise BadSettings("; ".join(faults))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """The settings in an environment.
+
+        Raises:
+            BadSettings: a variable is missing, unknown, or has an impossible value.
+        """
+        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        given = {name: value for name, value in env.items() if name.startswith(PREFIX)}
+        faults = [
+            f"{name} is not a setting: there are {', '.join(sorted(known))}" for name in sorted(given.keys() - known)
+        ]
+        faults += [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in known:
+                continue
+            field = known[name]
+            if field.type is int:
+                try:
+                    values[field.name] = int(value)
+                except ValueError:
+                    faults.append(f"{name} is {value!r}: give a whole number")
+            elif field.type is str:
+                values[field.name] = value
+            else:
+                values[field.name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        if faults:
+            raise BadSettings("; ".join(faults))
+        return cls(**values)
+
+    @property
+    def bucket_uri(self) -> str:
+        """The bucket that holds releases, runs and logs."""
+        return f"s3://{self.bucket}"
+
+    @property
+    def release_uri(self) -> str:
+        """The folder of the release: code, wheels, bootstrap, model."""
+        return f"{self.bucket_uri}/releases/{self.release}"
+
+    @property
+    def dataset_uri(self) -> str:
+        """The folder of images that the nightly run reads."""
+        return f"{self.bucket_uri}/{self.dataset_prefix}"

@@ -1,4 +1,4 @@
-"""Render pictures that look a little like Fruits-360, so that a demo needs no download: fruit on white, 100x100 JPEG."""
+"""Render pictures a little like Fruits-360, so that a demo needs no download: fruit on white, 100x100 JPEG."""
 
 import colorsys
 import math

@@ -159,8 +159,8 @@ def _is_for_yarn(name: str) -> bool:
 def spark_command(arguments: Sequence[str]) -> list[str]:
     """The arguments of spark-submit without those that only YARN understands.
 
-    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "job.py", "--a"])
-    ['--conf', 'spark.x=1', 'job.py', '--a']
+    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "a.py", "--b"])
+    ['--conf', 'spark.x=1', 'a.py', '--b']
     """
     kept: list[str] = []
     rest = list(arguments)
@@ -247,6 +247,7 @@ class Runner:
             "spark.ui.enabled": "false",
             "spark.local.dir": str(root / "mnt"),
             "spark.driver.extraClassPath": jars,
+            "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
             "spark.executor.extraClassPath": jars,
             "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
             "spark.hadoop.fs.s3a.endpoint": self._endpoint_url,

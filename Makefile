@@ -1,0 +1,90 @@
+# Orchard. `make` alone lists the targets; each does its own set-up. Needed: Python 3.11 with venv, and a PyPI index.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+DATA ?=
+BUCKET ?=
+
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+export UV_PYTHON := $(PYTHON)
+export UV_PYTHON_DOWNLOADS := never
+RUN := .venv/bin/python
+# The wheels are for the nodes: EMR 7's Amazon Linux 2023 on x86_64 has glibc 2.34.
+PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
+CODE := bootstrap dags demo infra local_aws plugins spark tests
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder of class folders]
+	@$(RUN) -m demo $(if $(DATA),--data "$(DATA)")
+
+.PHONY: up
+up: release-parts ## Start the local AWS and Airflow to click through [DATA=folder]
+	@$(RUN) -m demo.up $(if $(DATA),--data "$(DATA)")
+
+.PHONY: down
+down: setup ## Stop what `make up` started
+	@$(RUN) -m demo.up --down
+
+.PHONY: test
+test: release-parts ## Run all tests (about ten minutes on two cores)
+	@$(RUN) -m pytest
+
+.PHONY: lint
+lint: setup ## Check style and types, and that generated files are up to date
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy $(CODE)
+	@$(UV) lock --check
+	@diff <($(EXPORT)) bootstrap/requirements.txt || { echo "bootstrap/requirements.txt is stale: make requirements"; exit 1; }
+
+.PHONY: setup
+setup: .venv/.synced ## Install everything into .venv, as uv.lock says
+
+.PHONY: release-parts
+release-parts: setup build/wheels/.complete build/model/.complete ## Download the nodes' wheels, export the model
+
+.PHONY: release
+release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
+	@test -n "$(BUCKET)" || { echo "say where to: make release BUCKET=name"; exit 2; }
+	@$(RUN) -m infra.release --bucket "$(BUCKET)"
+
+.PHONY: requirements
+requirements: setup ## Write bootstrap/requirements.txt anew from uv.lock
+	@$(EXPORT) > bootstrap/requirements.txt
+
+.PHONY: clean
+clean: ## Remove everything that was built (not .venv)
+	rm -rf build
+
+EXPORT = $(UV) export --quiet --frozen --only-group node --no-emit-project --no-header
+
+$(UV):
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is needed; where it has another name: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.synced: pyproject.toml uv.lock | $(UV)
+	@echo "installing what uv.lock names into .venv"
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+build/wheels/.complete: bootstrap/requirements.txt .venv/.synced
+	@echo "downloading the nodes' wheels into build/wheels"
+	@rm -rf build/wheels && mkdir -p build/wheels
+	@$(RUN) -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--python-version 3.11 $(PLATFORMS) --requirement bootstrap/requirements.txt --dest build/wheels
+	@touch $@
+
+build/model/.complete: bootstrap/export_model.py uv.lock | .venv/.synced
+	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log"
+	@rm -rf build/model && mkdir -p build/model
+	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) bootstrap/export_model.py --output-dir build/model > build/export_model.log 2>&1 \
+		|| { tail -n 20 build/export_model.log; exit 1; }
+	@grep export_model: build/export_model.log
+	@touch $@

@@ -99,11 +99,7 @@ def ingest(inventory: DataFrame, max_pixels: int) -> DataFrame:
     """Read and verify each object of an inventory; one row of OUTCOMES for each."""
 
     def ingest_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        listed = (
-            objects.Listed(row["path"], row["etag"], row["size"], row["modified"])
-            for batch in batches
-            for row in batch.to_pylist()
-        )
+        listed = (objects.Listed.from_row(row) for batch in batches for row in batch.to_pylist())
         return in_batches(verify(item, content, max_pixels) for item, content in objects.read_all(listed))
 
     return inventory.mapInArrow(ingest_partition, tables.spark_schema(OUTCOMES))

@@ -51,7 +51,7 @@ def moments(features: DataFrame) -> Moments:
     parts = features.select("features").coalesce(MAX_PARTS).mapInArrow(sum_up, "moments binary")
     sums = [Moments.from_bytes(bytes(row["moments"])) for row in parts.collect()]
     if not sums:
-        raise CannotFit("PCA needs images, and there are none")
+        raise CannotFit("PCA needs at least 2 images, and there are none")
     return reduce(add, sums)
 
 

@@ -44,7 +44,14 @@ def spark_session(name: str, batch_rows: int = 64) -> Iterator[SparkSession]:
     for chatty in ("py4j", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     spark = SparkSession.builder.appName(f"orchard-{name}").getOrCreate()
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch_rows))
+    settings = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(batch_rows),
+        "spark.sql.session.timeZone": "UTC",
+        # Spark's default, INT96, is deprecated, and other readers take it for nanoseconds.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    }
+    for key, value in settings.items():
+        spark.conf.set(key, value)
     done = threading.Event()
     reporter = threading.Thread(target=_report, args=(spark, name, done), name="progress", daemon=True)
     reporter.start()

@@ -84,9 +84,7 @@ def fit(moments: Moments, n_components: float) -> Pca:
     """
     n, p = moments.n, len(moments.total)
     if n < 2:
-        raise CannotFit(
-            f"PCA needs at least 2 images, and there is {n}" if n else "PCA needs images, and there are none"
-        )
+        raise CannotFit(f"PCA needs at least 2 images, and there {'is 1' if n else 'are none'}")
     if not np.isfinite(moments.gram).all():
         raise CannotFit(f"the features of these {n} images are not all finite numbers")
     share = 0 < n_components < 1

@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -55,6 +56,11 @@ class Listed:
     etag: str
     size: int
     modified: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The object behind a row of the `inventory` schema."""
+        return cls(row["path"], row["etag"], row["size"], row["modified"])
 
     @property
     def label(self) -> str:
@@ -161,9 +167,18 @@ def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
     try:
         yield loop
     finally:
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _cancel_all() -> None:
+    """Cancel what a reader that was given up early still waits for."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _read(listed: Listed) -> bytes:
@@ -184,7 +199,7 @@ async def _read(listed: Listed) -> bytes:
     return content
 
 
-def read_all(listing: Iterable[Listed]) -> Iterator[tuple[Listed, bytes | Exception]]:
+def read_all(listing: Iterable[Listed]) -> Generator[tuple[Listed, bytes | Exception]]:
     """The bytes of each object, in the order given, with at most 64 objects or 64 MiB read ahead.
 
     Instead of bytes comes an UnreadableKey, ObjectGone or ObjectChanged: faults of that one object. Any other error (no
@@ -193,20 +208,16 @@ def read_all(listing: Iterable[Listed]) -> Iterator[tuple[Listed, bytes | Except
     window: deque[tuple[Listed, Future[bytes]]] = deque()
     ahead_bytes = 0
     with _event_loop() as loop:
-        try:
-            for listed in listing:
-                window.append((listed, asyncio.run_coroutine_threadsafe(_read(listed), loop)))
-                ahead_bytes += listed.size
-                while len(window) >= READ_AHEAD_OBJECTS or (ahead_bytes > READ_AHEAD_BYTES and len(window) > 1):
-                    first, future = window.popleft()
-                    ahead_bytes -= first.size
-                    yield first, _outcome(future)
-            while window:
+        for listed in listing:
+            window.append((listed, asyncio.run_coroutine_threadsafe(_read(listed), loop)))
+            ahead_bytes += listed.size
+            while len(window) >= READ_AHEAD_OBJECTS or (ahead_bytes > READ_AHEAD_BYTES and len(window) > 1):
                 first, future = window.popleft()
+                ahead_bytes -= first.size
                 yield first, _outcome(future)
-        finally:
-            for _, future in window:
-                future.cancel()
+        while window:
+            first, future = window.popleft()
+            yield first, _outcome(future)
 
 
 def _outcome(future: Future[bytes]) -> bytes | Exception:

@@ -1,0 +1,123 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import ingest
+from orchard_spark import tables
+
+Read = Callable[[str], pa.Table]
+Encode = Callable[..., bytes]
+MAX_PIXELS = 50_000
+
+
+@pytest.fixture
+def spoiled(images: Path, encoded: Encode) -> Path:
+    """The 24 pictures, one file for each way to be refused, and two that are no images by name."""
+    folder = images / "Kiwi"
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "page.jpg").write_bytes(b"<html></html>")
+    (folder / "cut.jpeg").write_bytes((folder / "0_100.jpg").read_bytes()[:1500])
+    (folder / "huge.PNG").write_bytes(encoded(Image.new("L", (300, 300))))
+    (folder / "._0_100.jpg").write_bytes(b"resource fork")
+    (folder / "notes.txt").write_text("not an image")
+    return images
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {f"file://{path}": path.read_bytes() for path in folder.rglob("*_100.jpg") if not path.name.startswith(".")}
+
+
+def test_every_listed_object_ends_in_images_or_in_rejects(spoiled: Path, run_uri: str, read: Read) -> None:
+    metrics = ingest.run(str(spoiled), run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
+    images, rejects, inventory = (read(f"{run_uri}/{name}") for name in ("images", "rejects", "inventory"))
+    assert (metrics["rows_in"], metrics["rows_out"], metrics["rejects"]) == (28, 24, 4)
+    both = images["path"].to_pylist() + rejects["path"].to_pylist()
+    assert sorted(both) == sorted(inventory["path"].to_pylist())
+    reasons = {
+        path.rsplit("/", 1)[1]: reason
+        for path, reason in zip(rejects["path"].to_pylist(), rejects["reason"].to_pylist(), strict=True)
+    }
+    assert reasons == {
+        "empty.jpg": "empty",
+        "page.jpg": "unknown_format",
+        "cut.jpeg": "undecodable",
+        "huge.PNG": "too_many_pixels",
+    }
+    assert set(rejects["stage"].to_pylist()) == {"decode"}
+    assert all(rejects["message"].to_pylist())
+
+
+def test_images_hold_the_original_bytes_and_say_what_they_are(images: Path, run_uri: str, read: Read) -> None:
+    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    table = read(f"{run_uri}/images")
+    assert table.schema.remove_metadata().equals(tables.IMAGES)
+    rows = {row["path"]: row for row in table.to_pylist()}
+    originals = files_of(images)
+    assert {path: row["content"] for path, row in rows.items()} == originals
+    for path, row in rows.items():
+        assert row["sha256"] == hashlib.sha256(originals[path]).hexdigest()
+        assert (row["format"], row["width"], row["height"]) == ("JPEG", 100, 100)
+        assert row["label"] == Path(path).parent.name
+        assert row["size"] == len(originals[path])
+
+
+def test_the_metrics_file_tells_rows_time_and_versions(images: Path, run_uri: str) -> None:
+    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    written = json.loads(Path(f"{run_uri}/ingest.metrics.json".removeprefix("file://")).read_text())
+    assert written == metrics
+    assert written["run_id"] == "run-1"
+    assert written["images_per_second"] == pytest.approx(24 / written["seconds"], rel=0.02)
+    assert written["versions"]["pyspark"] == "3.5.8"
+
+
+def test_there_is_a_file_for_each_task_slot_at_least(images: Path, run_uri: str) -> None:
+    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    assert len(list(Path(f"{run_uri}/images".removeprefix("file://")).glob("part-*"))) == 2
+
+
+def test_too_many_rejects_fail_with_count_ratio_and_reasons(spoiled: Path, run_uri: str, read: Read) -> None:
+    (spoiled / "Kiwi/empty2.jpg").write_bytes(b"")
+    with pytest.raises(ingest.TooManyRejects) as error:
+        ingest.run(str(spoiled), run_uri, max_reject_ratio=0.1, max_pixels=MAX_PIXELS)
+    message = str(error.value)
+    assert "5 of 29 objects rejected, a ratio of 0.172, over max_reject_ratio 0.1" in message
+    assert "Commonest reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
+    assert f"{run_uri}/rejects" in message
+    assert read(f"{run_uri}/rejects").num_rows == 5
+    assert not Path(f"{run_uri}/images".removeprefix("file://")).exists()
+
+
+def test_rejects_up_to_the_ratio_itself_are_tolerated(images: Path, run_uri: str) -> None:
+    (images / "Kiwi/empty.jpg").write_bytes(b"")
+    assert ingest.run(str(images), run_uri, max_reject_ratio=1 / 25, max_pixels=MAX_PIXELS)["rejects"] == 1
+
+
+def test_an_empty_prefix_fails_and_is_named(tmp_path: Path, run_uri: str) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ingest.NoImages, match=rf"no image below {tmp_path}: expected files ending in \.jpg, "):
+        ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+
+
+def test_a_second_attempt_replaces_the_first(images: Path, run_uri: str, read: Read) -> None:
+    for _ in range(2):
+        ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    assert read(f"{run_uri}/images").num_rows == 24
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])
+def test_a_ratio_that_is_no_share_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ingest.main(["--input-uri", "x", "--run-uri", "y", f"--max-reject-ratio={value}"])
+    assert "--max-reject-ratio" in capsys.readouterr().err
+
+
+def test_batches_are_small_in_rows_and_in_bytes() -> None:
+    row = dict.fromkeys(ingest.OUTCOMES.names) | {"path": "p", "content": bytes(3 * 1024**2)}
+    assert [batch.num_rows for batch in ingest.in_batches([row] * 7)] == [3, 3, 1]
+    small = row | {"content": b"x"}
+    assert [batch.num_rows for batch in ingest.in_batches([small] * 130)] == [64, 64, 2]

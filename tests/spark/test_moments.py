@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from orchard_spark.moments import CannotFit, Doubles, Moments, fit
+
+
+def data(n: int, p: int, seed: int = 0) -> Doubles:
+    """Correlated, shifted, non-negative data such as features are."""
+    rng = np.random.default_rng(seed)
+    return np.abs(rng.normal(size=(n, 8)) @ rng.normal(size=(8, p)) + rng.normal(size=(n, p)) * 0.3) + 0.5
+
+
+@pytest.mark.parametrize(("n", "p"), [(500, 40), (30, 60), (41, 40)])
+@pytest.mark.parametrize("n_components", [1, 5, 0.5, 0.95, 0.999])
+def test_the_fit_is_scikit_learns(n: int, p: int, n_components: float) -> None:
+    rows = data(n, p)
+    ours = fit(Moments.of(rows), n_components)
+    theirs = PCA(n_components, svd_solver="full").fit(rows)
+    assert len(ours.components_) == theirs.n_components_
+    np.testing.assert_allclose(ours.mean_, theirs.mean_)
+    np.testing.assert_allclose(ours.explained_variance_ratio_, theirs.explained_variance_ratio_, atol=1e-6)
+    np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-6)
+    np.testing.assert_allclose(ours.components_, theirs.components_, atol=1e-6)
+    vectors = theirs.transform(rows)
+    error = np.linalg.norm(ours.transform(rows.astype(np.float32)) - vectors) / np.linalg.norm(vectors)
+    assert error <= 1e-4
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
+    rows = data(90, 7)
+    whole, parts = Moments.of(rows), Moments.of(rows[:20]) + Moments.of(rows[20:21]) + Moments.of(rows[21:])
+    assert parts.n == whole.n
+    np.testing.assert_allclose(parts.total, whole.total)
+    np.testing.assert_allclose(parts.gram, whole.gram)
+
+
+def test_moments_survive_their_bytes() -> None:
+    moments = Moments.of(data(5, 4))
+    again = Moments.from_bytes(moments.to_bytes())
+    assert again.n == 5
+    np.testing.assert_array_equal(again.gram, moments.gram)
+    np.testing.assert_array_equal(again.total, moments.total)
+
+
+def test_the_order_of_the_rows_changes_neither_signs_nor_values() -> None:
+    rows = data(200, 20)
+    one, other = (fit(Moments.of(some), 5) for some in (rows, rows[::-1]))
+    np.testing.assert_allclose(one.components_, other.components_, atol=1e-9)
+
+
+def test_vectors_are_centred() -> None:
+    rows = data(100, 12)
+    np.testing.assert_allclose(fit(Moments.of(rows), 3).transform(rows.astype(np.float32)).mean(axis=0), 0, atol=1e-5)
+
+
+def test_as_many_components_as_images_are_finite() -> None:
+    rows = data(6, 20)
+    pca = fit(Moments.of(rows), 6)
+    assert np.isfinite(pca.components_).all()
+    assert pca.explained_variance_ratio_[-1] == pytest.approx(0, abs=1e-9)
+    assert (pca.explained_variance_ >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_components", "message"),
+    [
+        (np.zeros((0, 3)), 1, "at least 2 images, and there are none"),
+        (np.ones((1, 3)), 1, "at least 2 images, and there is 1"),
+        (np.tile([0.1, 0.2, 0.3], (50, 1)), 1, "features of all 50 images are the same"),
+        (np.zeros((4, 3)), 0.9, "features of all 4 images are the same"),
+        (data(3, 10), 4, "n_components is 4: give a whole number from 1 to 3"),
+        (data(30, 4), 5, "whole number from 1 to 4"),
+        (data(30, 4), 2.5, "n_components is 2.5"),
+        (data(30, 4), 0, "n_components is 0"),
+        (np.array([[1, np.nan], [2, 3]]), 1, "not all finite"),
+    ],
+)
+def test_what_cannot_be_fitted_is_a_clear_error(rows: Doubles, n_components: float, message: str) -> None:
+    with pytest.raises(CannotFit, match=message):
+        fit(Moments.of(rows), n_components)

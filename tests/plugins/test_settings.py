@@ -1,0 +1,66 @@
+import pytest
+
+from orchard.settings import BadSettings, Settings
+
+NEEDED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
+
+
+def fault(**variables: str) -> str:
+    with pytest.raises(BadSettings) as error:
+        Settings.from_env({**NEEDED, **variables})
+    return str(error.value)
+
+
+def test_bucket_and_release_are_enough() -> None:
+    settings = Settings.from_env({**NEEDED, "HOME": "/root", "AWS_REGION": "us-east-1"})
+    assert settings == Settings(bucket="fruits-data", release="0123456789ab")
+    assert (settings.region, settings.release_label) == ("eu-west-1", "emr-7.14.0")
+    assert settings.release_uri == "s3://fruits-data/releases/0123456789ab"
+    assert settings.dataset_uri == "s3://fruits-data/images/"
+
+
+def test_each_kind_of_value_is_read() -> None:
+    settings = Settings.from_env(
+        {**NEEDED, "ORCHARD_SUBNET_IDS": "subnet-a, subnet-b,", "ORCHARD_POLL_SECONDS": "5", "ORCHARD_OWNER": "pears"}
+    )
+    assert settings.subnet_ids == ("subnet-a", "subnet-b")
+    assert settings.poll_seconds == 5
+    assert settings.owner == "pears"
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(BadSettings, match="ORCHARD_BUCKET is not set; ORCHARD_RELEASE is not set"):
+        Settings.from_env({})
+
+
+def test_a_misspelt_variable_is_refused_and_the_right_ones_are_listed() -> None:
+    message = fault(ORCHARD_REGIO="eu-west-3")
+    assert "ORCHARD_REGIO is not a setting" in message
+    assert "ORCHARD_REGION" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way_out"),
+    [
+        ("ORCHARD_BUCKET", "s3://fruits-data", "without s3://"),
+        ("ORCHARD_RELEASE", "a/b", "make release"),
+        ("ORCHARD_RELEASE_LABEL", "7.14.0", "such as emr-7.14.0"),
+        ("ORCHARD_DATASET_PREFIX", "images", "a prefix such as images/"),
+        ("ORCHARD_LOG_PREFIX", "/logs/", "a prefix such as images/"),
+        ("ORCHARD_POLL_SECONDS", "soon", "a whole number"),
+        ("ORCHARD_POLL_SECONDS", "0", "a positive number"),
+        ("ORCHARD_PCA_TIMEOUT_MINUTES", "-1", "a positive number"),
+        ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "up to 7 days"),
+    ],
+)
+def test_an_impossible_value_is_named_with_the_way_out(name: str, value: str, way_out: str) -> None:
+    message = fault(**{name: value})
+    assert name in message
+    assert value in message
+    assert way_out in message
+
+
+def test_all_faults_are_told_at_once() -> None:
+    message = fault(ORCHARD_BUCKET="A", ORCHARD_LOG_PREFIX="logs")
+    assert "ORCHARD_BUCKET" in message
+    assert "ORCHARD_LOG_PREFIX" in message

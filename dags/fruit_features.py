@@ -37,7 +37,7 @@ from orchard.settings import Settings
 from orchard.steps import Stage, spark_step, stages
 
 SETTINGS = Settings.from_env(os.environ)
-EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.bucket_uri}/runs/", group="orchard")
+EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.bucket_uri}/runs", group="orchard")
 
 PARAMS = {
     "dataset_uri": Param(

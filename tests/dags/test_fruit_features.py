@@ -1,0 +1,268 @@
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
+from airflow.sdk import DAG, BaseSensorOperator, CronTriggerTimetable
+from airflow.sdk.exceptions import ParamValidationError
+
+from local_aws.emr.api import check_parameters
+from orchard.cluster import ClusterSpec, run_job_flow_request
+from orchard.settings import Settings
+
+DAGS = Path(__file__).parents[2] / "dags"
+STEPS = ("ingest", "features", "pca")
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    found = DagBag(str(DAGS))
+    assert found.dags, f"no DAG in {DAGS}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def dag(bag: DagBag) -> DAG:
+    found: DAG = bag.dags["fruit_features"]
+    return found
+
+
+def sensors(dag: DAG) -> list[Any]:
+    return [task for task in dag.tasks if isinstance(task, BaseSensorOperator)]
+
+
+def test_every_file_in_dags_is_imported_without_an_error(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert {Path(dag.fileloc).name for dag in bag.dags.values()} == {file.name for file in DAGS.glob("*.py")}
+
+
+def test_every_dag_has_an_id_like_its_file_and_says_what_and_whose_it_is(bag: DagBag) -> None:
+    for dag_id, dag in bag.dags.items():
+        assert dag_id == Path(dag.fileloc).stem
+        assert dag.doc_md, f"{dag_id}: write a docstring and give it as doc_md"
+        assert "orchard" in dag.tags
+        assert {task.owner for task in dag.tasks} == {"fruits"}
+
+
+def test_no_dag_has_a_cycle(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        dag.check_cycle()
+
+
+def test_the_pipeline_has_its_tasks_in_their_order(dag: DAG) -> None:
+    ordered = [task.task_id for task in dag.topological_sort()]  # type: ignore[no-untyped-call]
+    expected = ["plan", "preflight", "create_cluster", "cluster_ready"]
+    for step in STEPS:
+        expected += [f"{step}.add_step", f"{step}.wait_step"]
+    assert ordered[: len(expected)] == expected
+    assert set(ordered[len(expected) :]) == {"publish", "terminate_cluster", "cluster_gone"}
+
+
+def test_it_runs_at_two_in_paris_and_never_catches_up(dag: DAG) -> None:
+    assert isinstance(dag.timetable, CronTriggerTimetable)
+    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("0 2 * * *", "Europe/Paris")
+    assert dag.catchup is False
+    assert dag.max_active_runs == 1
+
+
+def test_no_run_has_a_timeout_as_that_would_skip_the_teardown(bag: DagBag) -> None:
+    assert {dag.dagrun_timeout for dag in bag.dags.values()} == {None}
+
+
+def test_publish_tells_the_asset(dag: DAG) -> None:
+    (asset,) = dag.get_task("publish").outlets
+    assert (asset.name, asset.uri) == ("fruit_embeddings", "s3://fruits-data/runs")
+
+
+def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        dag.params.validate()
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.description, f"{dag.dag_id}: param {name}"
+            assert {"title", "type"} <= param.schema.keys(), f"{dag.dag_id}: param {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset_uri", "s3://fruits-data/images/2026 autumn/"),
+        ("dataset_uri", "s3://fruits-data/"),
+        ("n_components", 50),
+        ("n_components", 0.9),
+        ("max_reject_ratio", 0),
+        ("instance_type", "c7i.xlarge"),
+        ("core_instances", 20),
+    ],
+)
+def test_a_sensible_param_is_taken(dag: DAG, name: str, value: Any) -> None:
+    assert deepcopy(dag.params.get_param(name)).resolve(value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset_uri", "fruits-data/images/"),
+        ("dataset_uri", "s3://fruits-data/images"),
+        ("n_components", 0),
+        ("n_components", 1.5),
+        ("n_components", "all"),
+        ("max_reject_ratio", 1.01),
+        ("instance_type", "m5.huge"),
+        ("core_instances", 0),
+        ("core_instances", 2.5),
+    ],
+)
+def test_an_impossible_param_is_refused(dag: DAG, name: str, value: Any) -> None:
+    with pytest.raises(ParamValidationError):
+        deepcopy(dag.params.get_param(name)).resolve(value)
+
+
+def test_every_cluster_that_is_created_is_terminated_and_its_end_awaited(bag: DagBag) -> None:
+    pairs = [(dag, task) for dag in bag.dags.values() for task in dag.tasks]
+    creates = [(dag, task) for dag, task in pairs if isinstance(task, EmrCreateJobFlowOperator)]
+    assert creates
+    for dag, create in creates:
+        assert create.is_setup
+        teardowns = [dag.get_task(name) for name in create.downstream_task_ids if dag.get_task(name).is_teardown]
+        assert any(isinstance(task, EmrTerminateJobFlowOperator) for task in teardowns)
+        assert any(isinstance(task, BaseSensorOperator) for task in teardowns)
+        assert all(task.on_failure_fail_dagrun for task in teardowns), "else a cluster that lives on goes unnoticed"
+
+
+def test_a_failed_step_fails_the_run_as_a_work_task_is_a_leaf_beside_the_teardown(dag: DAG) -> None:
+    leaves = [task for task in dag.leaves if not task.is_teardown]
+    assert [task.task_id for task in leaves] == ["publish"]
+
+
+def test_calls_that_create_something_are_not_repeated(dag: DAG) -> None:
+    for task_id in ("create_cluster", *(f"{step}.add_step" for step in STEPS)):
+        assert dag.get_task(task_id).retries == 0
+
+
+def test_no_sensor_holds_a_worker_and_each_has_a_budget_of_its_own(bag: DagBag) -> None:
+    found = [sensor for dag in bag.dags.values() for sensor in sensors(dag)]
+    assert len(found) == 5
+    for sensor in found:
+        if sensor.deferrable:
+            budget = timedelta(seconds=sensor.max_attempts * sensor.poke_interval)
+            assert "max_attempts" in sensor._BaseOperator__init_kwargs
+        else:
+            assert sensor.mode == "reschedule", f"{sensor.task_id} holds a worker while it waits"
+            budget = timedelta(seconds=sensor.timeout)
+        assert timedelta(0) < budget <= timedelta(hours=6), f"{sensor.task_id} may wait {budget}"
+
+
+def test_the_budget_of_a_step_is_a_setting(dag: DAG) -> None:
+    budgets: dict[str, Any] = {step: dag.get_task(f"{step}.wait_step") for step in STEPS}
+    hours = {step: sensor.max_attempts * sensor.poke_interval / 3600 for step, sensor in budgets.items()}
+    assert hours == {"ingest": 2, "features": 6, "pca": 1}
+
+
+class Xcoms:
+    """What `ti` is in a template."""
+
+    def __init__(self, **values: Any) -> None:
+        self._values = values
+
+    def xcom_pull(self, task_ids: str) -> Any:
+        return self._values[task_ids]
+
+
+@pytest.fixture(scope="module")
+def rendered(dag: DAG) -> dict[str, Any]:
+    """The requests as the tasks send them: their templates rendered with a plan and the default params."""
+    settings = Settings.from_env(os.environ)
+    spec = ClusterSpec(name="orchard", instance_type="m5.xlarge", core_instances=2, tags={"orchard:owner": "me"})
+    planned = {
+        "cluster": run_job_flow_request(spec, settings),
+        "run_uri": "s3://b/runs/1",
+        "model_uri": "s3://b/m.tflite",
+    }
+    context: Any = {"ti": Xcoms(plan=planned, create_cluster="j-1"), "params": dag.params.dump()}
+    create: Any = dag.get_task("create_cluster")
+    steps: list[Any] = [dag.get_task(f"{step}.add_step") for step in STEPS]
+    return {
+        "RunJobFlow": ast.literal_eval(create.render_template(create.job_flow_overrides, context)),
+        "AddJobFlowSteps": {
+            "JobFlowId": steps[0].render_template(steps[0].job_flow_id, context),
+            "Steps": [config for task in steps for config in task.render_template(task.steps, context)],
+        },
+    }
+
+
+@pytest.mark.parametrize("operation", ["RunJobFlow", "AddJobFlowSteps"])
+def test_the_requests_are_valid_by_botocores_model_of_emr(rendered: dict[str, Any], operation: str) -> None:
+    model = botocore.session.get_session().get_service_model("emr").operation_model(operation)
+    check_parameters(model, rendered[operation])
+
+
+def test_the_steps_get_the_params_and_what_was_planned(rendered: dict[str, Any]) -> None:
+    steps = {step["Name"]: step["HadoopJarStep"]["Args"] for step in rendered["AddJobFlowSteps"]["Steps"]}
+    assert tuple(steps) == STEPS
+
+    def value(step: str, option: str) -> str:
+        found: str = steps[step][steps[step].index(option) + 1]
+        return found
+
+    assert {value(step, "--run-uri") for step in STEPS} == {"s3://b/runs/1"}
+    assert value("ingest", "--input-uri") == "s3://fruits-data/images/"
+    assert value("ingest", "--max-reject-ratio") == "0.05"
+    assert value("features", "--model-uri") == "s3://b/m.tflite"
+    assert value("pca", "--n-components") == "0.95"
+
+
+PARSE = """
+import json, socket, sys, time
+from airflow.dag_processing.dagbag import DagBag
+import airflow.providers.amazon.aws.operators.emr, airflow.providers.amazon.aws.sensors.emr
+
+contacts = []
+
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        contacts.append(str(arguments[1:]))
+
+sys.addaudithook(note)
+began = time.perf_counter()
+bag = DagBag(sys.argv[1])
+seconds = time.perf_counter() - began
+print("RESULT", json.dumps({"dags": sorted(bag.dags), "contacts": contacts, "seconds": seconds}))
+"""
+
+
+def parse(variables: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Parse the DAGs in a process of their own."""
+    env = {**os.environ, **dict(variables), "PYTHONPATH": str(DAGS.parent / "plugins")}
+    command = [sys.executable, "-c", PARSE, str(DAGS)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    return {**result, "log": done.stdout + done.stderr}
+
+
+def test_parsing_asks_nobody_over_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    result = parse()
+    assert "fruit_features" in result["dags"]
+    assert result["contacts"] == []
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\ndags/ is parsed in {result['seconds']:.2f} s, once Airflow and its provider are imported\n"
+        )
+
+
+def test_wrong_settings_are_an_import_error_that_names_them() -> None:
+    result = parse([("ORCHARD_POLL_SECONDS", "soon")])
+    assert result["dags"] == []
+    assert re.search(r"BadSettings: ORCHARD_POLL_SECONDS is 'soon': give a whole number", result["log"])

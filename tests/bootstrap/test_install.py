@@ -1,0 +1,90 @@
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra import release
+from local_aws.emr.runner import Node, Runner
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SCRIPT = Path(release.ROOT / "bootstrap/install.sh")
+
+Install = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def node(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """A node as the local EMR makes one."""
+    return Runner(tmp_path_factory.mktemp("nodes"), aws_url).make_node("j-1", "eu-west-1", [])
+
+
+@pytest.fixture
+def install(node: Node) -> Install:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(SCRIPT), *(node.localise(argument) for argument in arguments)]
+        return subprocess.run(command, env=node.environment(), capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture
+def release_uri(s3: "S3Client", bucket: str) -> str:
+    """A release on S3 without wheels."""
+    requirements = (SCRIPT.parent / "requirements.txt").read_bytes()
+    s3.put_object(Bucket=bucket, Key="releases/1/bootstrap/requirements.txt", Body=requirements)
+    return f"s3://{bucket}/releases/1"
+
+
+def test_the_steps_python_is_made_from_the_wheels_of_the_release(
+    s3: "S3Client", bucket: str, build_dir: Path, node: Node, install: Install
+) -> None:
+    version = release.upload(s3, bucket, release.collect(build_dir))
+    done = install("--release", f"s3://{bucket}/releases/{version}/", "--prefix", "/opt/orchard")
+    assert done.returncode == 0, done.stderr
+    assert "venv is ready after" in done.stdout
+    python = node.root / "opt/orchard/venv/bin/python"
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
+    names = {line.split()[0] for line in listed.splitlines()[2:]}
+    assert {"ai-edge-litert", "boto3", "numpy", "obstore", "pandas", "pillow", "pyarrow"} <= names
+    assert not {"tensorflow-cpu", "tensorflow", "pyspark", "apache-airflow"} & names
+
+
+def test_a_wheel_that_is_missing_fails_and_is_named(release_uri: str, install: Install) -> None:
+    done = install("--release", release_uri, "--prefix", "/opt/empty")
+    assert done.returncode != 0
+    assert "No matching distribution found for ai-edge-litert==" in done.stderr
+    assert "install.sh: failed at line" in done.stderr
+
+
+def test_a_wheel_that_was_changed_is_refused(
+    s3: "S3Client", bucket: str, release_uri: str, build_dir: Path, install: Install
+) -> None:
+    (wheel,) = (build_dir / "wheels").glob("ai_edge_litert-*.whl")
+    s3.put_object(Bucket=bucket, Key=f"releases/1/wheels/{wheel.name}", Body=wheel.read_bytes() + b"more")
+    done = install("--release", release_uri, "--prefix", "/opt/changed")
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
+def test_a_release_that_is_not_there_fails(bucket: str, install: Install) -> None:
+    done = install("--release", f"s3://{bucket}/releases/none", "--prefix", "/opt/none")
+    assert done.returncode != 0
+    assert "404" in done.stderr
+    assert "install.sh: failed at line" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--release", "s3://bucket/releases/1"], "--release and --prefix are needed"),
+        (["--prefx", "/opt/orchard"], "unknown option --prefx"),
+    ],
+)
+def test_wrong_options_are_told(install: Install, arguments: list[str], message: str) -> None:
+    done = install(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -1,0 +1,88 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra import release
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A build folder with one small wheel and one small model."""
+    for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def keys(s3: "S3Client", bucket: str) -> set[str]:
+    return {item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+
+
+def test_a_release_holds_code_wheels_bootstrap_and_model(parts: Path) -> None:
+    assert set(release.collect(parts)) == {
+        "bootstrap/install.sh",
+        "bootstrap/requirements.txt",
+        "model/mobilenet.tflite",
+        "spark/features.py",
+        "spark/ingest.py",
+        "spark/orchard_spark.zip",
+        "spark/pca.py",
+        "wheels/numpy.whl",
+    }
+
+
+def test_the_zip_holds_the_package_that_the_steps_import(parts: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(release.collect(parts)["spark/orchard_spark.zip"])) as archive:
+        names = set(archive.namelist())
+    package = release.ROOT / "spark/orchard_spark"
+    assert names == {f"orchard_spark/{file.name}" for file in package.glob("*.py")}
+
+
+def test_equal_content_is_an_equal_version_and_other_content_another(parts: Path) -> None:
+    before = release.manifest(release.collect(parts))["version"]
+    assert release.manifest(release.collect(parts))["version"] == before
+    (parts / "wheels/numpy.whl").write_bytes(b"another")
+    assert release.manifest(release.collect(parts))["version"] != before
+
+
+def test_a_release_is_uploaded_once_with_its_manifest(s3: "S3Client", bucket: str, parts: Path) -> None:
+    contents = release.collect(parts)
+    version = release.upload(s3, bucket, contents)
+    assert keys(s3, bucket) == {f"releases/{version}/{path}" for path in [*contents, "manifest.json"]}
+    manifest = json.loads(s3.get_object(Bucket=bucket, Key=f"releases/{version}/manifest.json")["Body"].read())
+    assert manifest["model"] == "model/mobilenet.tflite"
+    assert manifest["files"]["wheels/numpy.whl"]["size"] == 16
+
+    s3.delete_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl")
+    assert release.upload(s3, bucket, contents) == version
+    assert f"releases/{version}/wheels/numpy.whl" not in keys(s3, bucket), "a finished release never changes"
+
+
+def test_a_broken_off_upload_is_finished_by_the_next(s3: "S3Client", bucket: str, parts: Path) -> None:
+    contents = release.collect(parts)
+    version = release.manifest(contents)["version"]
+    s3.put_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl", Body=b"half")
+    release.upload(s3, bucket, contents)
+    assert (
+        s3.get_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl")["Body"].read() == b"wheels/numpy.whl"
+    )
+
+
+@pytest.mark.parametrize("missing", ["wheels/numpy.whl", "model/mobilenet.tflite"])
+def test_a_part_that_was_not_built_is_named_with_the_way_out(parts: Path, missing: str) -> None:
+    (parts / missing).unlink()
+    with pytest.raises(release.PartMissing, match="build it with `make release-parts`"):
+        release.collect(parts)
+
+
+def test_two_models_are_one_too_many(parts: Path) -> None:
+    (parts / "model/other.tflite").write_bytes(b"2")
+    with pytest.raises(release.PartMissing, match=r"no single model \(2 are there\)"):
+        release.collect(parts)

@@ -1,5 +1,6 @@
 """One HTTP server for all services: requests for EMR go to our EMR, all others to moto."""
 
+import socket
 import threading
 from collections.abc import Iterable
 from functools import lru_cache
@@ -50,9 +51,13 @@ class LocalAws:
         Raises:
             OSError: the port is taken.
         """
-        # Handed to make_server once it knows its port, as nodes must know their endpoint.
-        self._server = make_server(HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler)
-        self.endpoint_url = f"http://{HOST}:{self._server.server_port}"
+        # Werkzeug would end the whole program if the port is taken, so it gets a copy of a socket that listens.
+        with socket.create_server((HOST, port)) as listening:
+            self.endpoint_url = f"http://{HOST}:{listening.getsockname()[1]}"
+            # The application comes when the port is known, as nodes must know their endpoint.
+            self._server = make_server(
+                HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
+            )
         self.emr = EmrApi(Runner(data.absolute(), self.endpoint_url))
         self._server.app = Dispatcher(self.emr)
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)

@@ -189,11 +189,12 @@ class EmrApi:
 
     @operation("ListInstances")
     def list_instances(self, parameters: Wire, region: str) -> Wire:
-        """The instances that the request asked for; they all are this machine."""
+        """The instances that the request asked for, by state and role; they all are this machine."""
         life = self._life(parameters["ClusterId"])
         states = parameters.get("InstanceStates", [])
+        fleets = [parameters["InstanceFleetType"]] if "InstanceFleetType" in parameters else []
         with life.changed:
-            listed = life.cluster.list_instances()
+            listed = life.cluster.list_instances(parameters.get("InstanceGroupTypes", fleets))
         return {"Instances": [item for item in listed if not states or item["Status"]["State"] in states]}
 
     @operation("ListBootstrapActions")

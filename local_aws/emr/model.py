@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -231,11 +231,13 @@ class Cluster:
         slave = {"InstanceRole": "CORE", "InstanceType": self.instances.get("SlaveInstanceType")}
         return [master, *([{**slave, "InstanceCount": count - 1}] if count > 1 else [])]
 
-    def list_instances(self) -> list[Wire]:
-        """The Instances of ListInstances; ids are derived, so that they stay the same."""
+    def list_instances(self, roles: Collection[str] = ()) -> list[Wire]:
+        """The Instances of ListInstances, of some roles or of all; ids are derived, so that they stay the same."""
         state = {"STARTING": "PROVISIONING", "BOOTSTRAPPING": "BOOTSTRAPPING"}.get(self.state, "RUNNING")
         listed = []
         for number, group in enumerate(self.groups()):
+            if roles and group["InstanceRole"] not in roles:
+                continue
             for index in range(group.get("InstanceCount", 1)):
                 listed.append(
                     {

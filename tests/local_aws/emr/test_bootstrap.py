@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from tests.local_aws.user import BUCKET, LOG_URI, User, bash, grandchild, read_pid, until, wait_for_death
+
+LOGS = ["controller.gz", "stderr.gz", "stdout.gz"]
+
+
+@pytest.fixture
+def say(user: User) -> str:
+    """A script that says its arguments."""
+    return user.put("say.sh", '#!/bin/bash\nprintf "%s\\n" "$@"\necho oops >&2\n')
+
+
+def logs_of(user: User, cluster_id: str, number: int) -> str:
+    """The folder of a bootstrap action's logs."""
+    instance = user.emr.list_instances(ClusterId=cluster_id)["Instances"][0]["Ec2InstanceId"]
+    return f"{LOG_URI}{cluster_id}/node/{instance}/bootstrap-actions/{number}/"
+
+
+def test_an_action_gets_its_arguments_with_the_nodes_paths_rewritten(user: User, data: Path, say: str) -> None:
+    arguments = ["--prefix", "/opt/thing", "--to=/mnt/a b", "s3://bucket/opt/thing", ""]
+    cluster_id = user.run(bootstrap=[(say, *arguments)])
+    root = data / "clusters" / cluster_id
+    assert user.read_log(f"{logs_of(user, cluster_id, 1)}stdout.gz").split("\n")[:-1] == [
+        "--prefix",
+        f"{root}/opt/thing",
+        f"--to={root}/mnt/a b",
+        "s3://bucket/opt/thing",
+        "",
+    ]
+
+
+def test_each_action_has_its_logs(user: User, say: str) -> None:
+    cluster_id = user.run(bootstrap=[(say, "first"), (say, "second")])
+    for number, word in enumerate(["first", "second"], start=1):
+        folder = logs_of(user, cluster_id, number)
+        assert user.keys(folder) == LOGS
+        assert user.read_log(f"{folder}stdout.gz") == f"{word}\n"
+        assert user.read_log(f"{folder}stderr.gz") == "oops\n"
+        assert user.read_log(f"{folder}controller.gz").endswith(f"bootstrap-action-{number} {word}\n")
+
+
+def test_actions_run_in_order_before_the_steps_and_steps_see_what_they_made(user: User, data: Path) -> None:
+    append = user.put("append.sh", '#!/bin/bash\necho "$1" >> "$2"\n')
+    cluster_id = user.run(
+        bash("echo step >> /opt/made"), bootstrap=[(append, "first", "/opt/made"), (append, "second", "/opt/made")]
+    )
+    assert (data / "clusters" / cluster_id / "opt/made").read_text().split() == ["first", "second", "step"]
+
+
+def test_a_failing_action_ends_the_cluster_with_errors_before_anything_else_runs(user: User, tmp_path: Path) -> None:
+    fail = user.put("fail.sh", "#!/bin/bash\necho broken >&2\nexit 7\n")
+    touch = user.put("touch.sh", '#!/bin/bash\ntouch "$1"\n')
+    cluster_id = user.run(
+        bash(f"touch {tmp_path}/step"), bootstrap=[(fail,), (touch, f"{tmp_path}/action")], keep_alive=True
+    )
+    status = user.cluster(cluster_id)["Status"]
+    assert status["State"] == "TERMINATED_WITH_ERRORS"
+    assert status["StateChangeReason"]["Code"] == "BOOTSTRAP_FAILURE"
+    assert "bootstrap action 1 returned a non-zero return code" in status["StateChangeReason"]["Message"]
+    assert [error["ErrorCode"] for error in status["ErrorDetails"]] == ["BOOTSTRAP_FAILURE"]
+    assert user.step_states(cluster_id) == ["CANCELLED"]
+    assert list(tmp_path.iterdir()) == []
+    assert user.read_log(f"{logs_of(user, cluster_id, 1)}stderr.gz") == "broken\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (f"s3://{BUCKET}/no/such/script.sh", "NoSuchKey"),
+        ("s3://no-such-bucket/script.sh", "NoSuchBucket"),
+        (f"s3://{BUCKET}/no-interpreter.sh", "No such file or directory"),
+    ],
+)
+def test_an_action_that_cannot_be_started_is_a_bootstrap_failure_that_says_why(user: User, uri: str, said: str) -> None:
+    user.put("no-interpreter.sh", "#!/no/such/interpreter\n")
+    cluster_id = user.run(bash("true"), bootstrap=[(uri,)])
+    status = user.cluster(cluster_id)["Status"]
+    assert (status["State"], user.end_code(cluster_id)) == ("TERMINATED_WITH_ERRORS", "BOOTSTRAP_FAILURE")
+    assert "bootstrap action 1" in status["StateChangeReason"]["Message"]
+    assert said in status["StateChangeReason"]["Message"]
+    assert user.step_states(cluster_id) == ["CANCELLED"]
+
+
+def test_termination_during_an_action_kills_it_and_all_that_it_started(user: User, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = user.put("family.sh", f"#!/bin/bash\necho begun\n{grandchild(pid_file)}\n")
+    cluster_id = user.start(bash("true"), bootstrap=[(script,)])
+    pid = read_pid(pid_file)
+    user.terminate(cluster_id)
+    user.wait_for(cluster_id, "TERMINATED")
+    wait_for_death(pid)
+    assert user.end_code(cluster_id) == "USER_REQUEST"
+    assert user.step_states(cluster_id) == ["CANCELLED"]
+    assert user.read_log(f"{logs_of(user, cluster_id, 1)}stdout.gz") == "begun\n"
+
+
+def test_a_step_added_during_an_action_runs_after_it(user: User, tmp_path: Path) -> None:
+    script = user.put("wait.sh", f"#!/bin/bash\n{until(tmp_path / 'go')}\n")
+    cluster_id = user.start(bootstrap=[(script,)])
+    user.wait_for(cluster_id, "BOOTSTRAPPING")
+    (step_id,) = user.add(cluster_id, bash("true"))
+    assert user.step(cluster_id, step_id)["Status"]["State"] == "PENDING"
+    (tmp_path / "go").touch()
+    user.wait_for(cluster_id, "TERMINATED")
+    assert user.step_states(cluster_id) == ["COMPLETED"]
+
+
+def test_bootstrap_actions_are_listed(user: User, say: str) -> None:
+    cluster_id = user.run(bootstrap=[(say, "/opt/x"), (say,)])
+    listed = user.emr.list_bootstrap_actions(ClusterId=cluster_id)["BootstrapActions"]
+    assert listed == [
+        {"Name": "action 1", "ScriptPath": say, "Args": ["/opt/x"]},
+        {"Name": "action 2", "ScriptPath": say, "Args": []},
+    ]

@@ -1,0 +1,164 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_aws.emr import runner
+from local_aws.emr.runner import Node, Runner, last_lines, s3a_jars, spark_command
+
+NODE = Node(Path("/data/j-1"), "http://127.0.0.1:1", "eu-west-1", {})
+
+
+def make_node(folder: Path, *configurations: dict[str, Any]) -> Node:
+    return Runner(folder, "http://127.0.0.1:1").make_node("j-1", "eu-west-1", configurations)
+
+
+def defaults(node: Node) -> dict[str, str]:
+    """The settings of spark-defaults.conf."""
+    lines = (node.root / "etc/spark/conf/spark-defaults.conf").read_text().splitlines()
+    return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("/opt", "/data/j-1/opt"),
+        ("/opt/orchard/bin", "/data/j-1/opt/orchard/bin"),
+        ("/mnt/x", "/data/j-1/mnt/x"),
+        ("/home/hadoop/x", "/data/j-1/home/hadoop/x"),
+        ("--prefix=/opt/x", "--prefix=/data/j-1/opt/x"),
+        ("/opt/a:/opt/b:/mnt", "/data/j-1/opt/a:/data/j-1/opt/b:/data/j-1/mnt"),
+        ("cd /opt && cat '/mnt/x'", "cd /data/j-1/opt && cat '/data/j-1/mnt/x'"),
+        ('ls "/mnt"; ls >/opt', 'ls "/data/j-1/mnt"; ls >/data/j-1/opt'),
+        ("file:///opt/x", "file:///data/j-1/opt/x"),
+    ],
+)
+def test_paths_of_a_node_become_folders_of_its_root(text: str, local: str) -> None:
+    assert NODE.localise(text) == local
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/opt/x",
+        "s3://opt/x",
+        "hdfs:///mnt/x",
+        "https://example.com/opt/x",
+        "/optical/x",
+        "/opt-2/x",
+        "/mnt2",
+        "/home/somebody/x",
+        "/usr/opt/x",
+        "./opt/x",
+        "opt/x",
+        "~/opt/x",
+        "$HOME/opt/x",
+        "${HOME}/opt/x",
+        "$(pwd)/opt/x",
+    ],
+)
+def test_other_paths_stay(text: str) -> None:
+    assert NODE.localise(text) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["--deploy-mode", "client", "a.py"], ["a.py"]),
+        (["--deploy-mode=cluster", "a.py"], ["a.py"]),
+        (["--master", "yarn", "--queue", "q", "--num-executors", "4", "--executor-cores", "2", "a.py"], ["a.py"]),
+        (["--conf", "spark.yarn.queue=q", "a.py"], ["a.py"]),
+        (["--conf=spark.executor.instances=4", "a.py"], ["a.py"]),
+        (["-c", "spark.dynamicAllocation.enabled=true", "a.py"], ["a.py"]),
+        (["--conf", "spark.default.parallelism=8", "--conf", "spark.x=1"], ["--conf", "spark.x=1"]),
+        (["--conf", "spark.x=1", "a.py"], ["--conf", "spark.x=1", "a.py"]),
+        (["--conf=spark.x=1", "a.py"], ["--conf=spark.x=1", "a.py"]),
+        (["--verbose", "--master", "yarn", "a.py"], ["--verbose", "a.py"]),
+        (["--py-files", "s3://b/x.zip", "a.py"], ["--py-files", "s3://b/x.zip", "a.py"]),
+        (["--name", "--master", "a.py"], ["--name", "--master", "a.py"]),
+        (["a.py", "--master", "x", "--conf", "spark.yarn.y"], ["a.py", "--master", "x", "--conf", "spark.yarn.y"]),
+        ([], []),
+    ],
+)
+def test_spark_submit_loses_what_only_yarn_understands_and_nothing_else(arguments: list[str], kept: list[str]) -> None:
+    given = list(arguments)
+    assert spark_command(arguments) == kept
+    assert arguments == given
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no'
+JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "said"),
+    [
+        ("", "", ""),
+        ("out\n", "one\ntwo\n", "out\none\ntwo"),
+        ("", "\n".join(f"line {number}" for number in range(30)), "\n".join(f"line {n}" for n in range(10, 30))),
+        ("", f"noise\n{TRACEBACK}\n", TRACEBACK),
+        ("", f"{TRACEBACK}\n26/01/31 02:03:04 INFO SparkContext: stopping\n", TRACEBACK),
+        (f"{TRACEBACK}\n", "26/01/31 02:03:04 INFO ShutdownHookManager: bye\n", TRACEBACK),
+        ("", f"{TRACEBACK} the first\n\n{TRACEBACK} the last\n", f"{TRACEBACK} the last"),
+        ("", f"noise\n{JAVA_EXCEPTION}\n", JAVA_EXCEPTION),
+        (f"{TRACEBACK}\n", f"{JAVA_EXCEPTION}\n", TRACEBACK),
+    ],
+)
+def test_the_last_lines_are_the_last_traceback_or_exception_or_else_the_end(
+    tmp_path: Path, stdout: str, stderr: str, said: str
+) -> None:
+    (tmp_path / "stdout").write_text(stdout)
+    (tmp_path / "stderr").write_text(stderr)
+    assert last_lines(tmp_path) == said
+
+
+def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_text("")
+    frames = "".join(f"  frame {number}\n" for number in range(40))
+    (tmp_path / "stderr").write_text(f"Traceback (most recent call last):\n{frames}ValueError: no\n")
+    lines = last_lines(tmp_path).splitlines()
+    assert (len(lines), lines[0], lines[-1]) == (runner.LOG_LINES_IN_FAILURE, "  frame 21", "ValueError: no")
+
+
+def test_output_that_is_no_utf_8_is_still_told(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b"")
+    (tmp_path / "stderr").write_bytes(b"caf\xe9")
+    assert last_lines(tmp_path) == "caf\ufffd"
+
+
+def test_spark_defaults_obey_the_classification_but_not_what_is_for_yarn(tmp_path: Path) -> None:
+    properties = {"spark.x": "a b", "spark.local.dir": "/mnt/y", "spark.master": "yarn", "spark.executor.cores": "4"}
+    node = make_node(tmp_path, {"Classification": "spark-defaults", "Properties": properties})
+    found = defaults(node)
+    assert found["spark.x"] == "a b"
+    assert found["spark.local.dir"] == f"{node.root}/mnt/y"
+    assert found["spark.master"] == "local[*]"
+    assert "spark.executor.cores" not in found
+
+
+def test_spark_reaches_this_servers_s3_and_listens_on_this_machine_only(tmp_path: Path) -> None:
+    found = defaults(make_node(tmp_path))
+    assert found["spark.hadoop.fs.s3a.endpoint"] == "http://127.0.0.1:1"
+    assert (found["spark.driver.host"], found["spark.driver.bindAddress"]) == ("127.0.0.1", "127.0.0.1")
+    assert all(Path(jar).is_file() for jar in found["spark.driver.extraClassPath"].split(":"))
+
+
+def test_only_the_exports_of_spark_env_become_the_environment(tmp_path: Path) -> None:
+    exports = [{"Classification": "export", "Properties": {"PYSPARK_PYTHON": "/opt/bin/python", "X": "1"}}]
+    env = {"Classification": "spark-env", "Properties": {"OUTER": "1"}, "Configurations": exports}
+    other = {"Classification": "hadoop-env", "Configurations": [{"Classification": "export", "Properties": {"Y": "1"}}]}
+    node = make_node(tmp_path, env, other)
+    environment = node.environment()
+    assert (environment["PYSPARK_PYTHON"], environment["X"]) == (f"{node.root}/opt/bin/python", "1")
+    assert not {"OUTER", "Y"} & set(environment)
+
+
+def test_a_nodes_programs_can_be_run(tmp_path: Path) -> None:
+    programs = make_node(tmp_path).root / "usr/bin"
+    assert sorted(program.name for program in programs.iterdir()) == ["aws", "python3.11", "spark-submit", "sudo"]
+    assert all(os.access(program, os.X_OK) for program in programs.iterdir())
+
+
+def test_the_jars_of_s3a_are_found() -> None:
+    assert [jar.name.rpartition("-")[0] for jar in s3a_jars()] == ["aws-java-sdk-bundle", "hadoop-aws"]

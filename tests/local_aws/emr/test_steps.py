@@ -1,0 +1,182 @@
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local_aws.user import BUCKET, LOG_URI, User, bash, command, until
+
+
+def failure(user: User, cluster_id: str) -> dict[str, Any]:
+    """The FailureDetails of a cluster's only step."""
+    (step,) = user.steps(cluster_id)
+    assert step["Status"]["State"] == "FAILED"
+    return dict(step["Status"]["FailureDetails"])
+
+
+def test_steps_run_one_after_the_other_in_the_order_in_which_they_were_added(user: User, tmp_path: Path) -> None:
+    lines = [bash(f"echo {word} begins >> {tmp_path}/said; echo {word} ends >> {tmp_path}/said") for word in "abc"]
+    cluster_id = user.start(bash(until(tmp_path / "go")), *lines[:2])
+    user.add(cluster_id, lines[2])
+    assert user.step_states(cluster_id)[1:] == ["PENDING", "PENDING", "PENDING"]
+    (tmp_path / "go").touch()
+    user.wait_for(cluster_id, "TERMINATED")
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failed_step_with_continue_lets_the_other_steps_run(user: User, before: bool) -> None:
+    fails, works = bash("exit 1", on_failure="CONTINUE"), bash("true", on_failure="CONTINUE")
+    cluster_id = user.run(*([fails, works] if before else [works, fails]))
+    states = user.step_states(cluster_id)
+    assert states == (["FAILED", "COMPLETED"] if before else ["COMPLETED", "FAILED"])
+    assert (user.state(cluster_id), user.end_code(cluster_id)) == ("TERMINATED", "ALL_STEPS_COMPLETED")
+
+
+def test_a_failed_step_with_cancel_and_wait_cancels_the_rest_and_the_cluster_takes_new_steps(
+    user: User, tmp_path: Path
+) -> None:
+    touches = bash(f"touch {tmp_path}/touched")
+    cluster_id = user.start(
+        bash("true"), bash("exit 1", on_failure="CANCEL_AND_WAIT"), touches, touches, keep_alive=True
+    )
+    user.wait_for(cluster_id, "WAITING")
+    assert user.step_states(cluster_id) == ["COMPLETED", "FAILED", "CANCELLED", "CANCELLED"]
+    assert list(tmp_path.iterdir()) == []
+    (step_id,) = user.add(cluster_id, touches)
+    user.wait_for_step(cluster_id, step_id, "COMPLETED")
+
+
+@pytest.mark.parametrize("action", ["TERMINATE_CLUSTER", "TERMINATE_JOB_FLOW"])
+def test_a_failed_step_with_terminate_ends_the_cluster_with_errors(user: User, tmp_path: Path, action: str) -> None:
+    touches = bash(f"touch {tmp_path}/touched")
+    cluster_id = user.run(bash("true"), bash("exit 1", on_failure=action), touches, keep_alive=True)
+    assert user.step_states(cluster_id) == ["COMPLETED", "FAILED", "CANCELLED"]
+    status = user.cluster(cluster_id)["Status"]
+    assert status["State"] == "TERMINATED_WITH_ERRORS"
+    assert status["StateChangeReason"] == {"Code": "STEP_FAILURE", "Message": "Shut down as step failed"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_works_ends_no_cluster_whatever_its_action(user: User) -> None:
+    cluster_id = user.run(bash("true", on_failure="TERMINATE_CLUSTER"), bash("true", on_failure="CANCEL_AND_WAIT"))
+    assert user.step_states(cluster_id) == ["COMPLETED", "COMPLETED"]
+    assert user.state(cluster_id) == "TERMINATED"
+
+
+@pytest.mark.parametrize(
+    ("log_uri", "folder"),
+    [
+        (f"s3://{BUCKET}/a/logs/", f"s3://{BUCKET}/a/logs/"),
+        (f"s3://{BUCKET}/b/logs", f"s3://{BUCKET}/b/logs/"),
+        (f"s3n://{BUCKET}/c/", f"s3://{BUCKET}/c/"),
+        (f"s3://{BUCKET}", f"s3://{BUCKET}/"),
+    ],
+)
+def test_a_steps_logs_are_zipped_below_the_log_uri(user: User, log_uri: str, folder: str) -> None:
+    cluster_id = user.run(bash("echo out; echo err >&2; exit 1"), LogUri=log_uri)
+    (step,) = user.steps(cluster_id)
+    logs = f"{folder}{cluster_id}/steps/{step['Id']}/"
+    assert user.keys(logs) == ["controller.gz", "stderr.gz", "stdout.gz"]
+    assert user.read_log(f"{logs}stdout.gz") == "out\n"
+    assert user.read_log(f"{logs}stderr.gz") == "err\n"
+    assert user.read_log(f"{logs}controller.gz") == "bash -c 'echo out; echo err >&2; exit 1'\n"
+    assert step["Status"]["FailureDetails"]["LogFile"] == f"{logs}stderr.gz"
+
+
+def test_a_step_that_works_has_logs_and_no_failure_details(user: User) -> None:
+    cluster_id = user.run(bash("echo fine"))
+    (step,) = user.steps(cluster_id)
+    assert step["Status"]["State"] == "COMPLETED"
+    assert "FailureDetails" not in step["Status"]
+    assert user.read_log(f"{LOG_URI}{cluster_id}/steps/{step['Id']}/stdout.gz") == "fine\n"
+
+
+@pytest.mark.parametrize("log_uri", [None, "s3://no-such-bucket/logs/", "/var/log"])
+def test_without_a_place_for_logs_a_failed_step_still_says_why(user: User, log_uri: str | None) -> None:
+    cluster_id = user.start(bash("echo broken >&2; exit 1"), LogUri=log_uri)
+    user.wait_for(cluster_id, "TERMINATED")
+    assert failure(user, cluster_id) == {"Reason": "Unknown Error.", "Message": "broken"}
+
+
+PYTHON = "import sys; print('noise', file=sys.stderr); {}"
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "message"),
+    [
+        (bash("echo one; echo two >&2; exit 3"), "Unknown Error.", "one\ntwo"),
+        (bash("exit 3"), "Unknown Error.", ""),
+        (
+            command("python3.11", "-c", PYTHON.format("int('x')")),
+            "Unknown Error.",
+            "Traceback (most recent call last):\n"
+            '  File "<string>", line 1, in <module>\n'
+            "ValueError: invalid literal for int() with base 10: 'x'",
+        ),
+        (bash("echo last words; kill -KILL $$"), f"Killed by signal {signal.SIGKILL:d}.", "last words"),
+        (bash("kill -SEGV $$"), f"Killed by signal {signal.SIGSEGV:d}.", ""),
+    ],
+)
+def test_a_failed_step_says_why_and_where_its_log_is(user: User, step: Any, reason: str, message: str) -> None:
+    cluster_id = user.run(step)
+    (listed,) = user.steps(cluster_id)
+    assert failure(user, cluster_id) == {
+        "Reason": reason,
+        "Message": message,
+        "LogFile": f"{LOG_URI}{cluster_id}/steps/{listed['Id']}/stderr.gz",
+    }
+
+
+def test_the_message_of_a_failure_keeps_its_end_when_it_is_long(user: User) -> None:
+    message = failure(user, user.run(bash("printf 'x%.0s' {1..5000}; echo END; exit 1")))["Message"]
+    assert (len(message), message[-4:]) == (1500, "xEND")
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (command("Main", jar="s3://bucket/application.jar"), "s3://bucket/application.jar"),
+        (command(), "command-runner.jar"),
+        (command("no-such-program"), "no-such-program"),
+    ],
+)
+def test_a_step_that_cannot_be_started_fails_and_names_what_it_wanted(user: User, step: Any, named: str) -> None:
+    cluster_id = user.run(step, bash("true"))
+    first, second = user.steps(cluster_id)
+    assert (first["Status"]["State"], second["Status"]["State"]) == ("FAILED", "COMPLETED")
+    assert first["Status"]["FailureDetails"]["Reason"] == "Cannot start the command."
+    assert named in first["Status"]["FailureDetails"]["Message"]
+
+
+@pytest.mark.parametrize("jar", ["command-runner.jar", "/var/lib/aws/emr/command-runner.jar"])
+def test_command_runner_may_be_given_with_its_path(user: User, jar: str) -> None:
+    assert user.step_states(user.run(command("true", jar=jar))) == ["COMPLETED"]
+
+
+def test_a_step_runs_at_home_on_the_node(user: User, data: Path) -> None:
+    cluster_id = user.run(bash("pwd > /mnt/where; echo $HOME > /opt/home; touch /home/hadoop/mine; ls > /mnt/listed"))
+    root = data / "clusters" / cluster_id
+    assert (root / "mnt/where").read_text() == (root / "opt/home").read_text() == f"{root}/home/hadoop\n"
+    assert (root / "mnt/listed").read_text() == "mine\n"
+
+
+def test_a_step_sees_nothing_of_the_servers_environment(
+    user: User, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-server")
+    cluster_id = user.run(bash("env > /mnt/env"))
+    environment = (data / "clusters" / cluster_id / "mnt/env").read_text()
+    assert f"AWS_ENDPOINT_URL={user.endpoint_url}\n" in environment
+    assert "SECRET_OF_THE_SERVER" not in environment
+    assert "of-the-server" not in environment
+
+
+def test_a_steps_aws_and_sudo_reach_the_s3_of_this_server(user: User, data: Path) -> None:
+    uri = user.put("for-a-step", "content")
+    cluster_id = user.run(bash(f"sudo aws s3 cp {uri} /mnt/copy && aws s3 cp /mnt/copy {uri}-too"))
+    assert user.step_states(cluster_id) == ["COMPLETED"]
+    assert (data / "clusters" / cluster_id / "mnt/copy").read_text() == "content"
+    assert user.s3.get_object(Bucket=BUCKET, Key="for-a-step-too")["Body"].read() == b"content"

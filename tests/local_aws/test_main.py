@@ -1,0 +1,91 @@
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, wait_for_death, wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+SERVING = re.compile(r"serving on (http://127\.0\.0\.1:\d+), clusters below (\S+)")
+
+
+def main(data: Path, port: int, log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data)], cwd=ROOT, stderr=stderr
+        )
+
+
+class Served(NamedTuple):
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    user: User
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """`python -m local_aws` as a process of its own, on a free port."""
+    log = tmp_path / "log"
+    process = main(tmp_path / "data", 0, log)
+    try:
+        said = wait_until(lambda: SERVING.search(log.read_text()), "a server")
+        assert said.group(2) == str(tmp_path / "data")
+        user = User(said.group(1))
+        user.make_bucket()
+        yield Served(process, log, user)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def start_families(user: User, folder: Path) -> list[int]:
+    """Have one cluster in a step and one in a bootstrap action; the pids of what these started themselves."""
+    step, action = folder / "step.pid", folder / "action.pid"
+    script = user.put("family.sh", f"#!/bin/bash\n{grandchild(action)}\n")
+    user.start(bash(grandchild(step)))
+    user.start(bootstrap=[(script,)])
+    pids = [read_pid(step), read_pid(action)]
+    assert all(is_running(pid) for pid in pids)
+    return pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_ends_the_clusters_and_then_the_server(
+    served: Served, tmp_path: Path, number: signal.Signals
+) -> None:
+    pids = start_families(served.user, tmp_path)
+    served.process.send_signal(number)
+    assert served.process.wait(10) == 0
+    for pid in pids:
+        wait_for_death(pid)
+    assert served.log.read_text().count("TERMINATED_WITH_ERRORS local_aws was stopped") == 2
+
+
+def test_a_killed_server_leaves_no_process_behind(served: Served, tmp_path: Path) -> None:
+    pids = start_families(served.user, tmp_path)
+    served.process.kill()
+    assert served.process.wait(10) == -signal.SIGKILL
+    for pid in pids:
+        wait_for_death(pid)
+
+
+def test_a_taken_port_ends_the_program_with_1_and_says_what_to_do(user: User, tmp_path: Path) -> None:
+    port = urlsplit(user.endpoint_url).port
+    assert port is not None
+    log = tmp_path / "log"
+    assert main(tmp_path / "data", port, log).wait(20) == 1
+    (line,) = log.read_text().splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+    assert "choose another --port" in line
+
+
+def test_a_data_folder_must_be_given() -> None:
+    refused = subprocess.run([sys.executable, "-m", "local_aws"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--data" in refused.stderr

@@ -1,0 +1,75 @@
+import errno
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+
+from local_aws.server import LocalAws
+from tests.local_aws.user import BUCKET, REGION, User, bash, grandchild, read_pid, wait_for_death
+
+
+@pytest.fixture
+def session() -> boto3.Session:
+    return boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
+
+
+def connect(host: str, port: int) -> int:
+    with socket.socket() as client:
+        return client.connect_ex((host, port))
+
+
+def test_only_127_0_0_1_is_listened_on(user: User) -> None:
+    port = urlsplit(user.endpoint_url).port
+    assert port is not None
+    assert connect("127.0.0.1", port) == 0
+    # All of 127/8 is this machine: a server on every interface would answer here.
+    assert connect("127.0.0.2", port) == errno.ECONNREFUSED
+
+
+def test_a_taken_port_raises(user: User, tmp_path: Path) -> None:
+    port = urlsplit(user.endpoint_url).port
+    assert port is not None
+    with pytest.raises(OSError, match="in use"):
+        LocalAws(tmp_path, port)
+
+
+def test_s3_keeps_objects(user: User) -> None:
+    user.put("server/object", b"\x00\xff")
+    assert user.s3.get_object(Bucket=BUCKET, Key="server/object")["Body"].read() == b"\x00\xff"
+    assert user.keys(f"s3://{BUCKET}/server/") == ["object"]
+
+
+def test_iam_keeps_roles(user: User, session: boto3.Session) -> None:
+    iam = session.client("iam", endpoint_url=user.endpoint_url)
+    iam.create_role(RoleName="node", AssumeRolePolicyDocument="{}")
+    assert [role["RoleName"] for role in iam.list_roles()["Roles"]] == ["node"]
+
+
+def test_sts_knows_the_account_of_the_clusters(user: User, session: boto3.Session) -> None:
+    account = session.client("sts", endpoint_url=user.endpoint_url).get_caller_identity()["Account"]
+    cluster = user.cluster(user.start())
+    assert cluster["ClusterArn"] == f"arn:aws:elasticmapreduce:{REGION}:{account}:cluster/{cluster['Id']}"
+
+
+def test_glue_keeps_databases_by_region(user: User, session: boto3.Session) -> None:
+    glue = session.client("glue", endpoint_url=user.endpoint_url)
+    elsewhere = session.client("glue", endpoint_url=user.endpoint_url, region_name="us-west-2")
+    glue.create_database(DatabaseInput={"Name": "features"})
+    assert [database["Name"] for database in glue.get_databases()["DatabaseList"]] == ["features"]
+    assert elsewhere.get_databases()["DatabaseList"] == []
+
+
+def test_leaving_a_server_ends_its_clusters_protected_or_not(tmp_path: Path) -> None:
+    step, protected = tmp_path / "step.pid", tmp_path / "protected.pid"
+    with LocalAws(tmp_path / "data") as server:
+        another = User(server.endpoint_url)
+        another.start(bash(grandchild(step)), LogUri="s3://none/")
+        another.start(bash(grandchild(protected)), Instances={"TerminationProtected": True}, LogUri="s3://none/")
+        pids = [read_pid(step), read_pid(protected)]
+    for pid in pids:
+        wait_for_death(pid)
+    port = urlsplit(another.endpoint_url).port
+    assert port is not None
+    assert connect("127.0.0.1", port) == errno.ECONNREFUSED

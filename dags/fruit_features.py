@@ -143,7 +143,7 @@ def publish(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     schedule=CronTriggerTimetable("0 2 * * *", timezone="Europe/Paris"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=4,  # each has a cluster and a folder of its own; a long run by hand must not delay the nightly one
     doc_md=__doc__,
     tags=["emr", "fruits", "orchard"],
     params=PARAMS,

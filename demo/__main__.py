@@ -227,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--build-dir", type=Path, default=stack.ROOT / "build", help="with wheels/ and model/")
     parser.add_argument("--params", type=json.loads, default={}, help="JSON object, as in the UI's trigger form")
     arguments = parser.parse_args(argv)
+    if arguments.data is not None and not arguments.data.is_dir():
+        parser.error(f"there is no folder {arguments.data}: give DATA=FOLDER with a folder of images per label")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     say = Teller()
     try:

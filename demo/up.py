@@ -106,7 +106,6 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{web_port}/execution/",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
     }
@@ -116,6 +115,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         spawn(name, ["airflow", *arguments], folder, env)
     wait_until_ready(web_port, api_server, folder)
     print(f"Airflow on http://127.0.0.1:{web_port}  user {USER}  password {password}")
+    print("Trigger the DAG fruit_features there; unpausing it starts last night's run, too")
     print(f"logs in {folder}; `make down` stops it all")
 
 
@@ -167,6 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--aws-port", type=int, default=5000)
     parser.add_argument("--web-port", type=int, default=8080)
     arguments = parser.parse_args(argv)
+    if arguments.data is not None and not arguments.data.is_dir():
+        parser.error(f"there is no folder {arguments.data}: give DATA=FOLDER with a folder of images per label")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if arguments.down:
         print(f"stopped {down(arguments.folder)} processes")

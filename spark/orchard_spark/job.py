@@ -92,6 +92,7 @@ def write_metrics(
         "seconds": round(seconds, 3),
         "images_per_second": round(rows_in / seconds, 2),
         **more,
+        "executable": sys.executable,
         "versions": {
             "python": platform.python_version(),
             "pyspark": SparkSession.builder.getOrCreate().version,

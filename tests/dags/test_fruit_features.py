@@ -73,7 +73,10 @@ def test_it_runs_at_two_in_paris_and_never_catches_up(dag: DAG) -> None:
     assert isinstance(dag.timetable, CronTriggerTimetable)
     assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("0 2 * * *", "Europe/Paris")
     assert dag.catchup is False
-    assert dag.max_active_runs == 1
+
+
+def test_a_run_by_hand_does_not_delay_the_nightly_one(dag: DAG) -> None:
+    assert dag.max_active_runs > 1
 
 
 def test_no_run_has_a_timeout_as_that_would_skip_the_teardown(bag: DagBag) -> None:

@@ -1,0 +1,45 @@
+from typing import Any
+
+from demo.__main__ import table
+
+SUCCESS: dict[str, Any] = {
+    "run_state": "success",
+    "images_listed": 25,
+    "images_ingested": 24,
+    "images_rejected": 1,
+    "n_components": 17,
+    "explained_variance": 0.9512,
+    "step_seconds": {"ingest": 2.0, "features": 4.0, "pca": 3.0},
+    "step_images_per_second": {"ingest": 12.5, "features": 6.0, "pca": 8.0},
+    "clusters": {"j-1": "TERMINATED"},
+    "tasks": {"plan": "success"},
+    "failed_steps": {},
+}
+
+
+def test_the_table_of_a_good_run_has_counts_times_variance_and_the_clusters_end() -> None:
+    lines = [line.split(maxsplit=1) for line in table(SUCCESS).splitlines()]
+    assert lines == [
+        ["run", "success"],
+        ["images", "24 of 25"],
+        ["rejects", "1"],
+        ["ingest", "2.0 s, 12 images/s, Spark's start included"],
+        ["features", "4.0 s, 6 images/s, Spark's start included"],
+        ["pca", "3.0 s, 8 images/s, Spark's start included"],
+        ["n_components", "17, 95.1% of the variance kept"],
+        ["cluster", "j-1 TERMINATED"],
+    ]
+
+
+def test_the_table_of_a_failed_run_names_the_task_the_step_and_the_error() -> None:
+    failed = {
+        **dict.fromkeys(SUCCESS),
+        "run_state": "failed",
+        "clusters": {"j-1": "TERMINATED"},
+        "tasks": {"plan": "success", "pca.wait_step": "failed"},
+        "failed_steps": {"pca": "Traceback\n  File\nCannotFit: n_components is 5000"},
+    }
+    told = table(failed)
+    assert "images" not in told
+    assert "task failed      pca.wait_step" in told
+    assert "step pca failed  CannotFit: n_components is 5000" in told

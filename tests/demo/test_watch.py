@@ -1,0 +1,58 @@
+import time
+from typing import TYPE_CHECKING
+
+from demo import stack, watch
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
+
+
+def test_a_task_lasts_from_its_first_begin_to_its_last_end() -> None:
+    said: list[str] = []
+    times = watch.TaskTimes(said.append)
+
+    def log() -> "list[str]":
+        return [
+            "[DAG TEST] starting task_id=plan map_index=-1",
+            "something else",
+            "[DAG TEST] end task task_id=plan map_index=-1",
+            "[DAG TEST] starting task_id=cluster_ready map_index=-1",
+            "[DAG TEST] end task task_id=cluster_ready map_index=-1",
+            "[DAG TEST] starting task_id=cluster_ready map_index=-1",
+        ]
+
+    def slowly() -> "list[str]":
+        time.sleep(0.2)
+        return ["[DAG TEST] end task task_id=cluster_ready map_index=-1"]
+
+    times.follow(log())
+    times.follow(slowly())
+    assert said == ["task plan", "task cluster_ready"]
+    assert times.seconds()["plan"] == 0
+    assert times.seconds()["cluster_ready"] >= 0.2
+
+
+def test_every_state_of_a_cluster_and_its_steps_is_told(aws_url: str) -> None:
+    emr: EMRClient = stack.client("emr", aws_url)
+    said: list[str] = []
+    with watch.EmrWatcher(emr, said.append):
+        cluster_id = emr.run_job_flow(
+            Name="watched",
+            ReleaseLabel="emr-7.14.0",
+            Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1},
+            Steps=[
+                {
+                    "Name": "wait",
+                    "ActionOnFailure": "CONTINUE",
+                    "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["sleep", "1"]},
+                }
+            ],
+        )["JobFlowId"]
+        deadline = time.monotonic() + 20
+        while f"  cluster {cluster_id} TERMINATED (Steps completed)" not in said and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert f"  cluster {cluster_id} RUNNING" in said
+    assert f"  cluster {cluster_id} TERMINATED (Steps completed)" in said
+    assert said.index("  step wait RUNNING") < said.index("  step wait COMPLETED")
+    (found,) = [cluster for cluster in watch.clusters(emr) if cluster["Id"] == cluster_id]
+    assert [step["Name"] for step in found["Steps"]] == ["wait"]

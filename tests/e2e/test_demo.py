@@ -1,0 +1,167 @@
+"""`python -m demo` as a user runs it: a run that succeeds, one whose step fails, one that is broken off."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from demo import pictures, stack
+from tests.e2e.processes import left_running, wait_until
+
+TASKS = {
+    *("plan", "preflight", "create_cluster", "cluster_ready", "publish", "terminate_cluster", "cluster_gone"),
+    *(f"{step}.{task}" for step in ("ingest", "features", "pca") for task in ("add_step", "wait_step")),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A demo that has ended."""
+
+    folder: Path
+    code: int
+    output: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return read
+
+
+def start(folder: Path, data: Path, **params: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "demo", "--data", str(data), "--folder", str(folder)]
+    return subprocess.Popen(
+        [*command, "--params", json.dumps(params)],
+        cwd=stack.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures of twelve classes, and a broken one."""
+    folder = tmp_path_factory.mktemp("data")
+    pictures.write_dataset(folder, per_class=2)
+    (folder / "Kiwi/broken.jpg").write_bytes((folder / "Kiwi/0_100.jpg").read_bytes()[:1500])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
+    """Two demos that run at once: with the defaults, and with an ingest step that tolerates no broken image."""
+    folders = {name: tmp_path_factory.mktemp(name) / "demo" for name in ("success", "failure")}
+    runs = {
+        "success": start(folders["success"], data),
+        "failure": start(folders["failure"], data, max_reject_ratio=0),
+    }
+    try:
+        outputs = {name: run.communicate()[0] for name, run in runs.items()}
+        yield {name: Ended(folders[name], run.returncode, outputs[name]) for name, run in runs.items()}
+    finally:
+        for run in runs.values():
+            run.terminate()  # does nothing when it has ended
+
+
+@pytest.fixture(scope="module")
+def success(ended: dict[str, Ended]) -> Ended:
+    return ended["success"]
+
+
+@pytest.fixture(scope="module")
+def failure(ended: dict[str, Ended]) -> Ended:
+    return ended["failure"]
+
+
+def test_the_run_succeeds_and_every_image_is_accounted_for(success: Ended) -> None:
+    assert success.code == 0, success.output
+    summary = success.summary
+    assert summary["run_state"] == "success"
+    assert (summary["images_listed"], summary["images_ingested"], summary["images_rejected"]) == (25, 24, 1)
+    assert (summary["features_rows"], summary["embeddings_rows"]) == (24, 24)
+    assert 1 <= summary["n_components"] < 24
+    assert 0.95 <= summary["explained_variance"] <= 1
+    assert summary["model"].startswith("mobilenetv2-1.0-224-imagenet-")
+
+
+def test_its_one_cluster_is_gone(success: Ended) -> None:
+    assert (success.summary["clusters_created"], success.summary["clusters_alive"]) == (1, 0)
+    assert list(success.summary["clusters"].values()) == ["TERMINATED"]
+
+
+def test_every_task_succeeded_and_has_its_seconds(success: Ended) -> None:
+    assert success.summary["tasks"] == dict.fromkeys(TASKS, "success")
+    assert success.summary["seconds"].keys() == TASKS
+    assert success.summary["seconds"]["features.wait_step"] > 1
+
+
+def test_the_steps_ran_on_the_python_that_the_bootstrap_action_made(success: Ended) -> None:
+    metrics = json.loads((success.folder / "run/features.metrics.json").read_text())
+    assert metrics["executable"].startswith(str(success.folder / "aws/clusters"))
+    assert metrics["executable"].endswith("/opt/orchard/venv/bin/python")
+
+
+def test_the_embeddings_are_read_with_pyarrow_where_the_readme_says(success: Ended) -> None:
+    table = pq.read_table(success.folder / "run/embeddings")
+    assert table.num_rows == 24
+    assert set(table["label"].to_pylist()) == set(pictures.CLASSES)
+    assert {len(vector) for vector in table["vector"].to_pylist()} == {success.summary["n_components"]}
+    rejects = pq.read_table(success.folder / "run/rejects").to_pylist()
+    assert [(row["path"].rsplit("/", 1)[1], row["reason"]) for row in rejects] == [("broken.jpg", "undecodable")]
+
+
+def test_what_happens_is_shown_while_it_happens_and_a_table_at_the_end(success: Ended) -> None:
+    for told in ("task plan", "BOOTSTRAPPING", "step ingest RUNNING", "step pca COMPLETED", "TERMINATED"):
+        assert told in success.output
+    assert "images        24 of 25" in success.output
+
+
+def test_a_failing_step_fails_the_run_and_still_ends_the_cluster(failure: Ended) -> None:
+    assert failure.code == 1, failure.output
+    summary = failure.summary
+    assert summary["run_state"] == "failed"
+    assert summary["tasks"]["ingest.wait_step"] == "failed"
+    assert summary["tasks"]["features.add_step"] == "upstream_failed"
+    assert summary["tasks"]["publish"] == "upstream_failed"
+    assert summary["tasks"]["terminate_cluster"] == summary["tasks"]["cluster_gone"] == "success"
+    assert (summary["clusters_created"], summary["clusters_alive"]) == (1, 0)
+
+
+def test_a_failing_step_says_why_in_the_table_and_in_the_tasks_log(failure: Ended) -> None:
+    reason = "1 of 25 objects rejected, a ratio of 0.040, over max_reject_ratio 0"
+    assert reason in failure.summary["failed_steps"]["ingest"]
+    assert reason in failure.output
+    assert reason in (failure.folder / "airflow.log").read_text()
+
+
+def test_a_failed_run_publishes_nothing(failure: Ended) -> None:
+    assert not (failure.folder / "run").exists()
+    assert failure.summary["embeddings_rows"] is None
+
+
+def test_neither_leaves_a_process_behind(success: Ended, failure: Ended) -> None:
+    assert left_running(success.folder) == {}
+    assert left_running(failure.folder) == {}
+
+
+def test_ctrl_c_in_the_middle_of_a_step_leaves_no_process_behind(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    demo = start(folder, data)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "step ingest RUNNING" in line:
+            break
+    wait_until(lambda: any("java" in command for command in left_running(folder).values()), "Spark's start", 20)
+    demo.send_signal(signal.SIGINT)
+    rest = demo.stdout.read()
+    assert demo.wait(30) == 130
+    assert "SIGINT: stopped, nothing is left running" in rest
+    assert left_running(folder) == {}

@@ -32,8 +32,8 @@ down: setup ## Stop what `make up` started
 	@$(RUN) -m demo.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests (about ten minutes on two cores)
-	@$(RUN) -m pytest
+test: release-parts ## Run all tests (about eight minutes on two cores)
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: lint
 lint: setup ## Check style and types, and that generated files are up to date
@@ -77,7 +77,7 @@ $(UV):
 build/wheels/.complete: bootstrap/requirements.txt .venv/.synced
 	@echo "downloading the nodes' wheels into build/wheels"
 	@rm -rf build/wheels && mkdir -p build/wheels
-	@$(RUN) -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	@$(RUN) -m pip download -qq --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
 		--python-version 3.11 $(PLATFORMS) --requirement bootstrap/requirements.txt --dest build/wheels
 	@touch $@
 

@@ -36,6 +36,13 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests measured and said with `record_property`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     folder = SHARED / "data"

@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 DATA ?=
 BUCKET ?=
+AWS_PORT ?= 5000
+WEB_PORT ?= 8080
 
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
@@ -24,8 +26,8 @@ demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder 
 	@$(RUN) -m demo $(if $(DATA),--data "$(DATA)")
 
 .PHONY: up
-up: release-parts ## Start the local AWS and Airflow to click through [DATA=folder]
-	@$(RUN) -m demo.up $(if $(DATA),--data "$(DATA)")
+up: release-parts ## Start the local AWS and Airflow to click through [DATA=folder AWS_PORT=5000 WEB_PORT=8080]
+	@$(RUN) -m demo.up $(if $(DATA),--data "$(DATA)") --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
 
 .PHONY: down
 down: setup ## Stop what `make up` started

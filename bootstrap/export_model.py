@@ -61,7 +61,8 @@ class WrongWeights(ValueError):
     def __init__(self, source: str, why: str) -> None:
         super().__init__(
             f"the weights from {source} are not MobileNetV2 1.0/224 ImageNet without top: {why}. "
-            f"Give the file {KERAS_WEIGHTS} with --weights, or leave --weights away to have it found"
+            f"Give the file {KERAS_WEIGHTS} with --weights; or leave --weights away to have it found, and delete "
+            f"{keras_cache()} if it is that file"
         )
 
 

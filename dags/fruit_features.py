@@ -15,8 +15,9 @@ run.
 | `terminate_cluster`, `cluster_gone` | ends the cluster, whether the run succeeded or failed |
 
 **By hand:** Trigger, and give another *dataset prefix*; all fields have good defaults.
-**When a step failed:** the log of its `wait_step` names the exception and the file with the whole log. To try again,
-clear the step's `add_step` *with downstream*: that makes a new cluster and redoes this step and the later ones.
+**When a step failed:** the log of its `wait_step` names the folder of its logs; the traceback is in `stdout.gz` there.
+To try again, clear the step's `add_step` *with downstream*: that makes a new cluster and redoes this step and the later
+ones.
 """
 
 import os
@@ -25,12 +26,12 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
-from airflow.providers.amazon.aws.sensors.emr import EmrJobFlowSensor, EmrStepSensor
+from airflow.providers.amazon.aws.sensors.emr import EmrJobFlowSensor
 from airflow.sdk import Asset, CronTriggerTimetable, Param, chain, dag, task, task_group
 
 from orchard.catalog import publish_run
 from orchard.cluster import INSTANCE_TYPES
-from orchard.operators import EmrAddStepOperator
+from orchard.operators import EmrAddStepOperator, EmrStepEndSensor
 from orchard.plan import plan_run
 from orchard.preflight import check
 from orchard.settings import Settings
@@ -81,6 +82,7 @@ PARAMS = {
 }
 
 CLUSTER_ID = "{{ ti.xcom_pull(task_ids='create_cluster') }}"
+RELEASE_URI = "{{ ti.xcom_pull(task_ids='plan')['release_uri'] }}"
 CLUSTER_REQUEST = "{{ ti.xcom_pull(task_ids='plan')['cluster'] }}"
 STAGES = stages(
     SETTINGS,
@@ -115,11 +117,11 @@ def spark_stage(stage: Stage) -> None:
     add_step = EmrAddStepOperator(
         task_id="add_step",
         job_flow_id=CLUSTER_ID,
-        step=spark_step(stage, SETTINGS),
+        step=spark_step(stage, release_uri=RELEASE_URI),
         region_name=SETTINGS.region,
         retries=0,  # AddJobFlowSteps is not idempotent: a second call is a second step
     )
-    EmrStepSensor(
+    EmrStepEndSensor(
         task_id="wait_step",
         job_flow_id=CLUSTER_ID,
         step_id=add_step.output,  # type: ignore[arg-type]  # the provider's annotation forgets XComs
@@ -127,7 +129,6 @@ def spark_stage(stage: Stage) -> None:
         deferrable=True,
         poke_interval=SETTINGS.poll_seconds,
         max_attempts=int(stage.timeout.total_seconds() // SETTINGS.poll_seconds),
-        retry_delay=timedelta(seconds=10),
     )
 
 
@@ -147,7 +148,12 @@ def publish(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     doc_md=__doc__,
     tags=["emr", "fruits", "orchard"],
     params=PARAMS,
-    default_args={"owner": SETTINGS.owner, "retries": 2, "retry_delay": timedelta(seconds=30)},
+    default_args={
+        "owner": SETTINGS.owner,
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "deferrable": False,  # whatever Airflow's own default is; only wait_step can be deferred without harm
+    },
 )
 def fruit_features() -> None:
     """Wire the tasks."""
@@ -164,13 +170,16 @@ def fruit_features() -> None:
         target_states=["RUNNING", "WAITING"],
         failed_states=["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"],
         region_name=SETTINGS.region,
-        mode="reschedule",  # deferrable=True would ignore target_states and wait for the cluster's end
+        mode="reschedule",  # deferred, it would ignore target_states and wait for the cluster's end
         poke_interval=SETTINGS.poll_seconds,
         timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
     )
     spark_stages = [spark_stage.override(group_id=stage.name)(stage) for stage in STAGES]
     terminate_cluster = EmrTerminateJobFlowOperator(
-        task_id="terminate_cluster", job_flow_id=CLUSTER_ID, region_name=SETTINGS.region, retries=5
+        task_id="terminate_cluster",
+        job_flow_id=CLUSTER_ID,
+        region_name=SETTINGS.region,
+        retries=5,
     ).as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
     cluster_gone = EmrJobFlowSensor(
         task_id="cluster_gone",

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import shutil
 import signal
 import subprocess
 import sys
@@ -75,10 +74,10 @@ def run_demo(
 
     Raises:
         FileNotFoundError: no images in `data`, or the release has not been built.
+        FileExistsError: `folder` holds something else than an earlier run, or the images.
         demo.stack.DidNotStart: the local AWS or Airflow cannot be started.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    stack.make_empty(folder, data)
     with ExitStack() as cleanup:
         port = stack.free_port()
         url = cleanup.enter_context(stack.local_aws(folder / "aws", port, folder / "local_aws.log"))
@@ -214,7 +213,10 @@ def table(summary: Mapping[str, Any]) -> str:
         ]
     rows += [("cluster", f"{cluster} {state}") for cluster, state in summary["clusters"].items()]
     rows += [("task failed", name) for name, state in summary["tasks"].items() if state == "failed"]
-    rows += [(f"step {name} failed", message.splitlines()[-1]) for name, message in summary["failed_steps"].items()]
+    rows += [
+        (f"step {name} failed", (message.splitlines() or ["its log says why"])[-1])
+        for name, message in summary["failed_steps"].items()
+    ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
@@ -237,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as signal_name:
         say(f"{signal_name}: stopped, nothing is left running")
         return 130
-    except (FileNotFoundError, stack.DidNotStart, ClientError) as error:
+    except (FileNotFoundError, FileExistsError, stack.DidNotStart, ClientError) as error:
         say(f"failed: {error}")
         return 1
     target = arguments.folder / "summary.json"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ BUCKET = "orchard-demo"
 SERVICE_ROLE = "EMR_DefaultRole_V2"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
+# What a folder of ours is known by before it is emptied.
+MARK = ".orchard-demo"
 START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 20
 
@@ -36,12 +39,33 @@ class DidNotStart(RuntimeError):
     """A process of ours ended, or does not answer, right after it was started."""
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def make_empty(folder: Path, data: Path | None) -> None:
+    """Make a folder for a run, without what an earlier run left in it.
+
+    Raises:
+        FileExistsError: it holds something that no run has left, or the images of this one.
+    """
+    if data is not None and data.resolve().is_relative_to(folder.resolve()):
+        raise FileExistsError(f"{data} lies in {folder}, which is emptied first: copy the images elsewhere")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise FileExistsError(f"{folder} holds something else than an earlier run: give another --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def free_port(wanted: int = 0) -> int:
+    """The wanted port of 127.0.0.1, or any that nobody listens on just now.
+
+    Raises:
+        DidNotStart: the wanted port is taken.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as probe:
+            port: int = probe.getsockname()[1]
+            return port
+    except OSError as error:
+        raise DidNotStart(f"port {wanted} of 127.0.0.1 cannot be had ({error}); choose another") from error
 
 
 @contextmanager

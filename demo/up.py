@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -77,12 +76,13 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
 
     Raises:
         AlreadyUp: an earlier one still runs.
-        demo.stack.DidNotStart: a process ended or does not answer.
+        demo.stack.DidNotStart: a port is taken, or a process ended or does not answer.
     """
     if any(alive(noted) for noted in read_processes(folder).values()):
         raise AlreadyUp("it is up already; `make down` stops it")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    for port in (aws_port, web_port):
+        stack.free_port(port)
+    stack.make_empty(folder, data)
     command = [sys.executable, "-m", "local_aws", "--port", str(aws_port), "--data", str(folder / "aws")]
     process = spawn("local_aws", command, folder, os.environ)
     stack.wait_for_port(aws_port, process, folder / "local_aws.log")
@@ -96,6 +96,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
 
     password = secrets.token_urlsafe(9)
     passwords = folder / "passwords.json"
+    passwords.touch(mode=0o600)
     passwords.write_text(json.dumps({USER: password}))
     env = {
         **stack.airflow_environment(folder / "airflow", url, release),
@@ -178,10 +179,13 @@ def main(argv: list[str] | None = None) -> int:
     except AlreadyUp as error:
         print(f"failed: {error}")
         return 1
-    except (FileNotFoundError, stack.DidNotStart, KeyboardInterrupt) as error:
+    except (FileNotFoundError, FileExistsError, stack.DidNotStart, KeyboardInterrupt) as error:
         down(arguments.folder)
         print(f"failed: {error or 'interrupted'}; everything that was started is stopped")
         return 1
+    except BaseException:
+        down(arguments.folder)
+        raise
     return 0
 
 

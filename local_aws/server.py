@@ -11,7 +11,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
-from werkzeug.wrappers import Request
+from werkzeug.wrappers import Request, Response
 
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.runner import Runner
@@ -26,6 +26,18 @@ class QuietRequestHandler(MotoRequestHandler):  # type: ignore[misc]  # moto is 
         """Log nothing."""
 
 
+def comes_from_a_web_page(environ: WSGIEnvironment) -> bool:
+    """Whether a browser sent the request for a page from elsewhere, which could then run steps on this machine.
+
+    A page of another origin says so in `Origin`; one whose name was made to point here has that name in `Host`.
+
+    >>> comes_from_a_web_page({"HTTP_HOST": "127.0.0.1:5000"}), comes_from_a_web_page({"HTTP_HOST": "evil.example"})
+    (False, True)
+    """
+    name = environ.get("HTTP_HOST", HOST).partition(":")[0]
+    return "HTTP_ORIGIN" in environ or not (name in (HOST, "localhost") or name.endswith(".localhost"))
+
+
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
 
@@ -36,6 +48,9 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if comes_from_a_web_page(environ):
+            refusal = Response("local_aws answers programs on this machine, no web pages\n", status=403)
+            return refusal(environ, start_response)
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._emr.respond(Request(environ))(environ, start_response)
         answer: Iterable[bytes] = super().__call__(environ, start_response)

@@ -78,7 +78,8 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """
     started = time.monotonic()
     name = mobilenet.model_name(model_uri)
-    with job.spark_session("features") as spark:
+    with job.spark_session("features", mobilenet.BATCH_IMAGES) as spark:
+        job.reopen(run_uri, "features")
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails here, once, not in every task
         model = spark.sparkContext.broadcast(content)

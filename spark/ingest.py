@@ -124,6 +124,7 @@ def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) 
     """
     started = time.monotonic()
     with job.spark_session("ingest") as spark:
+        job.reopen(run_uri, "ingest")
         inventory = objects.list_images(input_uri)
         listed = inventory.num_rows
         if listed == 0:

@@ -23,8 +23,8 @@ from orchard_spark import job, objects, tables
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 
 BATCH_ROWS = 1024
-# The moments of 1280 columns are 13 MB a part, and the driver takes up to 1 GB of results (spark.driver.maxResultSize).
-MAX_PARTS = 64
+# The moments of 1280 columns are 13 MB a part, and the driver holds all parts at once, in a heap of perhaps 2 GB.
+MAX_PARTS = 16
 
 log = logging.getLogger("pca")
 
@@ -103,6 +103,7 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     started = time.monotonic()
     run_id = job.run_id(run_uri)
     with job.spark_session("pca", BATCH_ROWS) as spark:
+        job.reopen(run_uri, "pca")
         features = tables.read_table(spark, f"{run_uri}/features", tables.FEATURES)
         pca = fit(moments(features), n_components)
         variance_kept = float(pca.explained_variance_ratio_.sum())

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from local_aws.emr.errors import ClusterIsOver, Protected
 from local_aws.emr.model import CLEAN_ENDS, Cluster, Step, Wire
-from local_aws.emr.runner import Node, Process, Runner, last_lines
+from local_aws.emr.node import Node
+from local_aws.emr.process import Process, last_lines
+from local_aws.emr.runner import Runner
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from orchard.dataset import split_uri
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,7 +40,6 @@ def summarise(run: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], 
         "run_uri": run["run_uri"],
         "dataset_uri": run["dataset_uri"],
         "cluster_id": cluster_id,
-        "usd_per_hour": run["usd_per_hour"],
         "images_planned": run["images"],
         "images_listed": ingest["rows_in"],
         "images_ingested": ingest["rows_out"],
@@ -62,7 +62,7 @@ def publish_run(s3: "S3Client", run: Mapping[str, Any], cluster_id: str) -> dict
     Raises:
         InconsistentRun: a step has lost or added images; nothing is written.
     """
-    bucket, prefix = urlsplit(run["run_uri"]).netloc, urlsplit(run["run_uri"]).path.lstrip("/")
+    bucket, prefix = split_uri(run["run_uri"])
     metrics = {
         name: json.loads(s3.get_object(Bucket=bucket, Key=f"{prefix}/{name}.metrics.json")["Body"].read())
         for name in ("ingest", "features", "pca")

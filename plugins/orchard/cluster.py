@@ -57,7 +57,7 @@ class ClusterSpec:
 
     @property
     def usd_per_hour(self) -> float:
-        """What the cluster costs while it exists."""
+        """What the cluster costs while it exists, at the prices of eu-west-1."""
         return round(INSTANCE_TYPES[self.instance_type].usd_per_hour * (1 + self.core_instances), 4)
 
 

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,13 +29,24 @@ class Contents:
     bytes: int
 
 
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 URI; a key may hold # and ?, which have a meaning in other URIs.
+
+    >>> split_uri("s3://bucket/lot#3/")
+    ('bucket', 'lot#3/')
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
 def dataset_name(uri: str) -> str:
     """A dataset's name, fit for a folder's name.
 
     >>> dataset_name("s3://bucket/images/2026 autumn/")
     'images-2026-autumn'
     """
-    return re.sub(r"[^0-9A-Za-z._]+", "-", urlsplit(uri).path).strip("-.") or urlsplit(uri).netloc
+    bucket, prefix = split_uri(uri)
+    return re.sub(r"[^0-9A-Za-z._]+", "-", prefix).strip("-.") or bucket
 
 
 def is_image(key: str) -> bool:
@@ -54,7 +64,7 @@ def survey(s3: "S3Client", uri: str) -> Contents:
     Raises:
         NoImages: there are none.
     """
-    bucket, prefix = urlsplit(uri).netloc, urlsplit(uri).path.lstrip("/")
+    bucket, prefix = split_uri(uri)
     images = size = others = 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):

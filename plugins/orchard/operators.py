@@ -3,7 +3,9 @@
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import EmrAddStepsOperator
+from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 
 class EmrAddStepOperator(EmrAddStepsOperator):
@@ -18,3 +20,16 @@ class EmrAddStepOperator(EmrAddStepsOperator):
     def execute(self, context: Context) -> str:  # type: ignore[override]  # the id, not a list of one
         (step_id,) = super().execute(context)
         return step_id
+
+
+class EmrStepEndSensor(EmrStepSensor):
+    """Fail for good when the step failed or the time for it is over; a retry is for polls that were lost.
+
+    The provider's sensor would poll a failed step again, and take its whole time once more with each retry.
+    """
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> None:
+        try:
+            super().execute_complete(context, event)
+        except AirflowException as error:
+            raise AirflowFailException(str(error)) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A tag's value has at most 256 characters.
-MAX_TAG_CHARACTERS = 256
+PARAMS = ("dataset_uri", "n_components", "max_reject_ratio", "instance_type", "core_instances")
+# Of a tag's value, and of a cluster's name.
+MAX_CHARACTERS = 256
+
+
+class UnknownParams(ValueError):
+    """The run was triggered with params that the DAG does not have, which Airflow lets pass."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"no param is named {', '.join(map(repr, names))}: there are {', '.join(PARAMS)}")
 
 
 def run_name(run_after: datetime, run_id: str) -> str:
@@ -29,15 +38,28 @@ def run_name(run_after: datetime, run_id: str) -> str:
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}-{hashlib.sha256(run_id.encode()).hexdigest()[:6]}"
 
 
+def tag_value(text: str) -> str:
+    """Text as a tag's value may be: at most 256 letters, digits, spaces and _ . : / = + - @.
+
+    >>> tag_value("manual__2026-11-22T02:00:00+00:00 ~ again")
+    'manual__2026-11-22T02:00:00+00:00 _ again'
+    """
+    return re.sub(r"[^\w .:/=+@-]", "_", text)[:MAX_CHARACTERS]
+
+
 def plan_run(
     s3: "S3Client", settings: Settings, params: Mapping[str, Any], *, dag_id: str, run_id: str, run_after: datetime
 ) -> dict[str, Any]:
     """What the following tasks need to know: URIs, the count of images, the RunJobFlow request.
 
     Raises:
+        UnknownParams: a param is misspelt; without it the run would take the nightly one's value.
         NoImages: nothing below the dataset's prefix is an image.
         NoRelease: the release that the settings name is not on S3.
     """
+    unknown = sorted(set(params) - set(PARAMS))
+    if unknown:
+        raise UnknownParams(unknown)
     dataset_uri = params["dataset_uri"]
     contents = survey(s3, dataset_uri)
     release = read_release(s3, settings)
@@ -46,11 +68,11 @@ def plan_run(
     tags = {
         "for-use-with-amazon-emr-managed-policies": "true",
         "orchard:dag_id": dag_id,
-        "orchard:run_id": run_id[:MAX_TAG_CHARACTERS],
+        "orchard:run_id": tag_value(run_id),
         "orchard:owner": settings.owner,
     }
     spec = ClusterSpec(
-        name=f"orchard-{dataset}-{name}",
+        name=f"orchard-{name}-{dataset}"[:MAX_CHARACTERS],
         instance_type=params["instance_type"],
         core_instances=params["core_instances"],
         tags=tags,
@@ -68,9 +90,8 @@ def plan_run(
     return {
         "dataset_uri": dataset_uri,
         "run_uri": f"{settings.bucket_uri}/runs/{dataset}/{name}",
+        "release_uri": release.uri,
         "model_uri": release.model_uri,
         "images": contents.images,
-        "bytes": contents.bytes,
-        "usd_per_hour": spec.usd_per_hour,
         "cluster": run_job_flow_request(spec, settings),
     }

@@ -41,11 +41,19 @@ def missing_roles(iam: "IAMClient", settings: Settings) -> list[str]:
         # A service role may be given as an ARN.
         iam.get_role(RoleName=settings.service_role.rsplit("/", 1)[-1])
     except ClientError as error:
-        faults.append(f"service role {settings.service_role!r}: {error}; set ORCHARD_SERVICE_ROLE to one that exists")
+        faults.append(f"service role {settings.service_role!r}: {_way_out(error, 'GetRole', 'SERVICE_ROLE')}")
     try:
         iam.get_instance_profile(InstanceProfileName=settings.instance_profile.rsplit("/", 1)[-1])
     except ClientError as error:
-        faults.append(
-            f"instance profile {settings.instance_profile!r}: {error}; set ORCHARD_INSTANCE_PROFILE to one that exists"
-        )
+        way_out = _way_out(error, "GetInstanceProfile", "INSTANCE_PROFILE")
+        faults.append(f"instance profile {settings.instance_profile!r}: {way_out}")
     return faults
+
+
+def _way_out(error: ClientError, action: str, setting: str) -> str:
+    """What to do about an error of IAM's; one that tells nothing about the role is raised again."""
+    if error.response["Error"]["Code"] == "NoSuchEntity":
+        return f"{error}; set ORCHARD_{setting} to one that exists"
+    if error.response["Error"]["Code"] == "AccessDenied":
+        return f"{error}; grant iam:{action} to Airflow"
+    raise error

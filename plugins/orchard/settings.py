@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 PREFIX = "ORCHARD_"
+# bootstrap/install.sh needs python3.11 on the node.
+FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
 
 
 class BadSettings(ValueError):
@@ -45,8 +47,13 @@ class Settings:
             faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: give the name of an S3 bucket, without s3://")
         if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
             faults.append(f"{PREFIX}RELEASE is {self.release!r}: give the version that `make release` printed")
-        if not re.fullmatch(r"emr-\d+\.\d+\.\d+", self.release_label):
-            faults.append(f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: give one such as emr-7.14.0")
+        if not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", self.region):
+            faults.append(f"{PREFIX}REGION is {self.region!r}: give one such as eu-west-1")
+        label = re.fullmatch(r"emr-(\d+)\.(\d+)\.\d+", self.release_label)
+        if label is None or (int(label[1]), int(label[2])) < FIRST_RELEASE_WITH_PYTHON_311:
+            faults.append(
+                f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: give one such as emr-7.14.0, from emr-7.1.0 on"
+            )
         for name in ("dataset_prefix", "log_prefix"):
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
@@ -56,6 +63,9 @@ class Settings:
             for field in fields(self)
             if field.type is int and getattr(self, field.name) <= 0
         ]
+        shortest_minutes = min(getattr(self, field.name) for field in fields(self) if field.name.endswith("_minutes"))
+        if self.poll_seconds > 60 * shortest_minutes > 0:
+            faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: give less than the shortest timeout")
         if self.idle_timeout_minutes > 7 * 24 * 60:
             faults.append(f"{PREFIX}IDLE_TIMEOUT_MINUTES is {self.idle_timeout_minutes}: EMR allows up to 7 days")
         if faults:

@@ -41,22 +41,19 @@ def stages(settings: Settings, *, input_uri: str, run_uri: str, model_uri: str) 
     )
 
 
-def spark_step(stage: Stage, settings: Settings) -> dict[str, Any]:
-    """The StepConfig of AddJobFlowSteps.
+def spark_step(stage: Stage, *, release_uri: str) -> dict[str, Any]:
+    """The StepConfig of AddJobFlowSteps, with the code of a release; its URI may be a Jinja template, too.
 
     A failure leaves the cluster as it is: the DAG's teardown ends it, and until then its logs are to be had.
 
     Raises:
         ValueError: the arguments are longer than EMR takes.
     """
-    code_uri = f"{settings.release_uri}/spark"
     arguments = [
         "spark-submit",
-        "--deploy-mode",
-        "client",
         "--py-files",
-        f"{code_uri}/orchard_spark.zip",
-        f"{code_uri}/{stage.name}.py",
+        f"{release_uri}/spark/orchard_spark.zip",
+        f"{release_uri}/spark/{stage.name}.py",
         *stage.arguments,
     ]
     characters = sum(len(argument) for argument in arguments)

@@ -6,9 +6,11 @@ import platform
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -57,10 +59,21 @@ def spark_session(name: str, batch_rows: int = 64) -> Iterator[SparkSession]:
     reporter.start()
     try:
         yield spark
+    except Exception:
+        # EMR looks for the cause in the step's stderr, and that is the JVM's: Spark sends a Python program's to stdout.
+        jvm: Any = spark.sparkContext._jvm
+        jvm.java.lang.System.err.println(traceback.format_exc())
+        raise
     finally:
         done.set()
         reporter.join()
         spark.stop()
+
+
+def reopen(run_uri: str, job: str) -> None:
+    """Take back what calls the run, and this step of it, finished: the step is about to be done once more."""
+    for name in ("summary.json", f"{job}.metrics.json"):
+        objects.delete(f"{run_uri.rstrip('/')}/{name}")
 
 
 def _report(spark: SparkSession, name: str, done: threading.Event) -> None:

@@ -1,11 +1,12 @@
 """Read many small objects of S3 (or files of a local folder) with many requests in flight."""
 
 import asyncio
+import re
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,6 +25,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from orchard_spark.tables import INVENTORY
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 READ_AHEAD_OBJECTS = 64
 READ_AHEAD_BYTES = 64 * 1024**2
 REQUEST_TIMEOUT = "60s"
@@ -183,8 +185,8 @@ async def _cancel_all() -> None:
 
 async def _read(listed: Listed) -> bytes:
     root, key = split(listed.path)
-    if "//" in key or any(part in (".", "..") for part in key.split("/")):
-        raise UnreadableKey(f"{listed.path} has an empty or dotted part: rename the object")
+    if any(part in ("", ".", "..") for part in key.split("/")) or _CONTROL_CHARACTER.search(key):
+        raise UnreadableKey(f"{listed.path!r} has an empty or dotted part or a control character: rename the object")
     local = root == "file://"
     options: obstore.GetOptions = {} if local else {"if_match": f'"{listed.etag}"'}
     try:
@@ -237,6 +239,13 @@ def write(uri: str, content: bytes) -> None:
     """Write one object or file, replacing it whole."""
     root, key = split(uri)
     obstore.put(store(root), key, content)
+
+
+def delete(uri: str) -> None:
+    """Delete one object or file, if it is there."""
+    root, key = split(uri)
+    with suppress(FileNotFoundError):
+        obstore.delete(store(root), key)
 
 
 def write_table(uri: str, table: pa.Table) -> None:

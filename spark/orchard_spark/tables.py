@@ -5,8 +5,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
-FEATURES_PER_IMAGE = 1280
-
 _OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
 _MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
 

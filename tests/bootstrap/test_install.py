@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra import release
-from local_aws.emr.runner import Node, Runner
+from local_aws.emr.node import Node, make_node
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -19,7 +19,7 @@ Install = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def node(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Node:
     """A node as the local EMR makes one."""
-    return Runner(tmp_path_factory.mktemp("nodes"), aws_url).make_node("j-1", "eu-west-1", [])
+    return make_node(tmp_path_factory.mktemp("node"), aws_url, "eu-west-1", [])
 
 
 @pytest.fixture

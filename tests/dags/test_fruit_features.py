@@ -15,10 +15,11 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
 from airflow.sdk import DAG, BaseSensorOperator, CronTriggerTimetable
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 
 from local_aws.emr.api import check_parameters
 from orchard.cluster import ClusterSpec, run_job_flow_request
+from orchard.plan import PARAMS
 from orchard.settings import Settings
 
 DAGS = Path(__file__).parents[2] / "dags"
@@ -167,6 +168,12 @@ def test_no_sensor_holds_a_worker_and_each_has_a_budget_of_its_own(bag: DagBag) 
         assert timedelta(0) < budget <= timedelta(hours=6), f"{sensor.task_id} may wait {budget}"
 
 
+def test_only_lost_polls_of_a_step_are_retried(dag: DAG) -> None:
+    sensor: Any = dag.get_task("features.wait_step")
+    with pytest.raises(AirflowFailException, match="Shut down as step failed"):
+        sensor.execute_complete({}, {"status": "error", "message": "Shut down as step failed"})
+
+
 def test_the_budget_of_a_step_is_a_setting(dag: DAG) -> None:
     budgets: dict[str, Any] = {step: dag.get_task(f"{step}.wait_step") for step in STEPS}
     hours = {step: sensor.max_attempts * sensor.poke_interval / 3600 for step, sensor in budgets.items()}
@@ -189,6 +196,7 @@ def rendered(dag: DAG) -> dict[str, Any]:
     settings = Settings.from_env(os.environ)
     spec = ClusterSpec(name="orchard", instance_type="m5.xlarge", core_instances=2, tags={"orchard:owner": "me"})
     planned = {
+        "release_uri": settings.release_uri,
         "cluster": run_job_flow_request(spec, settings),
         "run_uri": "s3://b/runs/1",
         "model_uri": "s3://b/m.tflite",
@@ -222,6 +230,7 @@ def test_the_steps_get_the_params_and_what_was_planned(rendered: dict[str, Any])
     assert {value(step, "--run-uri") for step in STEPS} == {"s3://b/runs/1"}
     assert value("ingest", "--input-uri") == "s3://fruits-data/images/"
     assert value("ingest", "--max-reject-ratio") == "0.05"
+    assert steps["ingest"][3] == "s3://fruits-data/releases/0123456789ab/spark/ingest.py"
     assert value("features", "--model-uri") == "s3://b/m.tflite"
     assert value("pca", "--n-components") == "0.95"
 
@@ -241,7 +250,9 @@ sys.addaudithook(note)
 began = time.perf_counter()
 bag = DagBag(sys.argv[1])
 seconds = time.perf_counter() - began
-print("RESULT", json.dumps({"dags": sorted(bag.dags), "contacts": contacts, "seconds": seconds}))
+deferrable = [task.task_id for dag in bag.dags.values() for task in dag.tasks if getattr(task, "deferrable", False)]
+result = {"dags": sorted(bag.dags), "deferrable": sorted(deferrable), "contacts": contacts, "seconds": seconds}
+print("RESULT", json.dumps(result))
 """
 
 
@@ -260,6 +271,16 @@ def test_parsing_asks_nobody_over_the_network(record_property: Callable[[str, ob
     assert "fruit_features" in result["dags"]
     assert result["contacts"] == []
     record_property("parsing dags/, once Airflow and its provider are imported", f"{result['seconds']:.2f} s")
+
+
+def test_a_default_of_deferrable_changes_nothing() -> None:
+    assert parse([("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")])["deferrable"] == [
+        f"{step}.wait_step" for step in sorted(STEPS)
+    ]
+
+
+def test_the_params_are_those_that_a_plan_takes(dag: DAG) -> None:
+    assert set(dag.params) == set(PARAMS)
 
 
 def test_wrong_settings_are_an_import_error_that_names_them() -> None:

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -39,7 +40,38 @@ def test_a_program_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch
         child = int(log_file.read_text())
         assert lives(child)
     assert process.poll() is not None
+    deadline = time.monotonic() + 2
+    while lives(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert not lives(child)
+
+
+def test_a_taken_port_is_refused_and_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(stack.DidNotStart, match=f"port {port} of 127.0.0.1 cannot be had"):
+            stack.free_port(port)
+
+
+def test_a_folder_is_emptied_only_if_a_run_has_made_it(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_bytes(b"1")
+    with pytest.raises(FileExistsError, match="holds something else than an earlier run: give another --folder"):
+        stack.make_empty(photos, None)
+    assert (photos / "holiday.jpg").exists()
+
+    stack.make_empty(tmp_path / "run", photos)
+    (tmp_path / "run/old.log").write_text("1")
+    stack.make_empty(tmp_path / "run", photos)
+    assert not (tmp_path / "run/old.log").exists()
+
+
+def test_images_in_the_folder_of_the_run_are_not_lost(tmp_path: Path) -> None:
+    stack.make_empty(tmp_path / "run", None)
+    (tmp_path / "run/pictures").mkdir()
+    with pytest.raises(FileExistsError, match="copy the images elsewhere"):
+        stack.make_empty(tmp_path / "run", tmp_path / "run/pictures")
 
 
 def test_a_server_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:

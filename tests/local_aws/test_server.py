@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
+import httpx
 import pytest
 
 from local_aws.server import LocalAws
@@ -73,3 +74,12 @@ def test_leaving_a_server_ends_its_clusters_protected_or_not(tmp_path: Path) -> 
     port = urlsplit(another.endpoint_url).port
     assert port is not None
     assert connect("127.0.0.1", port) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}])
+@pytest.mark.parametrize("method", ["OPTIONS", "POST"])
+def test_a_web_page_cannot_start_a_cluster(user: User, method: str, headers: dict[str, str]) -> None:
+    asked = {"X-Amz-Target": "ElasticMapReduce.RunJobFlow", "Access-Control-Request-Method": "POST", **headers}
+    answer = httpx.request(method, user.endpoint_url, headers=asked, content=b"{}")
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers

@@ -24,7 +24,6 @@ def write_run(s3: "S3Client", bucket: str, **changed: dict[str, Any]) -> dict[st
     return {
         "run_uri": f"s3://{bucket}/runs/images/run-1",
         "dataset_uri": f"s3://{bucket}/images/",
-        "usd_per_hour": 0.786,
         "images": 10,
     }
 

@@ -3,16 +3,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchard import dataset
-from orchard_spark import objects
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-
-def test_airflow_and_spark_agree_on_what_an_image_is() -> None:
-    assert dataset.IMAGE_ENDINGS == objects.IMAGE_ENDINGS
-    for key in ("a/1.jpg", "a/1.JPEG", "1.WebP", "a/.hidden/1.png", "a/._1.jpg", "a/1.gif", "jpg", "a/1.bmp/x"):
-        assert dataset.is_image(key) == objects.is_image(key), key
 
 
 @pytest.mark.parametrize(
@@ -31,6 +24,12 @@ def test_images_are_counted_and_other_objects_are_not(s3: "S3Client", bucket: st
     for key in ("images/Kiwi/1.jpg", "images/Kiwi/2.PNG", "images/Kiwi/._1.jpg", "images/notes.txt", "other/3.jpg"):
         s3.put_object(Bucket=bucket, Key=key, Body=b"12345")
     assert dataset.survey(s3, f"s3://{bucket}/images/") == dataset.Contents(images=2, bytes=10)
+
+
+def test_a_prefix_may_hold_what_has_a_meaning_in_other_uris(s3: "S3Client", bucket: str) -> None:
+    for key in ("lot#3/a?b/1.jpg", "lot/2.jpg", "lots/3.jpg"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"12345")
+    assert dataset.survey(s3, f"s3://{bucket}/lot#3/a?b/").images == 1
 
 
 def test_more_objects_than_a_page_holds_are_counted(s3: "S3Client", bucket: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from local_aws.emr.api import check_parameters
 from orchard.dataset import NoImages
-from orchard.plan import plan_run, run_name
+from orchard.plan import UnknownParams, plan_run, run_name
 from orchard.release import NoRelease
 from orchard.settings import Settings
 
@@ -32,16 +32,16 @@ def with_images(s3: "S3Client", released: Settings) -> Settings:
 
 def test_a_plan_says_what_there_is_and_where_it_goes(s3: "S3Client", with_images: Settings) -> None:
     planned = plan(s3, with_images)
-    assert (planned["images"], planned["bytes"]) == (3, 15)
+    assert planned["images"] == 3
     assert planned["run_uri"] == f"s3://{with_images.bucket}/runs/images/{run_name(RUN_AFTER, RUN_ID)}"
     assert planned["model_uri"] == f"{with_images.release_uri}/model/mobilenet.tflite"
-    assert planned["usd_per_hour"] == pytest.approx(0.786)
+    assert planned["release_uri"] == with_images.release_uri
 
 
 def test_the_cluster_is_a_valid_request_that_names_dataset_and_run(s3: "S3Client", with_images: Settings) -> None:
     request = plan(s3, with_images)["cluster"]
     check_parameters(botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow"), request)
-    assert request["Name"] == f"orchard-images-{run_name(RUN_AFTER, RUN_ID)}"
+    assert request["Name"] == f"orchard-{run_name(RUN_AFTER, RUN_ID)}-images"
     tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
     assert tags["orchard:dag_id"] == "fruit_features"
     assert tags["orchard:run_id"] == RUN_ID
@@ -51,6 +51,18 @@ def test_the_cluster_is_a_valid_request_that_names_dataset_and_run(s3: "S3Client
 def test_a_run_id_longer_than_a_tag_takes_is_cut(s3: "S3Client", with_images: Settings) -> None:
     tags = plan(s3, with_images, run_id="x" * 300)["cluster"]["Tags"]
     assert max(len(tag["Value"]) for tag in tags) == 256
+
+
+def test_a_long_prefix_gives_a_name_that_emr_takes(s3: "S3Client", with_images: Settings) -> None:
+    prefix = "/".join(["x" * 99] * 4)
+    s3.put_object(Bucket=with_images.bucket, Key=f"{prefix}/1.jpg", Body=b"1")
+    planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
+    assert len(planned["cluster"]["Name"]) == 256
+
+
+def test_a_misspelt_param_is_refused_and_the_right_ones_are_listed(s3: "S3Client", with_images: Settings) -> None:
+    with pytest.raises(UnknownParams, match="no param is named 'dataset_prefix': there are dataset_uri, n_components,"):
+        plan(s3, with_images, dataset_prefix="s3://other/")
 
 
 def test_runs_of_the_same_moment_have_folders_of_their_own() -> None:

@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
-from orchard.preflight import NotReady, check
+from orchard.preflight import NotReady, check, missing_roles
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,3 +54,21 @@ def test_all_that_is_missing_is_told_at_once(s3: "S3Client", iam: "IAMClient", r
     assert "set ORCHARD_SERVICE_ROLE to one that exists" in message
     assert "instance profile 'nothing'" in message
     assert "set ORCHARD_INSTANCE_PROFILE to one that exists" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("AccessDenied", "grant iam:GetRole to Airflow"), ("NoSuchEntity", "set ORCHARD_SERVICE_ROLE")],
+)
+def test_a_missing_permission_is_not_taken_for_a_missing_role(iam: "IAMClient", code: str, expected: str) -> None:
+    with Stubber(iam) as stubber:
+        stubber.add_client_error("get_role", code)
+        stubber.add_client_error("get_instance_profile", code)
+        faults = missing_roles(iam, Settings(bucket="fruits-data", release="1"))
+    assert expected in faults[0]
+
+
+def test_an_error_that_tells_nothing_about_a_role_is_raised(iam: "IAMClient") -> None:
+    with Stubber(iam) as stubber, pytest.raises(ClientError, match="Throttling"):
+        stubber.add_client_error("get_role", "Throttling")
+        missing_roles(iam, Settings(bucket="fruits-data", release="1"))

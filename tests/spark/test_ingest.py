@@ -109,6 +109,16 @@ def test_a_second_attempt_replaces_the_first(images: Path, run_uri: str, read: R
     assert read(f"{run_uri}/images").num_rows == 24
 
 
+def test_a_step_that_is_done_again_takes_the_runs_summary_back_first(images: Path, run_uri: str) -> None:
+    folder = Path(run_uri.removeprefix("file://"))
+    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(ingest.NoImages):
+        ingest.run(f"{images}/none", run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    assert not (folder / "summary.json").exists()
+    assert not (folder / "ingest.metrics.json").exists()
+
+
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])
 def test_a_ratio_that_is_no_share_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

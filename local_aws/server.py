@@ -15,6 +15,7 @@ from werkzeug.wrappers import Request, Response
 
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.runner import Runner
+from local_aws.emr.service import Emr
 
 HOST = "127.0.0.1"
 
@@ -73,8 +74,8 @@ class LocalAws:
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
-        self.emr = EmrApi(Runner(data.absolute(), self.endpoint_url))
-        self._server.app = Dispatcher(self.emr)
+        self.emr = Emr(Runner(data.absolute(), self.endpoint_url))
+        self._server.app = Dispatcher(EmrApi(self.emr))
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator,
 from airflow.sdk import DAG, BaseSensorOperator, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 
-from local_aws.emr.api import check_parameters
+from local_aws.emr.checks import check_parameters
 from orchard.cluster import ClusterSpec, run_job_flow_request
 from orchard.plan import PARAMS
 from orchard.settings import Settings

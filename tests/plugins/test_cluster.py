@@ -3,7 +3,7 @@ from typing import Any
 import botocore.session
 import pytest
 
-from local_aws.emr.api import check_parameters
+from local_aws.emr.checks import check_parameters
 from orchard.cluster import INSTANCE_TYPES, ClusterSpec, run_job_flow_request
 from orchard.settings import Settings
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 import pytest
 
-from local_aws.emr.api import check_parameters
+from local_aws.emr.checks import check_parameters
 from orchard.dataset import NoImages
 from orchard.plan import UnknownParams, plan_run, run_name
 from orchard.release import NoRelease

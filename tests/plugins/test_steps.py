@@ -4,7 +4,7 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-from local_aws.emr.api import check_parameters
+from local_aws.emr.checks import check_parameters
 from orchard.settings import Settings
 from orchard.steps import Stage, spark_step, stages
 

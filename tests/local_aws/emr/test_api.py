@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from botocore.config import Config
 
-from local_aws.emr.api import release_labels
+from local_aws.emr.checks import release_labels
 from tests.local_aws.user import REGION, User, bash
 
 RUN: dict[str, Any] = {"Name": "a cluster", "ReleaseLabel": "emr-7.14.0", "Instances": {}}

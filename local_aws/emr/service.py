@@ -1,0 +1,43 @@
+"""The EMR of one server: its clusters."""
+
+import logging
+
+from local_aws.emr.errors import NoSuchCluster
+from local_aws.emr.life import SERVER_STOPPED, ClusterLife
+from local_aws.emr.model import Cluster
+from local_aws.emr.runner import Runner
+
+log = logging.getLogger(__name__)
+
+
+class Emr:
+    """Everything that the operations know of: `lives` are the clusters by their id, oldest first."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.lives: dict[str, ClusterLife] = {}
+
+    def start(self, cluster: Cluster) -> Cluster:
+        """Let a new cluster live."""
+        life = self.lives[cluster.id] = ClusterLife(cluster, self._runner)
+        log.info("cluster %s: STARTING %s", cluster.id, cluster.request["Name"])
+        life.start()
+        return cluster
+
+    def life(self, cluster_id: str) -> ClusterLife:
+        """The life of a cluster.
+
+        Raises:
+            NoSuchCluster: there is none with this id.
+        """
+        if cluster_id not in self.lives:
+            raise NoSuchCluster(cluster_id)
+        return self.lives[cluster_id]
+
+    def shutdown(self) -> None:
+        """End all clusters and wait until their processes are gone."""
+        lives = list(self.lives.values())
+        for life in lives:
+            life.terminate(SERVER_STOPPED)
+        for life in lives:
+            life.join()

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from local_aws.emr.life import Timings
 from local_aws.server import LocalAws
 
 log = logging.getLogger("local_aws")
@@ -17,6 +18,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local_aws", description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1; 0 takes a free one (default 5000)")
     parser.add_argument("--data", type=Path, required=True, help="folder for the nodes of the clusters")
+    for state in ("starting", "bootstrapping", "terminating"):
+        help_text = f"how long a cluster stays {state.upper()}, besides what it does there (default 0)"
+        parser.add_argument(f"--{state}-seconds", type=float, default=0, help=help_text)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("werkzeug", "botocore"):
@@ -26,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        server = LocalAws(arguments.data, arguments.port)
+        timings = Timings(arguments.starting_seconds, arguments.bootstrapping_seconds, arguments.terminating_seconds)
+        server = LocalAws(arguments.data, arguments.port, timings)
     except OSError as error:
         log.error("cannot listen on 127.0.0.1:%d: %s; choose another --port", arguments.port, error)
         return 1

@@ -14,6 +14,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
+from local_aws.emr.life import Timings
 from local_aws.emr.runner import Runner
 from local_aws.emr.service import Emr
 
@@ -61,7 +62,7 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
 class LocalAws:
     """The running server; a context manager that ends every cluster when it is left."""
 
-    def __init__(self, data: Path, port: int = 0) -> None:
+    def __init__(self, data: Path, port: int = 0, timings: Timings = Timings()) -> None:  # noqa: B008  # it is frozen
         """Listen on 127.0.0.1.
 
         Raises:
@@ -74,7 +75,7 @@ class LocalAws:
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
-        self.emr = Emr(Runner(data.absolute(), self.endpoint_url))
+        self.emr = Emr(Runner(data.absolute(), self.endpoint_url), timings)
         self._server.app = Dispatcher(EmrApi(self.emr))
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 

@@ -33,14 +33,25 @@ STEP_FAILURE = End("STEP_FAILURE", "Shut down as step failed")
 IDLE = End("ALL_STEPS_COMPLETED", "Auto-terminated: idle for longer than IdleTimeout")
 
 
+@dataclass(frozen=True)
+class Timings:
+    """How long a cluster stays in the states that take minutes on EMR, besides what it really does there."""
+
+    starting_seconds: float = 0
+    bootstrapping_seconds: float = 0
+    terminating_seconds: float = 0
+
+
 class ClusterLife:
     """A cluster, the thread that moves it on, and the calls that change its course. `changed` guards the cluster."""
 
-    def __init__(self, cluster: Cluster, runner: Runner) -> None:
+    def __init__(self, cluster: Cluster, runner: Runner, timings: Timings) -> None:
         self.cluster = cluster
+        self._timings = timings
         self.changed = threading.Condition(threading.RLock())
         self._runner = runner
         self._end: End | None = None
+        self._hurried = False
         self._thread = threading.Thread(target=self._live, name=cluster.id, daemon=True)
 
     def start(self) -> None:
@@ -80,6 +91,9 @@ class ClusterLife:
             Protected: a user asks and the cluster has termination protection.
         """
         with self.changed:
+            if end is SERVER_STOPPED:
+                self._hurried = True
+                self.changed.notify_all()
             if self.cluster.ending:
                 return
             if end is USER_REQUEST and self.cluster.termination_protected:
@@ -108,21 +122,31 @@ class ClusterLife:
             if self._bootstrap(node):
                 self._run_steps(node)
         except Exception:
-            log.exception("cluster %s: internal error", self.cluster.id)
-            self.terminate(End("INTERNAL_ERROR", "local_aws failed; see its log"))
+            self._fail_internally()
         with self.changed:
+            self.changed.wait_for(lambda: self._hurried, self._timings.terminating_seconds)
             for step in self.cluster.steps:
                 if step.active:
                     step.move_to("CANCELLED", "Job terminated")
             clean = (self._end or STEPS_COMPLETED).code in CLEAN_ENDS
             self._move_to("TERMINATED" if clean else "TERMINATED_WITH_ERRORS")
 
+    def _fail_internally(self) -> None:
+        log.exception("cluster %s: internal error", self.cluster.id)
+        self.terminate(End("INTERNAL_ERROR", "local_aws failed; see its log"))
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait, but not beyond the cluster's end; whether it lives. To be called with `changed`."""
+        return not self.changed.wait_for(lambda: self._end is not None, seconds)
+
     def _bootstrap(self, node: Node) -> bool:
         """Run the bootstrap actions; whether the cluster lives."""
         with self.changed:
-            if self._end is not None:
+            if not self._pause(self._timings.starting_seconds):
                 return False
             self._move_to("BOOTSTRAPPING")
+            if not self._pause(self._timings.bootstrapping_seconds):
+                return False
         instance = self.cluster.list_instances()[0]["Ec2InstanceId"]
         for number, action in enumerate(self.cluster.request.get("BootstrapActions", []), start=1):
             started = time.monotonic()
@@ -156,25 +180,37 @@ class ClusterLife:
                 self._begin_end(End("BOOTSTRAP_FAILURE", message))
 
     def _run_steps(self, node: Node) -> None:
+        """Run steps until the cluster's end, at most StepConcurrencyLevel of them at once."""
+        threads = []
         while (step := self._next_step()) is not None:
-            self._run_step(node, step)
+            thread = threading.Thread(target=self._run_step, args=(node, step), name=step.id, daemon=True)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
 
     def _next_step(self) -> Step | None:
-        """The next step, now RUNNING; waits for one, and gives None at the cluster's end."""
+        """The next step, now RUNNING; waits for one that may run, and gives None at the cluster's end."""
+        idle_since = time.monotonic()
         with self.changed:
-            idle_since = time.monotonic()
             while self._end is None:
-                pending = next((step for step in self.cluster.steps if step.state == "PENDING"), None)
-                if pending is not None:
+                running = [step for step in self.cluster.steps if step.state in ("RUNNING", "CANCEL_PENDING")]
+                pending = [step for step in self.cluster.steps if step.state == "PENDING"]
+                if pending and len(running) < self.cluster.step_concurrency_level:
                     if self.cluster.state != "RUNNING":
                         self._move_to("RUNNING")
-                    pending.move_to("RUNNING")
-                    return pending
+                    pending[0].move_to("RUNNING")
+                    return pending[0]
+                if running:
+                    idle_since = time.monotonic()
+                    self.changed.wait()
+                    continue
                 if not self.cluster.keep_alive:
                     self._begin_end(STEPS_COMPLETED)
                     break
                 if self.cluster.state != "WAITING":
                     self._move_to("WAITING")
+                    idle_since = time.monotonic()
                 idle_timeout = self.cluster.idle_timeout_seconds
                 left = None if idle_timeout is None else idle_since + idle_timeout - time.monotonic()
                 if left is not None and left <= 0:
@@ -184,6 +220,14 @@ class ClusterLife:
             return None
 
     def _run_step(self, node: Node, step: Step) -> None:
+        try:
+            self._execute(node, step)
+        except Exception:
+            self._fail_internally()
+        with self.changed:
+            self.changed.notify_all()
+
+    def _execute(self, node: Node, step: Step) -> None:
         config = step.config
         log.info("cluster %s: step %s %s: RUNNING", self.cluster.id, step.id, config["Name"])
         started = time.monotonic()

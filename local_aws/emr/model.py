@@ -116,12 +116,14 @@ class Cluster:
     tags: dict[str, str] = field(default_factory=dict)
     termination_protected: bool = False
     idle_timeout_seconds: int | None = None
+    step_concurrency_level: int = 1
     timeline: Wire = field(default_factory=lambda: {"CreationDateTime": now()})
 
     def __post_init__(self) -> None:
         self.steps = [Step(config) for config in self.request.get("Steps", [])]
         self.tags = {tag["Key"]: tag.get("Value", "") for tag in self.request.get("Tags", [])}
         self.termination_protected = self.instances.get("TerminationProtected", False)
+        self.step_concurrency_level = self.request.get("StepConcurrencyLevel", 1)
         self.idle_timeout_seconds = self.request.get("AutoTerminationPolicy", {}).get("IdleTimeout")
 
     @property
@@ -205,7 +207,7 @@ class Cluster:
             "Applications": self.request.get("Applications", []),
             "Tags": [{"Key": key, "Value": value} for key, value in self.tags.items()],
             "MasterPublicDnsName": "localhost",
-            "StepConcurrencyLevel": self.request.get("StepConcurrencyLevel", 1),
+            "StepConcurrencyLevel": self.step_concurrency_level,
         }
 
     def groups(self) -> list[Wire]:

@@ -3,7 +3,7 @@
 import logging
 
 from local_aws.emr.errors import NoSuchCluster
-from local_aws.emr.life import SERVER_STOPPED, ClusterLife
+from local_aws.emr.life import SERVER_STOPPED, ClusterLife, Timings
 from local_aws.emr.model import Cluster
 from local_aws.emr.runner import Runner
 
@@ -13,13 +13,14 @@ log = logging.getLogger(__name__)
 class Emr:
     """Everything that the operations know of: `lives` are the clusters by their id, oldest first."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, timings: Timings) -> None:
         self._runner = runner
+        self._timings = timings
         self.lives: dict[str, ClusterLife] = {}
 
     def start(self, cluster: Cluster) -> Cluster:
         """Let a new cluster live."""
-        life = self.lives[cluster.id] = ClusterLife(cluster, self._runner)
+        life = self.lives[cluster.id] = ClusterLife(cluster, self._runner, self._timings)
         log.info("cluster %s: STARTING %s", cluster.id, cluster.request["Name"])
         life.start()
         return cluster

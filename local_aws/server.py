@@ -1,22 +1,27 @@
 """One HTTP server for all services: requests for EMR go to our EMR, all others to moto."""
 
+import logging
 import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from local_aws import page
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.life import Timings
 from local_aws.emr.runner import Runner
 from local_aws.emr.service import Emr
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 
@@ -40,21 +45,51 @@ def comes_from_a_web_page(environ: WSGIEnvironment) -> bool:
     return "HTTP_ORIGIN" in environ or not (name in (HOST, "localhost") or name.endswith(".localhost"))
 
 
+def operation(environ: WSGIEnvironment) -> str:
+    """What a request asks for: the operation where its header names one, else method and path.
+
+    >>> operation({"HTTP_X_AMZ_TARGET": "ElasticMapReduce.RunJobFlow"})
+    'ElasticMapReduce.RunJobFlow'
+    >>> operation({"REQUEST_METHOD": "PUT", "PATH_INFO": "/bucket/key"})
+    'PUT /bucket/key'
+    """
+    target: str = environ.get("HTTP_X_AMZ_TARGET", "")
+    return target or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+
+
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
 
-    def __init__(self, emr: EmrApi) -> None:
+    def __init__(self, emr: Emr, data: Path) -> None:
         super().__init__(create_backend_app)
         self._emr = emr
+        self._api = EmrApi(emr)
+        self._data = data
         # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = time.perf_counter()
+        status = "no answer"
+
+        def note_status(line: str, *arguments: Any) -> Callable[[bytes], object]:
+            nonlocal status
+            status = line.partition(" ")[0]
+            return start_response(line, *arguments)
+
+        try:
+            return self._answer(environ, note_status)
+        finally:
+            log.info("%s %s %.1f ms", operation(environ), status, 1000 * (time.perf_counter() - began))
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if comes_from_a_web_page(environ):
             refusal = Response("local_aws answers programs on this machine, no web pages\n", status=403)
             return refusal(environ, start_response)
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
-            return self._emr.respond(Request(environ))(environ, start_response)
+            return self._api.respond(Request(environ))(environ, start_response)
+        if page.is_for_a_person(Request(environ)):
+            return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
         answer: Iterable[bytes] = super().__call__(environ, start_response)
         return answer
 
@@ -76,7 +111,7 @@ class LocalAws:
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
         self.emr = Emr(Runner(data.absolute(), self.endpoint_url), timings)
-        self._server.app = Dispatcher(EmrApi(self.emr))
+        self._server.app = Dispatcher(self.emr, data.absolute())
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/python
 # The wheels are for the nodes: EMR 7's Amazon Linux 2023 on x86_64 has glibc 2.34.
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
-CODE := bootstrap dags demo infra local_aws plugins spark tests
+CODE := benchmarks bootstrap dags demo infra local_aws plugins spark tests
 
 .DEFAULT_GOAL := help
 

@@ -1,0 +1,1 @@
+"""What is claimed about speed, measured: each program writes its figures beside itself."""

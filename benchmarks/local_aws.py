@@ -1,0 +1,94 @@
+"""How fast the local AWS answers, beside stock moto, in alternation on one machine: `python -m benchmarks.local_aws`.
+
+Writes benchmarks/local_aws.json with every round and prints the medians. Each server is a process of its own; a client
+sends one request after the other over one connection.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from demo import stack
+
+OBJECT = os.urandom(5_000)
+OBJECTS = 500
+DESCRIPTIONS = 1_000
+ROUNDS = 5
+TARGET = Path(__file__).with_suffix(".json")
+
+
+@contextmanager
+def serving(module: str) -> Iterator[str]:
+    """A server as a process; gives its endpoint URL."""
+    port = stack.free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = {
+            "local_aws": ["--port", str(port), "--data", folder],
+            "moto.server": ["--host", "127.0.0.1", "--port", str(port)],
+        }
+        log_file = Path(folder) / "log"
+        with stack.running([sys.executable, "-m", module, *arguments[module]], log_file, os.environ) as process:
+            stack.wait_for_port(port, process, log_file)
+            yield f"http://127.0.0.1:{port}"
+
+
+def per_second(count: int, call: Callable[[int], object]) -> float:
+    """How many calls are done in a second."""
+    began = time.perf_counter()
+    for number in range(count):
+        call(number)
+    return count / (time.perf_counter() - began)
+
+
+def measure_s3(url: str, round_number: int) -> dict[str, float]:
+    """PUT and GET of 5 KB objects, a second."""
+    s3 = stack.client("s3", url)
+    bucket = f"round-{round_number}"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": stack.REGION})
+    return {
+        "put": per_second(OBJECTS, lambda number: s3.put_object(Bucket=bucket, Key=str(number), Body=OBJECT)),
+        "get": per_second(OBJECTS, lambda number: s3.get_object(Bucket=bucket, Key=str(number))["Body"].read()),
+    }
+
+
+def measure_describe(url: str) -> float:
+    """DescribeCluster, a second."""
+    emr = stack.client("emr", url)
+    cluster_id = emr.run_job_flow(
+        Name="benchmark",
+        ReleaseLabel="emr-7.14.0",
+        Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
+    )["JobFlowId"]
+    return per_second(DESCRIPTIONS, lambda _: emr.describe_cluster(ClusterId=cluster_id))
+
+
+def main() -> None:
+    """Measure, write, print."""
+    ours: list[dict[str, float]] = []
+    moto: list[dict[str, float]] = []
+    with serving("local_aws") as our_url, serving("moto.server") as moto_url:
+        for number in range(ROUNDS):
+            ours.append({**measure_s3(our_url, number), "describe_cluster": measure_describe(our_url)})
+            moto.append(measure_s3(moto_url, number))
+    result = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        **{
+            f"{name}_vs_moto": round(statistics.median(a[name] / b[name] for a, b in zip(ours, moto, strict=True)), 2)
+            for name in ("put", "get")
+        },
+        "describe_cluster_per_second": round(statistics.median(one["describe_cluster"] for one in ours)),
+        "rounds": {"ours": ours, "moto": moto},
+    }
+    TARGET.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

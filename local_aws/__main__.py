@@ -1,13 +1,19 @@
-"""`python -m local_aws --port 5000 --data DIR`: serve until SIGINT or SIGTERM, then end every cluster and leave."""
+"""`python -m local_aws --port 5000 --data DIR`: serve until SIGINT or SIGTERM, then end every cluster and leave.
+
+Steps run on the Spark master that the variable LOCAL_EMR_MASTER names: local[*] if it is not set, or
+local-cluster[EXECUTORS,CORES,MB] for executors in processes of their own.
+"""
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
 from local_aws.emr.life import Timings
+from local_aws.emr.node import DEFAULT_MASTER, checked_master
 from local_aws.server import LocalAws
 
 log = logging.getLogger("local_aws")
@@ -22,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         help_text = f"how long a cluster stays {state.upper()}, besides what it does there (default 0)"
         parser.add_argument(f"--{state}-seconds", type=float, default=0, help=help_text)
     arguments = parser.parse_args(argv)
+    try:
+        master = checked_master(os.environ.get("LOCAL_EMR_MASTER", DEFAULT_MASTER))
+    except ValueError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("werkzeug", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -31,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         timings = Timings(arguments.starting_seconds, arguments.bootstrapping_seconds, arguments.terminating_seconds)
-        server = LocalAws(arguments.data, arguments.port, timings)
+        server = LocalAws(arguments.data, arguments.port, timings, master)
     except OSError as error:
         log.error("cannot listen on 127.0.0.1:%d: %s; choose another --port", arguments.port, error)
         return 1

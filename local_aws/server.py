@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,10 +16,15 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from local_aws import page
+from local_aws.admin import Admin, is_for_admin
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
+from local_aws.emr.harm import doom
 from local_aws.emr.life import Timings
+from local_aws.emr.node import DEFAULT_MASTER
 from local_aws.emr.runner import Runner
 from local_aws.emr.service import Emr
+from local_aws.faults import Faults
+from local_aws.faulty import answer_with_faults
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +65,13 @@ def operation(environ: WSGIEnvironment) -> str:
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
 
-    def __init__(self, emr: Emr, data: Path) -> None:
+    def __init__(self, emr: Emr, data: Path, faults: Faults) -> None:
         super().__init__(create_backend_app)
         self._emr = emr
         self._api = EmrApi(emr)
         self._data = data
+        self._faults = faults
+        self._admin = Admin(faults, emr)
         # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
@@ -86,6 +93,13 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         if comes_from_a_web_page(environ):
             refusal = Response("local_aws answers programs on this machine, no web pages\n", status=403)
             return refusal(environ, start_response)
+        if is_for_admin(environ["PATH_INFO"]):
+            return self._admin.respond(Request(environ))(environ, start_response)
+        if self._faults:
+            return answer_with_faults(self._faults, self._answer_truly, environ, start_response)
+        return self._answer_truly(environ, start_response)
+
+    def _answer_truly(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._api.respond(Request(environ))(environ, start_response)
         if page.is_for_a_person(Request(environ)):
@@ -97,7 +111,13 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
 class LocalAws:
     """The running server; a context manager that ends every cluster when it is left."""
 
-    def __init__(self, data: Path, port: int = 0, timings: Timings = Timings()) -> None:  # noqa: B008  # it is frozen
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        timings: Timings = Timings(),  # noqa: B008  # it is frozen
+        master: str = DEFAULT_MASTER,
+    ) -> None:
         """Listen on 127.0.0.1.
 
         Raises:
@@ -110,8 +130,10 @@ class LocalAws:
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
-        self.emr = Emr(Runner(data.absolute(), self.endpoint_url), timings)
-        self._server.app = Dispatcher(self.emr, data.absolute())
+        self.emr = Emr(Runner(data.absolute(), self.endpoint_url, master), timings)
+        self._faults = Faults()
+        self.emr.before_start = partial(doom, self._faults)
+        self._server.app = Dispatcher(self.emr, data.absolute(), self._faults)
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
     def __enter__(self) -> Self:
@@ -121,6 +143,7 @@ class LocalAws:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._faults.remove()  # and let go of what they hold
         self.emr.shutdown()
         self._server.shutdown()
         self._thread.join()

@@ -12,7 +12,15 @@ from werkzeug.wrappers import Request, Response
 from local_aws.emr.checks import check_parameters
 from local_aws.emr.errors import EmrError, UnknownOperation, ValidationFailed
 from local_aws.emr.model import Wire
-from local_aws.emr.operations import clusters, handlers, instances, steps  # noqa: F401  # they register themselves
+from local_aws.emr.operations import (  # noqa: F401  # they register themselves
+    clusters,
+    handlers,
+    instances,
+    policies,
+    releases,
+    security,
+    steps,
+)
 from local_aws.emr.service import Emr
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,42 @@ class NoSuchStep(EmrError):
         super().__init__(f"Step id '{step_id}' is not valid.")
 
 
+class NoSuchPool(EmrError):
+    """EMR's answer to an unknown id of an instance group or fleet."""
+
+    def __init__(self, pool_id: str) -> None:
+        kind = "Instance fleet" if pool_id.startswith("if-") else "Instance group"
+        super().__init__(f"{kind} id '{pool_id}' is not valid.")
+
+
+class NoSuchSecurityConfiguration(EmrError):
+    """EMR's answer to an unknown security configuration."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Security configuration with name '{name}' does not exist.")
+
+
+class InvalidMarker(EmrError):
+    """A marker that no page of this list ended with."""
+
+    def __init__(self, marker: str) -> None:
+        super().__init__(f"Marker '{marker}' is not valid.")
+
+
+class WrongCollection(EmrError):
+    """An operation on instance groups for a cluster of fleets, or the other way round."""
+
+    def __init__(self, operation: str, other: str, *, uses_fleets: bool) -> None:
+        uses = "instance fleets" if uses_fleets else "instance groups"
+        super().__init__(
+            "Instance fleets and instance groups are mutually exclusive. The EMR cluster specified in the request uses "
+            f"{uses}. The {operation} operation does not support clusters that use {uses}. Use the {other} operation "
+            "instead."
+        )
+
+
 class ClusterIsOver(ValidationFailed):
-    """Steps for a cluster that is terminated or about to be."""
+    """Steps or changes for a cluster that is terminated or about to be."""
 
     def __init__(self, cluster_id: str, state: str) -> None:
         super().__init__(

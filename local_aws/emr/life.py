@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from local_aws.emr.errors import ClusterIsOver, Protected
@@ -52,6 +52,8 @@ class ClusterLife:
         self._runner = runner
         self._end: End | None = None
         self._hurried = False
+        self.processes: dict[str, Process] = {}  # by step
+        self.on_state: Callable[[str], None] = lambda _: None
         self._thread = threading.Thread(target=self._live, name=cluster.id, daemon=True)
 
     def start(self) -> None:
@@ -113,6 +115,7 @@ class ClusterLife:
         self.cluster.move_to(state)
         log.info("cluster %s: %s %s", self.cluster.id, state, self.cluster.reason.get("Message", ""))
         self.changed.notify_all()
+        self.on_state(state)
 
     def _live(self) -> None:
         try:
@@ -266,6 +269,10 @@ class ClusterLife:
 
     def _wait(self, process: Process, step: Step | None) -> int | None:
         """The exit code; None when the cluster's end or the step's cancelling killed the command."""
+        if step is not None:
+            with self.changed:
+                self.processes[step.id] = process
+                self.changed.notify_all()
         while (code := process.wait(POLL_SECONDS)) is None:
             with self.changed:
                 stop = self._end is not None or (step is not None and step.state == "CANCEL_PENDING")

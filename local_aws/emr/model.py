@@ -5,7 +5,9 @@ import string
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+
+from local_aws.emr.hardware import Pool, make_pools
+from local_aws.emr.hardware import Wire as Wire
 
 _AFTER_START = ("TERMINATING", "TERMINATED_WITH_ERRORS")
 CLUSTER_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
@@ -28,8 +30,7 @@ STEP_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
 ACTIVE_STEP_STATES = ("PENDING", "RUNNING", "CANCEL_PENDING")
 # What ends a cluster as TERMINATED; every other code ends it as TERMINATED_WITH_ERRORS.
 CLEAN_ENDS = ("USER_REQUEST", "ALL_STEPS_COMPLETED")
-
-Wire = dict[str, Any]
+DEFAULT_IDLE_TIMEOUT_SECONDS = 3600
 
 
 class IllegalTransition(AssertionError):
@@ -114,17 +115,28 @@ class Cluster:
     error_details: list[Wire] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    pools: list[Pool] = field(default_factory=list)
     termination_protected: bool = False
-    idle_timeout_seconds: int | None = None
+    keep_alive: bool = False
+    visible_to_all_users: bool = True
+    unhealthy_node_replacement: bool = False
     step_concurrency_level: int = 1
+    idle_timeout_seconds: int | None = None
+    managed_scaling_policy: Wire | None = None
     timeline: Wire = field(default_factory=lambda: {"CreationDateTime": now()})
 
     def __post_init__(self) -> None:
         self.steps = [Step(config) for config in self.request.get("Steps", [])]
         self.tags = {tag["Key"]: tag.get("Value", "") for tag in self.request.get("Tags", [])}
+        self.pools = make_pools(self.id, self.instances)
         self.termination_protected = self.instances.get("TerminationProtected", False)
+        # Whether the cluster waits for further steps.
+        self.keep_alive = self.instances.get("KeepJobFlowAliveWhenNoSteps", False)
+        self.visible_to_all_users = self.request.get("VisibleToAllUsers", True)
+        self.unhealthy_node_replacement = self.instances.get("UnhealthyNodeReplacement", False)
         self.step_concurrency_level = self.request.get("StepConcurrencyLevel", 1)
-        self.idle_timeout_seconds = self.request.get("AutoTerminationPolicy", {}).get("IdleTimeout")
+        self.managed_scaling_policy = self.request.get("ManagedScalingPolicy")
+        self.set_idle_timeout(self.request.get("AutoTerminationPolicy"))
 
     @property
     def instances(self) -> Wire:
@@ -133,9 +145,9 @@ class Cluster:
         return instances
 
     @property
-    def keep_alive(self) -> bool:
-        """Whether the cluster waits for further steps."""
-        return bool(self.instances.get("KeepJobFlowAliveWhenNoSteps", False))
+    def uses_fleets(self) -> bool:
+        """Whether the cluster is made of instance fleets; else it is of instance groups."""
+        return self.pools[0].is_fleet
 
     @property
     def over(self) -> bool:
@@ -151,6 +163,11 @@ class Cluster:
     def arn(self) -> str:
         """The cluster's ARN, in moto's account."""
         return f"arn:aws:elasticmapreduce:{self.region}:123456789012:cluster/{self.id}"
+
+    def set_idle_timeout(self, policy: Wire | None) -> None:
+        """Take an AutoTerminationPolicy, or none."""
+        given = None if policy is None else policy.get("IdleTimeout", DEFAULT_IDLE_TIMEOUT_SECONDS)
+        self.idle_timeout_seconds = given
 
     def move_to(self, state: str) -> None:
         """Take a new state; the reason stays until it is set anew.
@@ -188,7 +205,10 @@ class Cluster:
 
     def describe(self) -> Wire:
         """The Cluster of DescribeCluster."""
-        same = ("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole")
+        same = (
+            *("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole"),
+            *("ScaleDownBehavior", "EbsRootVolumeSize", "CustomAmiId", "OSReleaseLabel"),
+        )
         subnets = [self.instances["Ec2SubnetId"]] if "Ec2SubnetId" in self.instances else []
         subnets = subnets or self.instances.get("Ec2SubnetIds", [])
         return {
@@ -199,57 +219,26 @@ class Cluster:
                 "RequestedEc2SubnetIds": subnets,
                 **({"Ec2SubnetId": subnets[0]} if subnets else {}),
             },
-            "InstanceCollectionType": "INSTANCE_FLEET" if "InstanceFleets" in self.instances else "INSTANCE_GROUP",
+            "InstanceCollectionType": "INSTANCE_FLEET" if self.uses_fleets else "INSTANCE_GROUP",
             "RequestedAmiVersion": "",
             "AutoTerminate": not self.keep_alive,
             "TerminationProtected": self.termination_protected,
-            "VisibleToAllUsers": self.request.get("VisibleToAllUsers", True),
+            "VisibleToAllUsers": self.visible_to_all_users,
+            "UnhealthyNodeReplacement": self.unhealthy_node_replacement,
             "Applications": self.request.get("Applications", []),
             "Tags": [{"Key": key, "Value": value} for key, value in self.tags.items()],
             "MasterPublicDnsName": "localhost",
             "StepConcurrencyLevel": self.step_concurrency_level,
         }
 
-    def groups(self) -> list[Wire]:
-        """The instances as the request names them: groups, fleets, or two types and a count."""
-        if "InstanceFleets" in self.instances:
-            return [
-                {
-                    "InstanceRole": fleet["InstanceFleetType"],
-                    "InstanceType": fleet.get("InstanceTypeConfigs", [{}])[0].get("InstanceType"),
-                    "InstanceCount": fleet.get("TargetOnDemandCapacity", 0) + fleet.get("TargetSpotCapacity", 0),
-                }
-                for fleet in self.instances["InstanceFleets"]
-            ]
-        if "InstanceGroups" in self.instances:
-            groups: list[Wire] = self.instances["InstanceGroups"]
-            return groups
-        count = self.instances.get("InstanceCount", 1)
-        master = {
-            "InstanceRole": "MASTER",
-            "InstanceType": self.instances.get("MasterInstanceType"),
-            "InstanceCount": 1,
-        }
-        slave = {"InstanceRole": "CORE", "InstanceType": self.instances.get("SlaveInstanceType")}
-        return [master, *([{**slave, "InstanceCount": count - 1}] if count > 1 else [])]
-
     def list_instances(self, roles: Collection[str] = ()) -> list[Wire]:
-        """The Instances of ListInstances, of some roles or of all; ids are derived, so that they stay the same."""
+        """The Instances of ListInstances, of some roles or of all."""
         state = {"STARTING": "PROVISIONING", "BOOTSTRAPPING": "BOOTSTRAPPING"}.get(self.state, "RUNNING")
-        listed = []
-        for number, group in enumerate(self.groups()):
-            if roles and group["InstanceRole"] not in roles:
-                continue
-            for index in range(group.get("InstanceCount", 1)):
-                listed.append(
-                    {
-                        "Id": f"ci-{self.id[2:]}{number}{index}",
-                        "Ec2InstanceId": f"i-{self.id[2:].lower()}{number}{index}",
-                        "PrivateIpAddress": "127.0.0.1",
-                        "Status": {"State": "TERMINATED" if self.over else state, "Timeline": self.timeline},
-                        "InstanceGroupId": f"ig-{self.id[2:]}{number}",
-                        "Market": group.get("Market", "ON_DEMAND"),
-                        "InstanceType": group.get("InstanceType") or "",
-                    }
-                )
-        return listed
+        state = "TERMINATED" if self.over else state
+        pools = [pool for pool in self.pools if not roles or pool.role in roles]
+        return [instance for pool in pools for instance in pool.list_instances(state, self.timeline)]
+
+    def list_pools(self) -> list[Wire]:
+        """The InstanceGroups of ListInstanceGroups, or the InstanceFleets of ListInstanceFleets."""
+        states = {"STARTING": "PROVISIONING", "TERMINATED_WITH_ERRORS": "TERMINATED", "WAITING": "RUNNING"}
+        return [pool.describe(states.get(self.state, self.state), self.timeline) for pool in self.pools]

@@ -18,6 +18,8 @@ import pyspark
 
 from local_aws.emr.process import Process
 
+DEFAULT_MASTER = "local[*]"
+
 # Neither the inside of a longer path or of another URI than file://, nor a folder that only begins alike.
 _NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
 # What only YARN understands: on this machine Spark is its own resource manager.
@@ -77,7 +79,24 @@ class Node:
         return Process(command, self.environment(), self.root / "home/hadoop", logs)
 
 
-def make_node(root: Path, endpoint_url: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
+def checked_master(master: str) -> str:
+    """A Spark master that starts its executors itself, on this machine.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if re.fullmatch(r"local(\[(\*|\d+)\])?|local-cluster\[\d+,\d+,\d+\]", master) is None:
+        raise ValueError(f"LOCAL_EMR_MASTER is {master!r}: give local[N], local[*] or local-cluster[COUNT,CORES,MB]")
+    return master
+
+
+def make_node(
+    root: Path,
+    endpoint_url: str,
+    region: str,
+    configurations: Sequence[Mapping[str, Any]],
+    master: str = DEFAULT_MASTER,
+) -> Node:
     """Make the root folder of a node, with the programs and the Spark settings that EMR provides."""
     for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -87,7 +106,7 @@ def make_node(root: Path, endpoint_url: str, region: str, configurations: Sequen
     base_python = getattr(sys, "_base_executable", sys.executable)
     programs = {
         "aws": f'exec {shlex.quote(sys.executable)} -m awscli "$@"',
-        "python3.11": f'exec {shlex.quote(base_python)} "$@"',
+        **dict.fromkeys(("python3", "python3.11"), f'exec {shlex.quote(base_python)} "$@"'),
         "sudo": 'exec "$@"',
         "spark-submit": f'exec {shlex.quote(str(Path(pyspark.__file__).parent / "bin/spark-submit"))} "$@"',
     }
@@ -95,11 +114,13 @@ def make_node(root: Path, endpoint_url: str, region: str, configurations: Sequen
         program = root / "usr/bin" / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
-    settings = _spark_defaults(root, endpoint_url) | {
-        key: node.localise(value)
-        for key, value in _properties(configurations, "spark-defaults").items()
-        if not _is_for_yarn(key)
+    # Hadoop's own settings reach Spark under a prefix.
+    given = {f"spark.hadoop.{key}": value for key, value in _properties(configurations, "core-site").items()}
+    given |= {
+        key: value for key, value in _properties(configurations, "spark-defaults").items() if not _is_for_yarn(key)
     }
+    settings = _spark_defaults(root, endpoint_url) | {"spark.master": master}
+    settings |= {key: node.localise(value) for key, value in given.items()}
     text = "".join(f"{key} {value}\n" for key, value in settings.items())
     (root / "etc/spark/conf/spark-defaults.conf").write_text(text)
     return node
@@ -109,7 +130,6 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
     # S3A stands for EMR's own file system, as it does on EMR from 7.10 on.
     jars = ":".join(str(jar) for jar in s3a_jars())
     return {
-        "spark.master": "local[*]",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",

@@ -50,6 +50,13 @@ class Process:
         self._end_group()  # with what the command left in it
         return code
 
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal to the whole process group; whether the command still ran."""
+        if self._popen.poll() is not None:
+            return False
+        self._kill(number)
+        return True
+
     def kill(self) -> None:
         """End the whole process group: politely, then by force."""
         self._kill(signal.SIGTERM)

@@ -19,13 +19,15 @@ log = logging.getLogger(__name__)
 class Runner:
     """Makes nodes below a folder, and fetches from and uploads to the S3 of this server."""
 
-    def __init__(self, data: Path, endpoint_url: str) -> None:
+    def __init__(self, data: Path, endpoint_url: str, master: str) -> None:
         self._data = data
         self._endpoint_url = endpoint_url
+        self._master = master
 
     def make_node(self, cluster_id: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
         """Make the node of a cluster."""
-        return make_node(self._data / "clusters" / cluster_id, self._endpoint_url, region, configurations)
+        root = self._data / "clusters" / cluster_id
+        return make_node(root, self._endpoint_url, region, configurations, self._master)
 
     def start_bootstrap_action(self, node: Node, action: Mapping[str, Any], number: int) -> Process:
         """Fetch the script from S3 and start it.

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from local_aws.client import LocalAwsClient
 from local_aws.server import LocalAws
 from tests.local_aws.user import User
 
@@ -20,3 +21,20 @@ def user(data: Path) -> Iterator[User]:
         user = User(server.endpoint_url)
         user.make_bucket()
         yield user
+
+
+@pytest.fixture(scope="module")
+def own(user: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user of a server of these tests' own, so that their faults strike no others.
+
+    moto's buckets belong to the process: the bucket of the other server is here too.
+    """
+    with LocalAws(tmp_path_factory.mktemp("faulty")) as server:
+        yield User(server.endpoint_url)
+
+
+@pytest.fixture
+def local_aws(own: User) -> Iterator[LocalAwsClient]:
+    client = LocalAwsClient(own.endpoint_url)
+    yield client
+    client.clear()

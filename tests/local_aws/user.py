@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import pytest
+from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -77,6 +79,14 @@ def command(*arguments: str, on_failure: str = "CONTINUE", jar: str = "command-r
 def bash(script: str, on_failure: str = "CONTINUE") -> "StepConfigTypeDef":
     """A step that runs a line of shell."""
     return command("bash", "-c", script, on_failure=on_failure)
+
+
+def refusal(call: "Callable[..., Any]", **parameters: Any) -> tuple[str, str]:
+    """The code and the message of the error that a call gets."""
+    with pytest.raises(ClientError) as refused:
+        call(**parameters)
+    said = refused.value.response["Error"]
+    return said["Code"], said["Message"]
 
 
 class User:

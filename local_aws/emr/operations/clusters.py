@@ -3,13 +3,14 @@
 from local_aws.emr.checks import check_cluster
 from local_aws.emr.model import Cluster, Wire
 from local_aws.emr.operations import operation
+from local_aws.emr.operations.paging import page
 from local_aws.emr.service import Emr
 
 
 @operation("RunJobFlow")
 def run_job_flow(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Make a cluster and let it live."""
-    check_cluster(parameters, region)
+    check_cluster(emr, parameters, region)
     cluster = emr.start(Cluster(parameters, region))
     return {"JobFlowId": cluster.id, "ClusterArn": cluster.arn}
 
@@ -24,18 +25,22 @@ def describe_cluster(emr: Emr, parameters: Wire, region: str) -> Wire:
 
 @operation("ListClusters")
 def list_clusters(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """All clusters of a region, newest first; by state and time of creation."""
+    """The clusters of a region, newest first; by state and time of creation."""
     states = parameters.get("ClusterStates", [])
     after = parameters.get("CreatedAfter", 0)
     before = parameters.get("CreatedBefore", float("inf"))
-    listed = []
+
+    def keep(cluster: Wire) -> bool:
+        created = cluster["Status"]["Timeline"]["CreationDateTime"].timestamp()
+        return after <= created <= before and (not states or cluster["Status"]["State"] in states)
+
+    summaries = []
     for life in reversed(list(emr.lives.values())):
-        with life.changed:
-            cluster = life.cluster
-            created = cluster.timeline["CreationDateTime"].timestamp()
-            if cluster.region == region and after <= created <= before and (not states or cluster.state in states):
-                listed.append(cluster.summary())
-    return {"Clusters": listed}
+        if life.cluster.region == region:
+            with life.changed:
+                summaries.append(life.cluster.summary())
+    listed, more = page(summaries, parameters.get("Marker"), keep)
+    return {"Clusters": listed, **more}
 
 
 @operation("TerminateJobFlows")

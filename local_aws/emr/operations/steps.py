@@ -1,18 +1,21 @@
 """Steps: add, show, cancel."""
 
-from collections.abc import Iterable
-
+from local_aws.emr.checks import check_steps
 from local_aws.emr.errors import NoSuchStep
 from local_aws.emr.model import Cluster, Step, Wire
 from local_aws.emr.operations import operation
+from local_aws.emr.operations.paging import page
 from local_aws.emr.service import Emr
 
 
 @operation("AddJobFlowSteps")
 def add_job_flow_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Append steps."""
-    steps = emr.life(parameters["JobFlowId"]).add_steps(parameters["Steps"])
-    return {"StepIds": [step.id for step in steps]}
+    """Append steps: all of them, or none when one is refused."""
+    life = emr.life(parameters["JobFlowId"])
+    with life.changed:
+        active = sum(step.active for step in life.cluster.steps)
+        check_steps(parameters["Steps"], life.cluster.step_concurrency_level, active)
+        return {"StepIds": [step.id for step in life.add_steps(parameters["Steps"])]}
 
 
 @operation("DescribeStep")
@@ -29,14 +32,13 @@ def list_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
     life = emr.life(parameters["ClusterId"])
     states, ids = parameters.get("StepStates", []), parameters.get("StepIds", [])
     with life.changed:
-        chosen: Iterable[Step] = reversed(life.cluster.steps)
-        return {
-            "Steps": [
-                step.describe()
-                for step in chosen
-                if (not states or step.state in states) and (not ids or step.id in ids)
-            ]
-        }
+        steps = [step.describe() for step in reversed(life.cluster.steps)]
+    listed, more = page(
+        steps,
+        parameters.get("Marker"),
+        lambda step: (not states or step["Status"]["State"] in states) and (not ids or step["Id"] in ids),
+    )
+    return {"Steps": listed, **more}
 
 
 @operation("CancelSteps")

@@ -5,12 +5,13 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.local_aws.user import User, bash, until
+from tests.local_aws.user import REGION, User, bash, until
 
 
 def ids(user: User, **filters: Any) -> list[str]:
     """The clusters that ListClusters gives."""
-    return [cluster["Id"] for cluster in user.emr.list_clusters(**filters)["Clusters"]]
+    pages = user.emr.get_paginator("list_clusters").paginate(**filters)
+    return [cluster["Id"] for page in pages for cluster in page["Clusters"]]
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +74,21 @@ def test_a_listed_cluster_is_the_described_one(user: User, ended: str) -> None:
 
 
 def test_a_described_cluster_shows_what_it_was_asked_for(user: User) -> None:
+    session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
+    iam = session.client("iam", endpoint_url=user.endpoint_url)
+    iam.create_role(RoleName="a-service-role", AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName="a-profile")
+    subnet = session.client("ec2", endpoint_url=user.endpoint_url).describe_subnets()["Subnets"][0]["SubnetId"]
     asked: dict[str, Any] = {
         "Name": "as asked for",
         "Applications": [{"Name": "Spark"}],
         "ServiceRole": "a-service-role",
         "Configurations": [{"Classification": "spark-defaults", "Properties": {"spark.x": "1"}}],
     }
-    cluster = user.cluster(user.start(**asked, JobFlowRole="a-profile", Instances={"Ec2SubnetId": "subnet-1"}))
+    cluster = user.cluster(user.start(**asked, JobFlowRole="a-profile", Instances={"Ec2SubnetId": subnet}))
     assert {key: cluster.get(key) for key in asked} == asked
     assert cluster["Ec2InstanceAttributes"]["IamInstanceProfile"] == "a-profile"
-    assert cluster["Ec2InstanceAttributes"]["Ec2SubnetId"] == "subnet-1"
+    assert cluster["Ec2InstanceAttributes"]["Ec2SubnetId"] == subnet
     assert (cluster["ReleaseLabel"], cluster["AutoTerminate"]) == ("emr-7.14.0", True)
 
 
@@ -132,11 +138,11 @@ FLEETS = {
     [
         (GROUPS, "INSTANCE_GROUP", ["m5.xlarge", "r5.xlarge", "r5.xlarge"]),
         (FLEETS, "INSTANCE_FLEET", ["m6g.xlarge", "r6g.xlarge", "r6g.xlarge"]),
-        ({"MasterInstanceType": "m5.large", "InstanceCount": 1}, "INSTANCE_GROUP", ["m5.large"]),
+        ({"MasterInstanceType": "m4.large", "InstanceCount": 1}, "INSTANCE_GROUP", ["m4.large"]),
         (
-            {"MasterInstanceType": "m5.large", "SlaveInstanceType": "c5.large", "InstanceCount": 3},
+            {"MasterInstanceType": "m4.large", "SlaveInstanceType": "c5.xlarge", "InstanceCount": 3},
             "INSTANCE_GROUP",
-            ["m5.large", "c5.large", "c5.large"],
+            ["m4.large", "c5.xlarge", "c5.xlarge"],
         ),
     ],
 )

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
+from local_aws.emr import checks
 from tests.local_aws.user import ENDED, User, bash, until, wait_until
+
+
+@pytest.fixture
+def short_idle_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lift EMR's minimum, a minute, as tests have no time to be idle."""
+    monkeypatch.setattr(checks, "MIN_IDLE_TIMEOUT_SECONDS", 0)
 
 
 def states_in_log(caplog: pytest.LogCaptureFixture, cluster_id: str) -> list[str]:
@@ -14,6 +21,7 @@ def states_in_log(caplog: pytest.LogCaptureFixture, cluster_id: str) -> list[str
     return [word for word in words if word.isupper()]
 
 
+@pytest.mark.usefixtures("short_idle_timeouts")
 @pytest.mark.parametrize(
     ("steps", "request_", "states"),
     [
@@ -103,6 +111,7 @@ def test_a_cluster_that_is_kept_alive_takes_steps_until_a_user_ends_it(user: Use
     assert user.end_code(cluster_id) == "USER_REQUEST"
 
 
+@pytest.mark.usefixtures("short_idle_timeouts")
 def test_an_idle_cluster_ends_by_itself_and_a_working_one_is_not_idle(user: User) -> None:
     policy = {"IdleTimeout": 1}
     cluster_id = user.run(bash("sleep 1.2"), keep_alive=True, AutoTerminationPolicy=policy)

@@ -97,6 +97,25 @@ def test_spark_defaults_obey_the_classification_but_not_what_is_for_yarn(tmp_pat
     assert "spark.executor.cores" not in found
 
 
+def test_core_site_becomes_settings_of_hadoop(tmp_path: Path) -> None:
+    properties = {"fs.s3a.threads.max": "7", "fs.s3a.endpoint": "http://elsewhere"}
+    found = defaults(make_node(tmp_path, {"Classification": "core-site", "Properties": properties}))
+    assert found["spark.hadoop.fs.s3a.threads.max"] == "7"
+    assert found["spark.hadoop.fs.s3a.endpoint"] == "http://elsewhere"
+
+
+@pytest.mark.parametrize("master", ["local", "local[*]", "local[2]", "local-cluster[2,1,1024]"])
+def test_a_master_on_this_machine_can_be_chosen(tmp_path: Path, master: str) -> None:
+    node = nodes.make_node(tmp_path, "http://127.0.0.1:1", "eu-west-1", [], nodes.checked_master(master))
+    assert defaults(node)["spark.master"] == master
+
+
+@pytest.mark.parametrize("master", ["yarn", "spark://somewhere:7077", "local-cluster[2,1]", "local[x]", ""])
+def test_another_master_is_refused_with_the_way_out(master: str) -> None:
+    with pytest.raises(ValueError, match=r"LOCAL_EMR_MASTER is .*: give local\[N\]"):
+        nodes.checked_master(master)
+
+
 def test_spark_reaches_this_servers_s3_and_listens_on_this_machine_only(tmp_path: Path) -> None:
     found = defaults(make_node(tmp_path))
     assert found["spark.hadoop.fs.s3a.endpoint"] == "http://127.0.0.1:1"
@@ -116,7 +135,13 @@ def test_only_the_exports_of_spark_env_become_the_environment(tmp_path: Path) ->
 
 def test_a_nodes_programs_can_be_run(tmp_path: Path) -> None:
     programs = make_node(tmp_path).root / "usr/bin"
-    assert sorted(program.name for program in programs.iterdir()) == ["aws", "python3.11", "spark-submit", "sudo"]
+    assert sorted(program.name for program in programs.iterdir()) == [
+        "aws",
+        "python3",
+        "python3.11",
+        "spark-submit",
+        "sudo",
+    ]
     assert all(os.access(program, os.X_OK) for program in programs.iterdir())
 
 

@@ -1,0 +1,109 @@
+"""What a cluster is made of: instance groups, or instance fleets. They are shown as asked for; all are this machine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Wire = dict[str, Any]
+
+
+@dataclass
+class Pool:
+    """An instance group or an instance fleet; `config` is its InstanceGroupConfig or InstanceFleetConfig."""
+
+    cluster_id: str
+    number: int
+    is_fleet: bool
+    config: Wire = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The id, which is derived so that it stays the same."""
+        return f"{'if' if self.is_fleet else 'ig'}-{self.cluster_id[2:]}{self.number}"
+
+    @property
+    def role(self) -> str:
+        """MASTER, CORE or TASK."""
+        role: str = self.config["InstanceFleetType" if self.is_fleet else "InstanceRole"]
+        return role
+
+    @property
+    def types(self) -> list[str]:
+        """The instance types that it may have."""
+        configs = self.config.get("InstanceTypeConfigs", []) if self.is_fleet else [self.config]
+        return [config["InstanceType"] for config in configs if config.get("InstanceType")]
+
+    @property
+    def markets(self) -> list[str]:
+        """The market of each instance. A fleet's are all of its first type, as many as make up its capacity."""
+        if not self.is_fleet:
+            return [self.config.get("Market", "ON_DEMAND")] * int(self.config.get("InstanceCount", 1))
+        weight = max(1, self.config.get("InstanceTypeConfigs", [{}])[0].get("WeightedCapacity", 1))
+        on_demand, spot = (
+            -(-self.config.get(key, 0) // weight) for key in ("TargetOnDemandCapacity", "TargetSpotCapacity")
+        )
+        return ["ON_DEMAND"] * on_demand + ["SPOT"] * spot
+
+    def describe(self, state: str, timeline: Wire) -> Wire:
+        """The InstanceGroup of ListInstanceGroups, or the InstanceFleet of ListInstanceFleets."""
+        status = {"State": state, "StateChangeReason": {}, "Timeline": timeline}
+        same = ("Name", "BidPrice", "Configurations", "CustomAmiId", "LaunchSpecifications", "ResizeSpecifications")
+        shown = {"Id": self.id, "Status": status, **{key: self.config[key] for key in same if key in self.config}}
+        alive = state == "RUNNING"
+        if self.is_fleet:
+            capacity = {kind: self.config.get(f"Target{kind}Capacity", 0) for kind in ("OnDemand", "Spot")}
+            return {
+                **shown,
+                "InstanceFleetType": self.role,
+                **{f"Target{kind}Capacity": units for kind, units in capacity.items()},
+                **{f"Provisioned{kind}Capacity": units if alive else 0 for kind, units in capacity.items()},
+                "InstanceTypeSpecifications": [
+                    {key: value for key, value in config.items() if key != "EbsConfiguration"}
+                    for config in self.config.get("InstanceTypeConfigs", [])
+                ],
+            }
+        count = self.config.get("InstanceCount", 1)
+        return {
+            **shown,
+            "Market": self.config.get("Market", "ON_DEMAND"),
+            "InstanceGroupType": self.role,
+            **({"InstanceType": self.types[0]} if self.types else {}),
+            "RequestedInstanceCount": count,
+            "RunningInstanceCount": count if alive else 0,
+            "ShrinkPolicy": self.config.get("ShrinkPolicy", {}),
+        }
+
+    def list_instances(self, state: str, timeline: Wire) -> list[Wire]:
+        """The Instances of ListInstances."""
+        return [
+            {
+                "Id": f"ci-{self.cluster_id[2:]}{self.number}{index}",
+                "Ec2InstanceId": f"i-{self.cluster_id[2:].lower()}{self.number}{index}",
+                "PrivateIpAddress": "127.0.0.1",
+                "PrivateDnsName": "localhost",
+                "Status": {"State": state, "StateChangeReason": {}, "Timeline": timeline},
+                "InstanceFleetId" if self.is_fleet else "InstanceGroupId": self.id,
+                "Market": market,
+                "InstanceType": self.types[0] if self.types else "",
+            }
+            for index, market in enumerate(self.markets)
+        ]
+
+
+def make_pools(cluster_id: str, instances: Wire) -> list[Pool]:
+    """The groups or fleets of a RunJobFlow request's Instances, which may also name two types and a count."""
+    if instances.get("InstanceFleets"):
+        return number_pools(cluster_id, instances["InstanceFleets"], is_fleet=True)
+    if instances.get("InstanceGroups"):
+        return number_pools(cluster_id, instances["InstanceGroups"], is_fleet=False)
+    groups = [("MASTER", instances.get("MasterInstanceType"), 1)]
+    count = instances.get("InstanceCount", 1)
+    if count > 1:
+        groups.append(("CORE", instances.get("SlaveInstanceType"), count - 1))
+    configs = [{"InstanceRole": role, "InstanceType": kind, "InstanceCount": number} for role, kind, number in groups]
+    return number_pools(cluster_id, configs, is_fleet=False)
+
+
+def number_pools(cluster_id: str, configs: Iterable[Wire], *, is_fleet: bool, first: int = 0) -> list[Pool]:
+    """Pools of these configs; of the request only copies are kept, as pools change."""
+    return [Pool(cluster_id, number, is_fleet, dict(config)) for number, config in enumerate(configs, start=first)]

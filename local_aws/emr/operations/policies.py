@@ -1,0 +1,113 @@
+"""What may be changed of a living cluster: its policies, its concurrency, and what it does at the end of its steps."""
+
+from local_aws.emr.checks import check_concurrency, check_idle_timeout
+from local_aws.emr.errors import ClusterIsOver
+from local_aws.emr.life import ClusterLife
+from local_aws.emr.model import Wire
+from local_aws.emr.operations import operation
+from local_aws.emr.service import Emr
+
+
+@operation("PutAutoTerminationPolicy")
+def put_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Set how long the cluster may be idle, from when it became so."""
+    policy = parameters.get("AutoTerminationPolicy", {})
+    check_idle_timeout(policy)
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        _refuse_when_ending(life)
+        life.cluster.set_idle_timeout(policy)
+        life.changed.notify_all()
+    return {}
+
+
+@operation("GetAutoTerminationPolicy")
+def get_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """How long the cluster may be idle."""
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        seconds = life.cluster.idle_timeout_seconds
+    return {} if seconds is None else {"AutoTerminationPolicy": {"IdleTimeout": seconds}}
+
+
+@operation("RemoveAutoTerminationPolicy")
+def remove_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Let the cluster be idle for ever."""
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        life.cluster.set_idle_timeout(None)
+        life.changed.notify_all()
+    return {}
+
+
+@operation("PutManagedScalingPolicy")
+def put_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Keep a policy; nothing scales on one machine."""
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        _refuse_when_ending(life)
+        life.cluster.managed_scaling_policy = parameters["ManagedScalingPolicy"]
+    return {}
+
+
+@operation("GetManagedScalingPolicy")
+def get_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """The policy that is kept."""
+    policy = emr.life(parameters["ClusterId"]).cluster.managed_scaling_policy
+    return {} if policy is None else {"ManagedScalingPolicy": policy}
+
+
+@operation("RemoveManagedScalingPolicy")
+def remove_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Forget the policy."""
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        life.cluster.managed_scaling_policy = None
+    return {}
+
+
+@operation("ModifyCluster")
+def modify_cluster(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Set how many steps may run at a time."""
+    check_concurrency(parameters)
+    life = emr.life(parameters["ClusterId"])
+    with life.changed:
+        _refuse_when_ending(life)
+        life.cluster.step_concurrency_level = parameters.get(
+            "StepConcurrencyLevel", life.cluster.step_concurrency_level
+        )
+        life.changed.notify_all()
+        return {"StepConcurrencyLevel": life.cluster.step_concurrency_level}
+
+
+@operation("SetKeepJobFlowAliveWhenNoSteps")
+def set_keep_job_flow_alive_when_no_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Let clusters wait for steps, or end when they have none."""
+    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
+        with life.changed:
+            life.cluster.keep_alive = parameters["KeepJobFlowAliveWhenNoSteps"]
+            life.changed.notify_all()
+    return {}
+
+
+@operation("SetUnhealthyNodeReplacement")
+def set_unhealthy_node_replacement(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Keep whether bad nodes shall be replaced; here there are none."""
+    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
+        with life.changed:
+            life.cluster.unhealthy_node_replacement = parameters["UnhealthyNodeReplacement"]
+    return {}
+
+
+@operation("SetVisibleToAllUsers")
+def set_visible_to_all_users(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Keep who may see clusters; here everybody does."""
+    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
+        with life.changed:
+            life.cluster.visible_to_all_users = parameters["VisibleToAllUsers"]
+    return {}
+
+
+def _refuse_when_ending(life: ClusterLife) -> None:
+    if life.cluster.ending:
+        raise ClusterIsOver(life.cluster.id, life.cluster.state)

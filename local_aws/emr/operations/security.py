@@ -1,0 +1,76 @@
+"""Security configurations, and the account's block of public access: kept and shown, by region."""
+
+import json
+from datetime import datetime
+
+from local_aws.emr.errors import EmrError, NoSuchSecurityConfiguration, ValidationFailed
+from local_aws.emr.model import Wire, now
+from local_aws.emr.operations import operation
+from local_aws.emr.service import Emr
+
+CREATED_BY = "arn:aws:iam::123456789012:root"
+STARTED = now()
+# What EMR blocks in a new account: everything but SSH.
+DEFAULT_BLOCK: Wire = {
+    "BlockPublicSecurityGroupRules": True,
+    "PermittedPublicSecurityGroupRuleRanges": [{"MinRange": 22, "MaxRange": 22}],
+}
+
+
+@operation("CreateSecurityConfiguration")
+def create_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Keep a security configuration; its name must be new and its text JSON."""
+    name, text = parameters["Name"], parameters["SecurityConfiguration"]
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise ValidationFailed(f"Security configuration '{name}' is not JSON: {error}") from error
+    made = {"Name": name, "SecurityConfiguration": text, "CreationDateTime": now()}
+    if emr.security_configurations.setdefault((region, name), made) is not made:
+        raise EmrError(f"SecurityConfiguration with name '{name}' already exists.")
+    return {"Name": name, "CreationDateTime": made["CreationDateTime"]}
+
+
+@operation("DescribeSecurityConfiguration")
+def describe_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """One security configuration."""
+    key = (region, parameters["Name"])
+    if key not in emr.security_configurations:
+        raise NoSuchSecurityConfiguration(parameters["Name"])
+    return emr.security_configurations[key]
+
+
+@operation("ListSecurityConfigurations")
+def list_security_configurations(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """The names of all security configurations of a region, newest first."""
+    kept = [made for (place, _), made in list(emr.security_configurations.items()) if place == region]
+    names = [{"Name": made["Name"], "CreationDateTime": made["CreationDateTime"]} for made in reversed(kept)]
+    return {"SecurityConfigurations": names}
+
+
+@operation("DeleteSecurityConfiguration")
+def delete_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Forget a security configuration."""
+    if emr.security_configurations.pop((region, parameters["Name"]), None) is None:
+        raise NoSuchSecurityConfiguration(parameters["Name"])
+    return {}
+
+
+@operation("GetBlockPublicAccessConfiguration")
+def get_block_public_access_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """The block of a region."""
+    return emr.block_public_access.get(region, _block(DEFAULT_BLOCK, STARTED))
+
+
+@operation("PutBlockPublicAccessConfiguration")
+def put_block_public_access_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Set the block of a region."""
+    emr.block_public_access[region] = _block(parameters["BlockPublicAccessConfiguration"], now())
+    return {}
+
+
+def _block(configuration: Wire, created: datetime) -> Wire:
+    return {
+        "BlockPublicAccessConfiguration": configuration,
+        "BlockPublicAccessConfigurationMetadata": {"CreationDateTime": created, "CreatedByArn": CREATED_BY},
+    }

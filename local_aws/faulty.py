@@ -1,0 +1,89 @@
+"""What the rules for faults do to an HTTP request."""
+
+import contextlib
+import json
+import re
+import socket
+from collections.abc import Iterable
+from typing import Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from werkzeug.wrappers import Request, Response
+
+from local_aws.emr.api import TARGET_PREFIX
+from local_aws.faults import Answer, Faults, Hang, Latency, LoseAnswer
+
+_CREDENTIAL_SERVICE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/")
+_EMR: Final = {
+    "ThrottlingException": (400, "Rate exceeded"),
+    "AccessDeniedException": (400, "User is not authorized to perform: elasticmapreduce:{operation}"),
+    "InternalServerException": (500, "An internal failure occurred"),
+}
+_S3: Final = {
+    "SlowDown": (503, "Please reduce your request rate."),
+    "AccessDenied": (403, "Access Denied"),
+    "InternalError": (500, "We encountered an internal error. Please try again."),
+}
+
+
+def call_of(environ: WSGIEnvironment) -> str | None:
+    """What a request calls, in the words of the rules; None for what no rule can be about.
+
+    >>> call_of({"HTTP_X_AMZ_TARGET": "ElasticMapReduce.AddTags"})
+    'emr:AddTags'
+    >>> call_of({"HTTP_AUTHORIZATION": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-west-1/s3/aws4_request, ..."})
+    's3'
+    """
+    target: str | None = environ.get("HTTP_X_AMZ_TARGET")
+    if target is not None:
+        return f"emr:{target.removeprefix(TARGET_PREFIX)}" if target.startswith(TARGET_PREFIX) else None
+    scope = _CREDENTIAL_SERVICE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return "s3" if scope and scope.group(1) == "s3" else None
+
+
+def answer_with_faults(
+    faults: Faults, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Have a request answered by `app`, unless a fault strikes it.
+
+    Raises:
+        ConnectionAbortedError: the connection is closed and nothing is to be answered; the HTTP server expects it.
+    """
+    call = call_of(environ)
+    for fault in faults.strike(call) if call else ():
+        match fault.rule.effect:
+            case Answer(code):
+                # Its content is to be gone before the answer, or the connection breaks.
+                Request(environ).get_data()
+                return error_response(call or "", code)(environ, start_response)
+            case LoseAnswer():
+                Response.from_app(app, environ, buffered=True).close()
+                _close(environ)
+            case Hang(seconds):
+                Request(environ).get_data()
+                fault.removed.wait(seconds)
+                _close(environ)
+            case Latency(seconds):
+                fault.removed.wait(seconds)
+    return app(environ, start_response)
+
+
+def error_response(call: str, code: str) -> Response:
+    """An error as EMR or S3 answers it."""
+    service, _, operation = call.partition(":")
+    if service == "emr":
+        status, message = _EMR[code]
+        body = json.dumps({"__type": code, "message": message.format(operation=operation)})
+        return Response(body, status=status, content_type="application/x-amz-json-1.1")
+    status, message = _S3[code]
+    names = f"<Code>{code}</Code><Message>{message}</Message><RequestId>local</RequestId><HostId>local_aws</HostId>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{names}</Error>'
+    return Response(body, status=status, content_type="application/xml")
+
+
+def _close(environ: WSGIEnvironment) -> None:
+    # The server would wait for the next request on this connection.
+    connection: socket.socket = environ["werkzeug.socket"]
+    with contextlib.suppress(OSError):  # the client may have gone
+        connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError("a fault takes the answer")

@@ -1,0 +1,97 @@
+"""The real AWS CLI: what a user of `aws emr` types."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.local_aws.user import REGION, User, until
+
+
+def aws(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `aws emr` with nobody's configuration.
+
+    The endpoint is an option, because the commands of `aws emr` overlook AWS_ENDPOINT_URL.
+    """
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "user",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "awscli", "--endpoint-url", user.endpoint_url, "emr", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def answer(ran: "subprocess.CompletedProcess[str]") -> Any:
+    """The JSON that a command printed; nothing, if it has nothing to say."""
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return json.loads(ran.stdout or "null")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _default_roles(user: User) -> None:
+    """What `aws emr create-default-roles` makes, which create-cluster --use-default-roles names."""
+    session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
+    iam = session.client("iam", endpoint_url=user.endpoint_url)
+    iam.create_role(RoleName="EMR_DefaultRole", AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName="EMR_EC2_DefaultRole")
+
+
+def test_a_cluster_from_its_creation_to_its_end(user: User, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    created = answer(
+        aws(
+            user,
+            tmp_path,
+            *("create-cluster", "--name", "by hand", "--release-label", "emr-7.14.0", "--use-default-roles"),
+            *("--applications", "Name=Spark", "--instance-type", "m5.xlarge", "--instance-count", "2"),
+            *("--steps", f'[{{"Name": "go", "Jar": "command-runner.jar", "Args": ["bash", "-c", "{until(go)}"]}}]'),
+            *("--auto-terminate", "--tags", "team=fruit"),
+        )
+    )
+    cluster_id = created["ClusterId"]
+
+    cluster = answer(aws(user, tmp_path, "describe-cluster", "--cluster-id", cluster_id))["Cluster"]
+    assert (cluster["Name"], cluster["Tags"]) == ("by hand", [{"Key": "team", "Value": "fruit"}])
+    assert [group["InstanceGroupType"] for group in cluster["InstanceGroups"]] == ["MASTER", "CORE"]
+    assert cluster["ServiceRole"] == "EMR_DefaultRole"
+
+    step = "Type=CUSTOM_JAR,Name=late,Jar=command-runner.jar,Args=[true]"
+    (step_id,) = answer(aws(user, tmp_path, "add-steps", "--cluster-id", cluster_id, "--steps", step))["StepIds"]
+    go.touch()
+    answer(aws(user, tmp_path, "wait", "cluster-terminated", "--cluster-id", cluster_id))
+    assert user.step(cluster_id, step_id)["Status"]["State"] == "COMPLETED"
+    listed = answer(aws(user, tmp_path, "list-clusters", "--terminated"))["Clusters"]
+    assert cluster_id in [cluster["Id"] for cluster in listed]
+
+
+def test_a_policy_is_put_by_hand(user: User, tmp_path: Path) -> None:
+    cluster_id = user.start(keep_alive=True)
+    policy = ("--auto-termination-policy", "IdleTimeout=120")
+    answer(aws(user, tmp_path, "put-auto-termination-policy", "--cluster-id", cluster_id, *policy))
+    kept = user.emr.get_auto_termination_policy(ClusterId=cluster_id)["AutoTerminationPolicy"]
+    assert kept == {"IdleTimeout": 120}
+
+
+def test_a_refusal_is_told_with_its_name_and_what_is_wrong(user: User, tmp_path: Path) -> None:
+    refused = aws(
+        user,
+        tmp_path,
+        *("create-cluster", "--release-label", "emr-7.14.0", "--use-default-roles"),
+        *("--instance-type", "m5.huge", "--instance-count", "1"),
+    )
+    assert refused.returncode != 0
+    assert "(ValidationException) when calling the RunJobFlow operation: Instance type 'm5.huge'" in refused.stderr

@@ -34,7 +34,7 @@ down: setup ## Stop what `make up` started
 	@$(RUN) -m demo.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests (about eight minutes on two cores)
+test: release-parts ## Run all tests (about nine minutes on two cores)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: lint

@@ -3,9 +3,7 @@
 import signal
 from typing import Final
 
-from local_aws.emr.errors import NoSuchStep
 from local_aws.emr.life import ClusterLife, End
-from local_aws.emr.model import Step
 from local_aws.faults import ENDS, EndCluster, Faults
 
 STEP_START_SECONDS = 10.0
@@ -65,7 +63,7 @@ def kill_step(life: ClusterLife, step_id: str, number: signal.Signals) -> None:
         CannotHarm: the step does not run.
     """
     with life.changed:
-        step = _find_step(life, step_id)
+        step = life.step(step_id)
         # A step is RUNNING a moment before its command has started.
         life.changed.wait_for(lambda: step.state != "RUNNING" or step_id in life.processes, STEP_START_SECONDS)
         if step.state != "RUNNING" or step_id not in life.processes:
@@ -73,10 +71,3 @@ def kill_step(life: ClusterLife, step_id: str, number: signal.Signals) -> None:
         process = life.processes[step_id]
     if not process.send(number):
         raise CannotHarm(f"the command of step {step_id} has just ended")
-
-
-def _find_step(life: ClusterLife, step_id: str) -> Step:
-    for step in life.cluster.steps:
-        if step.id == step_id:
-            return step
-    raise NoSuchStep(step_id)

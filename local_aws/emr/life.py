@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from local_aws.emr.errors import ClusterIsOver, Protected
+from local_aws.emr.errors import ClusterIsOver, NoSuchStep, Protected
 from local_aws.emr.model import CLEAN_ENDS, Cluster, Step, Wire
 from local_aws.emr.node import Node
 from local_aws.emr.process import Process, last_lines
@@ -59,6 +59,17 @@ class ClusterLife:
     def start(self) -> None:
         """Begin to provision."""
         self._thread.start()
+
+    def step(self, step_id: str) -> Step:
+        """One of the cluster's steps.
+
+        Raises:
+            NoSuchStep: the cluster has none with this id.
+        """
+        for step in self.cluster.steps:
+            if step.id == step_id:
+                return step
+        raise NoSuchStep(step_id)
 
     def add_steps(self, configs: Iterable[Wire]) -> list[Step]:
         """Append steps.

@@ -1,8 +1,7 @@
 """Steps: add, show, cancel."""
 
 from local_aws.emr.checks import check_steps
-from local_aws.emr.errors import NoSuchStep
-from local_aws.emr.model import Cluster, Step, Wire
+from local_aws.emr.model import Wire
 from local_aws.emr.operations import operation
 from local_aws.emr.operations.paging import page
 from local_aws.emr.service import Emr
@@ -23,7 +22,7 @@ def describe_step(emr: Emr, parameters: Wire, region: str) -> Wire:
     """One step."""
     life = emr.life(parameters["ClusterId"])
     with life.changed:
-        return {"Step": _find_step(life.cluster, parameters["StepId"]).describe()}
+        return {"Step": life.step(parameters["StepId"]).describe()}
 
 
 @operation("ListSteps")
@@ -47,15 +46,8 @@ def cancel_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
     life = emr.life(parameters["ClusterId"])
     answers = []
     with life.changed:
-        for step in [_find_step(life.cluster, step_id) for step_id in parameters["StepIds"]]:
+        for step in [life.step(step_id) for step_id in parameters["StepIds"]]:
             refused = life.cancel_step(step)
             status = {"Status": "FAILED", "Reason": refused} if refused else {"Status": "SUBMITTED"}
             answers.append({"StepId": step.id, **status})
     return {"CancelStepsInfoList": answers}
-
-
-def _find_step(cluster: Cluster, step_id: str) -> Step:
-    for step in cluster.steps:
-        if step.id == step_id:
-            return step
-    raise NoSuchStep(step_id)

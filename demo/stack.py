@@ -48,7 +48,7 @@ def make_empty(folder: Path, data: Path | None) -> None:
     if data is not None and data.resolve().is_relative_to(folder.resolve()):
         raise FileExistsError(f"{data} lies in {folder}, which is emptied first: copy the images elsewhere")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise FileExistsError(f"{folder} holds something else than an earlier run: give another --folder")
+        raise FileExistsError(f"{folder} holds something else than an earlier run: give another --folder, or delete it")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).touch()

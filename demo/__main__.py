@@ -224,13 +224,13 @@ def table(summary: Mapping[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when the run succeeded and no cluster is left."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of images, a folder per label; default: rendered pictures")
+    parser.add_argument(
+        "--data", type=stack.image_folder, help="folder of images, a folder per label; default: rendered pictures"
+    )
     parser.add_argument("--folder", type=Path, default=stack.ROOT / "build/demo", help="for all that the run leaves")
     parser.add_argument("--build-dir", type=Path, default=stack.ROOT / "build", help="with wheels/ and model/")
     parser.add_argument("--params", type=json.loads, default={}, help="JSON object, as in the UI's trigger form")
     arguments = parser.parse_args(argv)
-    if arguments.data is not None and not arguments.data.is_dir():
-        parser.error(f"there is no folder {arguments.data}: give DATA=FOLDER with a folder of images per label")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     say = Teller()
     try:

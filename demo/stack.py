@@ -1,5 +1,6 @@
 """The local AWS with everything in it that a deployment needs: bucket, roles, release, images."""
 
+import argparse
 import logging
 import os
 import shutil
@@ -37,6 +38,15 @@ STOP_TIMEOUT_SECONDS = 20
 
 class DidNotStart(RuntimeError):
     """A process of ours ended, or does not answer, right after it was started."""
+
+
+def image_folder(text: str) -> Path:
+    """A folder that is there, for argparse."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(
+            f"there is no folder {text}: give DATA=FOLDER with a folder of images per label"
+        )
+    return Path(text)
 
 
 def make_empty(folder: Path, data: Path | None) -> None:

@@ -162,14 +162,14 @@ def main(argv: list[str] | None = None) -> int:
     """Start or stop."""
     parser = argparse.ArgumentParser(prog="python -m demo.up", description=__doc__)
     parser.add_argument("--down", action="store_true", help="stop what an earlier call started")
-    parser.add_argument("--data", type=Path, help="folder of images, a folder per label; default: rendered pictures")
+    parser.add_argument(
+        "--data", type=stack.image_folder, help="folder of images, a folder per label; default: rendered pictures"
+    )
     parser.add_argument("--folder", type=Path, default=stack.ROOT / "build/up", help="for logs, database, clusters")
     parser.add_argument("--build-dir", type=Path, default=stack.ROOT / "build", help="with wheels/ and model/")
     parser.add_argument("--aws-port", type=int, default=5000)
     parser.add_argument("--web-port", type=int, default=8080)
     arguments = parser.parse_args(argv)
-    if arguments.data is not None and not arguments.data.is_dir():
-        parser.error(f"there is no folder {arguments.data}: give DATA=FOLDER with a folder of images per label")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if arguments.down:
         print(f"stopped {down(arguments.folder)} processes")

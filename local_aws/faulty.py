@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import socket
 from collections.abc import Iterable
 from typing import Final
@@ -10,10 +9,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.wrappers import Request, Response
 
-from local_aws.emr.api import TARGET_PREFIX
+from local_aws.emr.api import CREDENTIAL_SCOPE, TARGET_PREFIX
 from local_aws.faults import Answer, Faults, Hang, Latency, LoseAnswer
 
-_CREDENTIAL_SERVICE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/")
 _EMR: Final = {
     "ThrottlingException": (400, "Rate exceeded"),
     "AccessDeniedException": (400, "User is not authorized to perform: elasticmapreduce:{operation}"),
@@ -37,8 +35,8 @@ def call_of(environ: WSGIEnvironment) -> str | None:
     target: str | None = environ.get("HTTP_X_AMZ_TARGET")
     if target is not None:
         return f"emr:{target.removeprefix(TARGET_PREFIX)}" if target.startswith(TARGET_PREFIX) else None
-    scope = _CREDENTIAL_SERVICE.search(environ.get("HTTP_AUTHORIZATION", ""))
-    return "s3" if scope and scope.group(1) == "s3" else None
+    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return "s3" if scope and scope["service"] == "s3" else None
 
 
 def answer_with_faults(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIEnvironment
 
 from jinja2 import Environment
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -22,10 +23,11 @@ _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).f
 )
 
 
-def is_for_a_person(request: Request) -> bool:
+def is_for_a_person(environ: WSGIEnvironment) -> bool:
     """Whether a browser asks for the page or a log; a client of S3 signs its requests, also `GET /` for ListBuckets."""
-    unsigned = "Authorization" not in request.headers and not request.query_string
-    return unsigned and request.method == "GET" and (request.path == "/" or request.path.startswith(LOGS_PREFIX))
+    unsigned = "HTTP_AUTHORIZATION" not in environ and not environ.get("QUERY_STRING")
+    path = environ["PATH_INFO"]
+    return unsigned and environ["REQUEST_METHOD"] == "GET" and (path == "/" or path.startswith(LOGS_PREFIX))
 
 
 def respond(request: Request, emr: Emr, data: Path) -> Response:

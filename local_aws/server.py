@@ -102,7 +102,7 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
     def _answer_truly(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._api.respond(Request(environ))(environ, start_response)
-        if page.is_for_a_person(Request(environ)):
+        if page.is_for_a_person(environ):
             return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
         answer: Iterable[bytes] = super().__call__(environ, start_response)
         return answer

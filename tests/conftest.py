@@ -57,6 +57,15 @@ def build_dir() -> Path:
     return ROOT / "build"
 
 
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A build folder with one small wheel and one small model."""
+    for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def model_file(build_dir: Path) -> Path:
     (file,) = (build_dir / "model").glob("*.tflite")

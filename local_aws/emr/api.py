@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 TARGET_PREFIX = "ElasticMapReduce."
 DEFAULT_REGION = "us-east-1"
-_CREDENTIAL_REGION = re.compile(r"Credential=[^/]+/\d+/([^/]+)/")
+# Of an Authorization header.
+CREDENTIAL_SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/")
 
 
 class EmrApi:
@@ -40,8 +41,8 @@ class EmrApi:
     def respond(self, request: Request) -> Response:
         """The answer to one HTTP request."""
         name = request.headers["X-Amz-Target"].removeprefix(TARGET_PREFIX)
-        scope = _CREDENTIAL_REGION.search(request.headers.get("Authorization", ""))
-        region = scope.group(1) if scope else DEFAULT_REGION
+        scope = CREDENTIAL_SCOPE.search(request.headers.get("Authorization", ""))
+        region = scope["region"] if scope else DEFAULT_REGION
         try:
             answer = self._answer(name, request.get_data(), region)
             status = 200

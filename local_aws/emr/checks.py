@@ -5,6 +5,7 @@ from typing import Any
 
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 from botocore.validate import ParamValidator
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 
@@ -14,7 +15,6 @@ from local_aws.emr.hardware import make_pools
 from local_aws.emr.model import Wire
 from local_aws.emr.service import Emr
 
-ACCOUNT = "123456789012"
 MAX_BOOTSTRAP_ACTIONS = 16
 MAX_STEPS = 256
 MAX_ARGUMENT_CHARACTERS = 10_240
@@ -71,7 +71,7 @@ def check_roles(request: Wire) -> None:
     Raises:
         ValidationFailed: it names the first.
     """
-    iam = iam_backends[ACCOUNT]["aws"]
+    iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
     # A name, or an ARN that ends with it behind a path.
     if profile and profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
@@ -145,7 +145,7 @@ def _check_instances(instances: Wire, label: str, region: str) -> None:
         raise ValidationFailed(f"A cluster has 1 master instance, or 3 for high availability, not {masters}.")
     check_instance_types((kind for pool in pools for kind in pool.types), label)
     for subnet in [instances.get("Ec2SubnetId"), *instances.get("Ec2SubnetIds", [])]:
-        if subnet and not any(subnet in zone for zone in ec2_backends[ACCOUNT][region].subnets.values()):
+        if subnet and not any(subnet in zone for zone in ec2_backends[DEFAULT_ACCOUNT_ID][region].subnets.values()):
             raise ValidationFailed(f"The subnet ID '{subnet}' does not exist.")
 
 

@@ -71,6 +71,15 @@ class ClusterLife:
                 return step
         raise NoSuchStep(step_id)
 
+    def refuse_when_ending(self) -> None:
+        """Refuse a change that comes too late. To be called with `changed`.
+
+        Raises:
+            ClusterIsOver: the cluster has ended or is about to.
+        """
+        if self.cluster.ending:
+            raise ClusterIsOver(self.cluster.id, self.cluster.state)
+
     def add_steps(self, configs: Iterable[Wire]) -> list[Step]:
         """Append steps.
 
@@ -78,8 +87,7 @@ class ClusterLife:
             ClusterIsOver: the cluster takes no more steps.
         """
         with self.changed:
-            if self.cluster.ending:
-                raise ClusterIsOver(self.cluster.id, self.cluster.state)
+            self.refuse_when_ending()
             steps = [Step(config) for config in configs]
             self.cluster.steps += steps
             self.changed.notify_all()

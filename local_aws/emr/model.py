@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from moto.core import DEFAULT_ACCOUNT_ID
+
 from local_aws.emr.hardware import Pool, make_pools
 from local_aws.emr.hardware import Wire as Wire
 
@@ -162,7 +164,7 @@ class Cluster:
     @property
     def arn(self) -> str:
         """The cluster's ARN, in moto's account."""
-        return f"arn:aws:elasticmapreduce:{self.region}:123456789012:cluster/{self.id}"
+        return f"arn:aws:elasticmapreduce:{self.region}:{DEFAULT_ACCOUNT_ID}:cluster/{self.id}"
 
     def set_idle_timeout(self, policy: Wire | None) -> None:
         """Take an AutoTerminationPolicy, or none."""

@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    """A build folder with one small wheel and one small model."""
-    for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(name.encode())
-    return tmp_path
-
-
 def keys(s3: "S3Client", bucket: str) -> set[str]:
     return {item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]}
 

@@ -38,3 +38,11 @@ def local_aws(own: User) -> Iterator[LocalAwsClient]:
     client = LocalAwsClient(own.endpoint_url)
     yield client
     client.clear()
+
+
+@pytest.fixture(scope="module")
+def waiting(user: User) -> str:
+    """A cluster that waits for steps."""
+    cluster_id = user.start(keep_alive=True)
+    user.wait_for(cluster_id, "WAITING")
+    return cluster_id

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def released(s3: "S3Client", bucket: str, tmp_path: Path) -> Settings:
+def released(s3: "S3Client", bucket: str, parts: Path) -> Settings:
     """The settings of a deployment whose release is on S3; its wheels and model are small files."""
-    for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(name.encode())
-    return Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(tmp_path)))
+    return Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(parts)))

@@ -1,4 +1,4 @@
-"""Clusters: make, show, end, protect, tag."""
+"""Clusters: make, show, end, tag."""
 
 from local_aws.emr.checks import check_cluster
 from local_aws.emr.model import Cluster, Wire
@@ -48,15 +48,6 @@ def terminate_job_flows(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Ask for the end of clusters."""
     for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
         life.terminate()
-    return {}
-
-
-@operation("SetTerminationProtection")
-def set_termination_protection(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Protect clusters from termination by users, or not."""
-    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
-        with life.changed:
-            life.cluster.termination_protected = parameters["TerminationProtected"]
     return {}
 
 

@@ -2,7 +2,6 @@
 
 from local_aws.emr.checks import check_instance_types
 from local_aws.emr.errors import (
-    ClusterIsOver,
     EmrError,
     NoSuchPool,
     UnknownOperation,
@@ -136,8 +135,7 @@ def _refuse_other_kind(cluster: Cluster, operation_name: str, other: str, *, use
 
 def _add_pools(life: ClusterLife, configs: list[Wire]) -> list[Pool]:
     cluster = life.cluster
-    if cluster.ending:
-        raise ClusterIsOver(cluster.id, cluster.state)
+    life.refuse_when_ending()
     added = number_pools(cluster.id, configs, is_fleet=cluster.uses_fleets, first=len(cluster.pools))
     check_instance_types((kind for pool in added for kind in pool.types), cluster.request["ReleaseLabel"])
     cluster.pools += added

@@ -1,8 +1,6 @@
 """What may be changed of a living cluster: its policies, its concurrency, and what it does at the end of its steps."""
 
 from local_aws.emr.checks import check_concurrency, check_idle_timeout
-from local_aws.emr.errors import ClusterIsOver
-from local_aws.emr.life import ClusterLife
 from local_aws.emr.model import Wire
 from local_aws.emr.operations import operation
 from local_aws.emr.service import Emr
@@ -15,7 +13,7 @@ def put_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire
     check_idle_timeout(policy)
     life = emr.life(parameters["ClusterId"])
     with life.changed:
-        _refuse_when_ending(life)
+        life.refuse_when_ending()
         life.cluster.set_idle_timeout(policy)
         life.changed.notify_all()
     return {}
@@ -45,7 +43,7 @@ def put_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Keep a policy; nothing scales on one machine."""
     life = emr.life(parameters["ClusterId"])
     with life.changed:
-        _refuse_when_ending(life)
+        life.refuse_when_ending()
         life.cluster.managed_scaling_policy = parameters["ManagedScalingPolicy"]
     return {}
 
@@ -72,7 +70,7 @@ def modify_cluster(emr: Emr, parameters: Wire, region: str) -> Wire:
     check_concurrency(parameters)
     life = emr.life(parameters["ClusterId"])
     with life.changed:
-        _refuse_when_ending(life)
+        life.refuse_when_ending()
         life.cluster.step_concurrency_level = parameters.get(
             "StepConcurrencyLevel", life.cluster.step_concurrency_level
         )
@@ -80,34 +78,35 @@ def modify_cluster(emr: Emr, parameters: Wire, region: str) -> Wire:
         return {"StepConcurrencyLevel": life.cluster.step_concurrency_level}
 
 
+@operation("SetTerminationProtection")
+def set_termination_protection(emr: Emr, parameters: Wire, region: str) -> Wire:
+    """Protect clusters from termination by users, or not."""
+    return _set(emr, parameters, termination_protected="TerminationProtected")
+
+
 @operation("SetKeepJobFlowAliveWhenNoSteps")
 def set_keep_job_flow_alive_when_no_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Let clusters wait for steps, or end when they have none."""
-    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
-        with life.changed:
-            life.cluster.keep_alive = parameters["KeepJobFlowAliveWhenNoSteps"]
-            life.changed.notify_all()
-    return {}
+    return _set(emr, parameters, keep_alive="KeepJobFlowAliveWhenNoSteps")
 
 
 @operation("SetUnhealthyNodeReplacement")
 def set_unhealthy_node_replacement(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Keep whether bad nodes shall be replaced; here there are none."""
-    for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
-        with life.changed:
-            life.cluster.unhealthy_node_replacement = parameters["UnhealthyNodeReplacement"]
-    return {}
+    return _set(emr, parameters, unhealthy_node_replacement="UnhealthyNodeReplacement")
 
 
 @operation("SetVisibleToAllUsers")
 def set_visible_to_all_users(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Keep who may see clusters; here everybody does."""
+    return _set(emr, parameters, visible_to_all_users="VisibleToAllUsers")
+
+
+def _set(emr: Emr, parameters: Wire, **members: str) -> Wire:
+    """Set attributes of all clusters that a request names to its members; none when one of them is unknown."""
     for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
         with life.changed:
-            life.cluster.visible_to_all_users = parameters["VisibleToAllUsers"]
+            for attribute, member in members.items():
+                setattr(life.cluster, attribute, parameters[member])
+            life.changed.notify_all()
     return {}
-
-
-def _refuse_when_ending(life: ClusterLife) -> None:
-    if life.cluster.ending:
-        raise ClusterIsOver(life.cluster.id, life.cluster.state)

@@ -3,12 +3,14 @@
 import json
 from datetime import datetime
 
+from moto.core import DEFAULT_ACCOUNT_ID
+
 from local_aws.emr.errors import EmrError, NoSuchSecurityConfiguration, ValidationFailed
 from local_aws.emr.model import Wire, now
 from local_aws.emr.operations import operation
 from local_aws.emr.service import Emr
 
-CREATED_BY = "arn:aws:iam::123456789012:root"
+CREATED_BY = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:root"
 STARTED = now()
 # What EMR blocks in a new account: everything but SSH.
 DEFAULT_BLOCK: Wire = {

@@ -15,13 +15,6 @@ def ids(user: User, **filters: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def waiting(user: User) -> str:
-    cluster_id = user.start(keep_alive=True)
-    user.wait_for(cluster_id, "WAITING")
-    return cluster_id
-
-
-@pytest.fixture(scope="module")
 def ended(user: User, waiting: str) -> str:
     """A cluster, later than `waiting`, that ran a step that works and one that fails."""
     return user.run(bash("true"), bash("exit 1"), Name="the ended one")

@@ -14,13 +14,6 @@ UNKNOWN_CLUSTER = "j-0000000000000"
 
 
 @pytest.fixture(scope="module")
-def waiting(user: User) -> str:
-    cluster_id = user.start(keep_alive=True)
-    user.wait_for(cluster_id, "WAITING")
-    return cluster_id
-
-
-@pytest.fixture(scope="module")
 def ended(user: User) -> str:
     return user.run()
 

@@ -18,7 +18,6 @@ import yaml  # type: ignore[import-untyped]  # it comes with Airflow, its types 
 
 from demo import pictures, stack, up
 from infra import release
-from local_aws.server import LocalAws
 from orchard.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -333,8 +332,9 @@ def test_a_component_is_not_healthy_when_there_is_no_page() -> None:
 
 @pytest.fixture
 def aws(tmp_path: Path) -> Iterator[str]:
-    with LocalAws(tmp_path / "aws") as server:
-        yield server.endpoint_url
+    """An AWS with nothing in it: moto's state belongs to the process, and other tests have filled that of this one."""
+    with stack.local_aws(tmp_path / "aws", stack.free_port(), tmp_path / "aws.log") as url:
+        yield url
 
 
 @pytest.fixture

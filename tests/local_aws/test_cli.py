@@ -1,5 +1,6 @@
 """The real AWS CLI: what a user of `aws emr` types."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -46,8 +47,11 @@ def _default_roles(user: User) -> None:
     """What `aws emr create-default-roles` makes, which create-cluster --use-default-roles names."""
     session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
     iam = session.client("iam", endpoint_url=user.endpoint_url)
-    iam.create_role(RoleName="EMR_DefaultRole", AssumeRolePolicyDocument="{}")
-    iam.create_instance_profile(InstanceProfileName="EMR_EC2_DefaultRole")
+    # moto's roles belong to the process: other tests may have made them.
+    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName="EMR_DefaultRole", AssumeRolePolicyDocument="{}")
+    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_instance_profile(InstanceProfileName="EMR_EC2_DefaultRole")
 
 
 def test_a_cluster_from_its_creation_to_its_end(user: User, tmp_path: Path) -> None:

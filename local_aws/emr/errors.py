@@ -28,6 +28,13 @@ class NoSuchStep(EmrError):
         super().__init__(f"Step id '{step_id}' is not valid.")
 
 
+class TooManyStepIds(EmrError):
+    """ListSteps with more ids than EMR takes."""
+
+    def __init__(self, asked: int, allowed: int) -> None:
+        super().__init__(f"ListSteps takes at most {allowed} step ids, not {asked}.")
+
+
 class NoSuchPool(EmrError):
     """EMR's answer to an unknown id of an instance group or fleet."""
 

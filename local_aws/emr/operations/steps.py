@@ -1,10 +1,14 @@
 """Steps: add, show, cancel."""
 
 from local_aws.emr.checks import check_steps
+from local_aws.emr.errors import TooManyStepIds
 from local_aws.emr.model import Wire
 from local_aws.emr.operations import operation
 from local_aws.emr.operations.paging import page
 from local_aws.emr.service import Emr
+
+# https://docs.aws.amazon.com/emr/latest/APIReference/API_ListSteps.html
+MAX_STEP_IDS = 10
 
 
 @operation("AddJobFlowSteps")
@@ -30,6 +34,8 @@ def list_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
     """The steps of a cluster, newest first; by state or id."""
     life = emr.life(parameters["ClusterId"])
     states, ids = parameters.get("StepStates", []), parameters.get("StepIds", [])
+    if len(ids) > MAX_STEP_IDS:
+        raise TooManyStepIds(len(ids), MAX_STEP_IDS)
     with life.changed:
         steps = [step.describe() for step in reversed(life.cluster.steps)]
     listed, more = page(

@@ -64,6 +64,8 @@ def measure_describe(url: str) -> float:
     cluster_id = emr.run_job_flow(
         Name="benchmark",
         ReleaseLabel="emr-7.14.0",
+        ServiceRole="benchmark",
+        JobFlowRole="benchmark",
         Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
     )["JobFlowId"]
     return per_second(DESCRIPTIONS, lambda _: emr.describe_cluster(ClusterId=cluster_id))
@@ -74,6 +76,9 @@ def main() -> None:
     ours: list[dict[str, float]] = []
     moto: list[dict[str, float]] = []
     with serving("local_aws") as our_url, serving("moto.server") as moto_url:
+        iam = stack.client("iam", our_url)
+        iam.create_role(RoleName="benchmark", AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName="benchmark")
         for number in range(ROUNDS):
             ours.append({**measure_s3(our_url, number), "describe_cluster": measure_describe(our_url)})
             moto.append(measure_s3(moto_url, number))

@@ -1,7 +1,8 @@
 """`python -m local_aws --port 5000 --data DIR`: serve until SIGINT or SIGTERM, then end every cluster and leave.
 
-Steps run on the Spark master that the variable LOCAL_EMR_MASTER names: local[*] if it is not set, or
-local-cluster[EXECUTORS,CORES,MB] for executors in processes of their own.
+Steps run on the Spark master that the variable LOCAL_EMR_MASTER names: local[*] if it is not set, or for executors in
+processes of their own local-cluster[EXECUTORS,CORES,MB], or standalone[EXECUTORS,CORES,MB], a standalone cluster that
+starts and ends with this program.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import threading
 from pathlib import Path
 
 from local_aws.emr.life import Timings
-from local_aws.emr.node import DEFAULT_MASTER, checked_master
+from local_aws.emr.master import DEFAULT_MASTER, checked_master
+from local_aws.emr.standalone import StandaloneDidNotStart
 from local_aws.server import LocalAws
+from local_aws.state import UnusableState
 
 log = logging.getLogger("local_aws")
 
@@ -45,10 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         log.error("cannot listen on 127.0.0.1:%d: %s; choose another --port", arguments.port, error)
         return 1
-    with server:
-        log.info("serving on %s, clusters below %s", server.endpoint_url, arguments.data)
-        stop.wait()
-        log.info("stopping")
+    try:
+        with server:
+            log.info("serving on %s, clusters below %s", server.endpoint_url, arguments.data)
+            stop.wait()
+            log.info("stopping")
+    except (StandaloneDidNotStart, UnusableState) as error:
+        log.error("%s", error)
+        return 1
     return 0
 
 

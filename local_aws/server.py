@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,13 @@ from local_aws.admin import Admin, is_for_admin
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.harm import doom
 from local_aws.emr.life import Timings
-from local_aws.emr.node import DEFAULT_MASTER
+from local_aws.emr.master import DEFAULT_MASTER, Master
 from local_aws.emr.runner import Runner
 from local_aws.emr.service import Emr
 from local_aws.faults import Faults
 from local_aws.faulty import answer_with_faults
+from local_aws.moto_state import MotoState
+from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +68,14 @@ def operation(environ: WSGIEnvironment) -> str:
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
 
-    def __init__(self, emr: Emr, data: Path, faults: Faults) -> None:
+    def __init__(self, emr: Emr, data: Path, faults: Faults, state: StateFolder) -> None:
         super().__init__(create_backend_app)
         self._emr = emr
         self._api = EmrApi(emr)
         self._data = data
         self._faults = faults
         self._admin = Admin(faults, emr)
+        self.moto = MotoState(state, super().__call__)
         # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
@@ -104,12 +108,11 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
             return self._api.respond(Request(environ))(environ, start_response)
         if page.is_for_a_person(environ):
             return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
-        answer: Iterable[bytes] = super().__call__(environ, start_response)
-        return answer
+        return self.moto.answer(environ, start_response)
 
 
 class LocalAws:
-    """The running server; a context manager that ends every cluster when it is left."""
+    """The running server; a context manager that ends every process of its clusters when it is left."""
 
     def __init__(
         self,
@@ -122,7 +125,9 @@ class LocalAws:
 
         Raises:
             OSError: the port is taken.
+            ValueError: there is no such master.
         """
+        self._master = Master(master, data.absolute() / "standalone")
         # Werkzeug would end the whole program if the port is taken, so it gets a copy of a socket that listens.
         with socket.create_server((HOST, port)) as listening:
             self.endpoint_url = f"http://{HOST}:{listening.getsockname()[1]}"
@@ -130,14 +135,30 @@ class LocalAws:
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
-        self.emr = Emr(Runner(data.absolute(), self.endpoint_url, master), timings)
+        self._state = StateFolder(data.absolute() / "state")
+        self.emr = Emr(Runner(data.absolute(), self.endpoint_url, self._master), timings, self._state)
         self._faults = Faults()
         self.emr.before_start = partial(doom, self._faults)
-        self._server.app = Dispatcher(self.emr, data.absolute(), self._faults)
+        self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state)
+        self._server.app = self._dispatcher
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        """Take over what an earlier server has left in the data folder, and serve.
+
+        Raises:
+            StandaloneDidNotStart: the Spark cluster that was asked for did not come up.
+            UnusableState: another server uses the data folder, or what it holds cannot be read.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._server.server_close)
+            stack.enter_context(self._state.taken())
+            self._master.start()
+            stack.callback(self._master.stop)
+            self._dispatcher.moto.restore()
+            self.emr.restore()
+            self._thread.start()
+            self._exit = stack.pop_all()
         return self
 
     def __exit__(
@@ -147,4 +168,4 @@ class LocalAws:
         self.emr.shutdown()
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
+        self._exit.close()

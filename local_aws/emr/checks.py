@@ -66,17 +66,21 @@ def check_instance_types(types: Iterable[str], label: str) -> None:
 
 
 def check_roles(request: Wire) -> None:
-    """Refuse roles that IAM has not; EMR wants both, here they may be left out.
+    """Refuse a request without both roles, or with one that IAM has not.
 
     Raises:
         ValidationFailed: it names the first.
     """
     iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
+    if not profile:
+        raise ValidationFailed("InstanceProfile is required for creating cluster.")
+    if not role:
+        raise ValidationFailed("ServiceRole is required for creating cluster.")
     # A name, or an ARN that ends with it behind a path.
-    if profile and profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
+    if profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
         raise ValidationFailed(f"Invalid InstanceProfile: {profile}.")
-    if role and role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
+    if role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
         raise ValidationFailed(f"EMR service role {role} is invalid.")
 
 

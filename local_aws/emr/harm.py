@@ -3,7 +3,8 @@
 import signal
 from typing import Final
 
-from local_aws.emr.life import ClusterLife, End
+from local_aws.emr.ends import End
+from local_aws.emr.life import ClusterLife
 from local_aws.faults import ENDS, EndCluster, Faults
 
 STEP_START_SECONDS = 10.0

@@ -1,36 +1,23 @@
-"""What happens to a cluster, in a thread of its own: provision, bootstrap, run the steps, wait, end."""
+"""What happens to a cluster, in a thread of its own: provision, bootstrap, run the steps, end."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from local_aws.emr.ends import INTERNAL_ERROR, SERVER_RESTARTED, STEPS_COMPLETED, USER_REQUEST, End
 from local_aws.emr.errors import ClusterIsOver, NoSuchStep, Protected
-from local_aws.emr.model import CLEAN_ENDS, Cluster, Step, Wire
+from local_aws.emr.model import Cluster, Step, Wire
 from local_aws.emr.node import Node
-from local_aws.emr.process import Process, last_lines
+from local_aws.emr.process import Process
 from local_aws.emr.runner import Runner
+from local_aws.emr.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-MESSAGE_CHARACTERS = 1500
-
-
-@dataclass(frozen=True)
-class End:
-    """Why a cluster ends: the Code and Message of its StateChangeReason."""
-
-    code: str
-    message: str
-
-
-USER_REQUEST = End("USER_REQUEST", "Terminated by user request")
-SERVER_STOPPED = End("INTERNAL_ERROR", "local_aws was stopped")
-STEPS_COMPLETED = End("ALL_STEPS_COMPLETED", "Steps completed")
-STEP_FAILURE = End("STEP_FAILURE", "Shut down as step failed")
-IDLE = End("ALL_STEPS_COMPLETED", "Auto-terminated: idle for longer than IdleTimeout")
 
 
 @dataclass(frozen=True)
@@ -43,22 +30,72 @@ class Timings:
 
 
 class ClusterLife:
-    """A cluster, the thread that moves it on, and the calls that change its course. `changed` guards the cluster."""
+    """A cluster, the thread that moves it on, and the calls that change its course.
 
-    def __init__(self, cluster: Cluster, runner: Runner, timings: Timings) -> None:
+    `changed` guards the cluster. Who changes it does so in `change()`, which keeps what has become of it.
+    """
+
+    def __init__(
+        self, cluster: Cluster, runner: Runner, timings: Timings, keep: Callable[[Cluster], None] = lambda _: None
+    ) -> None:
         self.cluster = cluster
-        self._timings = timings
         self.changed = threading.Condition(threading.RLock())
-        self._runner = runner
-        self._end: End | None = None
-        self._hurried = False
         self.processes: dict[str, Process] = {}  # by step
         self.on_state: Callable[[str], None] = lambda _: None
+        self._timings = timings
+        self._runner = runner
+        self._keep = keep
+        self._end: End | None = None
+        self._left = False
+        self._steps = StepLoop(self, runner)
         self._thread = threading.Thread(target=self._live, name=cluster.id, daemon=True)
+
+    @contextmanager
+    def change(self) -> Iterator[Cluster]:
+        """Change the cluster; nothing is kept of a change that raises."""
+        with self.changed:
+            yield self.cluster
+            self._keep(self.cluster)
+            self.changed.notify_all()
 
     def start(self) -> None:
         """Begin to provision."""
-        self._thread.start()
+        with self.change():
+            self._thread.start()
+
+    def resume(self) -> None:
+        """Go on with a cluster of a server that has gone, and with it all that ran there."""
+        with self.change() as cluster:
+            if cluster.over:
+                return
+            if cluster.state == "TERMINATING":
+                self._end = End(cluster.reason["Code"], cluster.reason["Message"])
+            elif cluster.state in ("STARTING", "BOOTSTRAPPING"):
+                self.begin_end(SERVER_RESTARTED)
+            else:
+                self._steps.lose_running()
+            self._thread.start()
+
+    def leave(self) -> None:
+        """Kill what runs and let the cluster be as it is, for another server to resume."""
+        with self.changed:
+            self._left = True
+            self.changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until the cluster is over or left."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more is to be begun: the cluster ends, or is left."""
+        return self._end is not None or self._left
+
+    @property
+    def left(self) -> bool:
+        """Whether the cluster is to stay as it is."""
+        return self._left
 
     def step(self, step_id: str) -> Step:
         """One of the cluster's steps.
@@ -86,23 +123,21 @@ class ClusterLife:
         Raises:
             ClusterIsOver: the cluster takes no more steps.
         """
-        with self.changed:
+        with self.change():
             self.refuse_when_ending()
             steps = [Step(config) for config in configs]
             self.cluster.steps += steps
-            self.changed.notify_all()
             return steps
 
     def cancel_step(self, step: Step) -> str | None:
         """Cancel a step that is not over; return why not, if it cannot be."""
-        with self.changed:
+        with self.change():
             if step.state == "PENDING":
                 step.move_to("CANCELLED", "Job terminated")
             elif step.state == "RUNNING":
                 step.move_to("CANCEL_PENDING")
             else:
                 return f"Step {step.id} is {step.state}"
-            self.changed.notify_all()
             return None
 
     def terminate(self, end: End = USER_REQUEST) -> None:
@@ -112,61 +147,73 @@ class ClusterLife:
             Protected: a user asks and the cluster has termination protection.
         """
         with self.changed:
-            if end is SERVER_STOPPED:
-                self._hurried = True
-                self.changed.notify_all()
             if self.cluster.ending:
                 return
             if end is USER_REQUEST and self.cluster.termination_protected:
                 raise Protected(self.cluster.id)
-            self._begin_end(end)
+            self.begin_end(end)
 
-    def join(self) -> None:
-        """Wait until the cluster is over."""
-        self._thread.join()
+    def begin_end(self, end: End) -> None:
+        """End the cluster, which is not about to yet."""
+        with self.change():
+            self._end = end
+            self.cluster.reason = {"Code": end.code, "Message": end.message}
+            self.move_to("TERMINATING")
 
-    def _begin_end(self, end: End) -> None:
-        self._end = end
-        self.cluster.reason = {"Code": end.code, "Message": end.message}
-        self._move_to("TERMINATING")
+    def move_to(self, state: str) -> None:
+        """Take a new state."""
+        with self.change():
+            self.cluster.move_to(state)
+            log.info("cluster %s: %s %s", self.cluster.id, state, self.cluster.reason.get("Message", ""))
+            self.on_state(state)
 
-    def _move_to(self, state: str) -> None:
-        self.cluster.move_to(state)
-        log.info("cluster %s: %s %s", self.cluster.id, state, self.cluster.reason.get("Message", ""))
-        self.changed.notify_all()
-        self.on_state(state)
+    def fail_internally(self) -> None:
+        """End the cluster for a fault of ours, with its traceback in the log."""
+        log.exception("cluster %s: internal error", self.cluster.id)
+        self.terminate(INTERNAL_ERROR)
+
+    def wait(self, process: Process, cancelled: Callable[[], bool] = lambda: False) -> int | None:
+        """The exit code; None when the command was killed for the cluster's end or for being cancelled."""
+        while (code := process.wait(POLL_SECONDS)) is None:
+            with self.changed:
+                stop = self.stopped or cancelled()
+            if stop:
+                process.kill()
+                return None
+        return code
 
     def _live(self) -> None:
         try:
             node = self._runner.make_node(
                 self.cluster.id, self.cluster.region, self.cluster.request.get("Configurations", [])
             )
-            if self._bootstrap(node):
-                self._run_steps(node)
+            if self.cluster.state in ("RUNNING", "WAITING") or self._bootstrap(node):
+                self._steps.run(node)
         except Exception:
-            self._fail_internally()
+            self.fail_internally()
         with self.changed:
-            self.changed.wait_for(lambda: self._hurried, self._timings.terminating_seconds)
-            for step in self.cluster.steps:
+            self.changed.wait_for(lambda: self._left, self._timings.terminating_seconds)
+            if not self._left:
+                self._die()
+
+    def _die(self) -> None:
+        with self.change() as cluster:
+            for step in cluster.steps:
                 if step.active:
                     step.move_to("CANCELLED", "Job terminated")
-            clean = (self._end or STEPS_COMPLETED).code in CLEAN_ENDS
-            self._move_to("TERMINATED" if clean else "TERMINATED_WITH_ERRORS")
-
-    def _fail_internally(self) -> None:
-        log.exception("cluster %s: internal error", self.cluster.id)
-        self.terminate(End("INTERNAL_ERROR", "local_aws failed; see its log"))
+            clean = (self._end or STEPS_COMPLETED).clean
+            self.move_to("TERMINATED" if clean else "TERMINATED_WITH_ERRORS")
 
     def _pause(self, seconds: float) -> bool:
         """Wait, but not beyond the cluster's end; whether it lives. To be called with `changed`."""
-        return not self.changed.wait_for(lambda: self._end is not None, seconds)
+        return not self.changed.wait_for(lambda: self.stopped, seconds)
 
     def _bootstrap(self, node: Node) -> bool:
         """Run the bootstrap actions; whether the cluster lives."""
         with self.changed:
             if not self._pause(self._timings.starting_seconds):
                 return False
-            self._move_to("BOOTSTRAPPING")
+            self.move_to("BOOTSTRAPPING")
             if not self._pause(self._timings.bootstrapping_seconds):
                 return False
         instance = self.cluster.list_instances()[0]["Ec2InstanceId"]
@@ -177,7 +224,7 @@ class ClusterLife:
             except Exception as error:
                 self._fail_bootstrap(f"On the master instance ({instance}), bootstrap action {number}: {error}")
                 return False
-            code = self._wait(process, None)
+            code = self.wait(process)
             key = f"{self.cluster.id}/node/{instance}/bootstrap-actions/{number}"
             self._runner.upload_logs(node, process.logs, self.cluster.request.get("LogUri"), key)
             log.info(
@@ -199,103 +246,4 @@ class ClusterLife:
         with self.changed:
             if self._end is None:
                 self.cluster.error_details = [{"ErrorCode": "BOOTSTRAP_FAILURE", "ErrorMessage": message}]
-                self._begin_end(End("BOOTSTRAP_FAILURE", message))
-
-    def _run_steps(self, node: Node) -> None:
-        """Run steps until the cluster's end, at most StepConcurrencyLevel of them at once."""
-        threads = []
-        while (step := self._next_step()) is not None:
-            thread = threading.Thread(target=self._run_step, args=(node, step), name=step.id, daemon=True)
-            thread.start()
-            threads.append(thread)
-        for thread in threads:
-            thread.join()
-
-    def _next_step(self) -> Step | None:
-        """The next step, now RUNNING; waits for one that may run, and gives None at the cluster's end."""
-        idle_since = time.monotonic()
-        with self.changed:
-            while self._end is None:
-                running = [step for step in self.cluster.steps if step.state in ("RUNNING", "CANCEL_PENDING")]
-                pending = [step for step in self.cluster.steps if step.state == "PENDING"]
-                if pending and len(running) < self.cluster.step_concurrency_level:
-                    if self.cluster.state != "RUNNING":
-                        self._move_to("RUNNING")
-                    pending[0].move_to("RUNNING")
-                    return pending[0]
-                if running:
-                    idle_since = time.monotonic()
-                    self.changed.wait()
-                    continue
-                if not self.cluster.keep_alive:
-                    self._begin_end(STEPS_COMPLETED)
-                    break
-                if self.cluster.state != "WAITING":
-                    self._move_to("WAITING")
-                    idle_since = time.monotonic()
-                idle_timeout = self.cluster.idle_timeout_seconds
-                left = None if idle_timeout is None else idle_since + idle_timeout - time.monotonic()
-                if left is not None and left <= 0:
-                    self._begin_end(IDLE)
-                    break
-                self.changed.wait(left)
-            return None
-
-    def _run_step(self, node: Node, step: Step) -> None:
-        try:
-            self._execute(node, step)
-        except Exception:
-            self._fail_internally()
-        with self.changed:
-            self.changed.notify_all()
-
-    def _execute(self, node: Node, step: Step) -> None:
-        config = step.config
-        log.info("cluster %s: step %s %s: RUNNING", self.cluster.id, step.id, config["Name"])
-        started = time.monotonic()
-        try:
-            process = self._runner.start_step(node, step.id, config["HadoopJarStep"])
-        except (OSError, ValueError) as error:
-            self._fail_step(step, {"Reason": "Cannot start the command.", "Message": str(error)})
-            return
-        code = self._wait(process, step)
-        key = f"{self.cluster.id}/steps/{step.id}"
-        log_file = self._runner.upload_logs(node, process.logs, self.cluster.request.get("LogUri"), key)
-        seconds = time.monotonic() - started
-        with self.changed:
-            if code is None:
-                step.move_to("CANCELLED", "Job terminated")
-            elif code == 0:
-                step.move_to("COMPLETED")
-        if code not in (None, 0):
-            message = last_lines(process.logs)[-MESSAGE_CHARACTERS:]
-            reason = f"Killed by signal {-code}." if code < 0 else "Unknown Error."
-            self._fail_step(step, {"Reason": reason, "Message": message, **({"LogFile": log_file} if log_file else {})})
-        log.info(
-            "cluster %s: step %s %s: %s after %.1f s", self.cluster.id, step.id, config["Name"], step.state, seconds
-        )
-
-    def _fail_step(self, step: Step, failure: Wire) -> None:
-        with self.changed:
-            step.move_to("FAILED", failure=failure)
-            if step.action_on_failure == "TERMINATE_CLUSTER":
-                if self._end is None:
-                    self._begin_end(STEP_FAILURE)
-            elif step.action_on_failure == "CANCEL_AND_WAIT":
-                for other in self.cluster.steps:
-                    if other.state == "PENDING":
-                        other.move_to("CANCELLED", "Job terminated")
-
-    def _wait(self, process: Process, step: Step | None) -> int | None:
-        """The exit code; None when the cluster's end or the step's cancelling killed the command."""
-        if step is not None:
-            with self.changed:
-                self.processes[step.id] = process
-                self.changed.notify_all()
-        while (code := process.wait(POLL_SECONDS)) is None:
-            with self.changed:
-                stop = self._end is not None or (step is not None and step.state == "CANCEL_PENDING")
-            if stop:
-                process.kill()
-                return None
-        return code
+                self.begin_end(End("BOOTSTRAP_FAILURE", message))

@@ -30,8 +30,6 @@ STEP_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
     "CANCELLED": (),
 }
 ACTIVE_STEP_STATES = ("PENDING", "RUNNING", "CANCEL_PENDING")
-# What ends a cluster as TERMINATED; every other code ends it as TERMINATED_WITH_ERRORS.
-CLEAN_ENDS = ("USER_REQUEST", "ALL_STEPS_COMPLETED")
 DEFAULT_IDLE_TIMEOUT_SECONDS = 3600
 
 

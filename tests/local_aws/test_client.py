@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from local_aws.client import Answer, LocalAwsClient, Refused
 from local_aws.server import LocalAws
-from tests.local_aws.user import BUCKET, DEADLINE_SECONDS, REGION, User, wait_until
+from tests.local_aws.user import BUCKET, DEADLINE_SECONDS, REGION, ROLES, User, wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -66,7 +66,7 @@ def test_a_refused_call_is_not_carried_out(own: User, local_aws: LocalAwsClient,
     local_aws.fail("emr:RunJobFlow", "ThrottlingException")
     before = len(own.emr.list_clusters()["Clusters"])
     with pytest.raises(ClientError, match="ThrottlingException"):
-        emr.run_job_flow(Name="none", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1})
+        emr.run_job_flow(Name="none", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1}, **ROLES)
     assert len(own.emr.list_clusters()["Clusters"]) == before
 
 
@@ -75,7 +75,7 @@ def test_a_lost_answer_is_of_a_call_that_was_carried_out(
 ) -> None:
     local_aws.lose_answer("emr:RunJobFlow", calls=[1])
     with pytest.raises(ConnectionClosedError):
-        emr.run_job_flow(Name="lost", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1})
+        emr.run_job_flow(Name="lost", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1}, **ROLES)
     assert [cluster["Name"] for cluster in own.emr.list_clusters()["Clusters"]].count("lost") == 1
 
 

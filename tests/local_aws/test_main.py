@@ -1,47 +1,21 @@
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, wait_for_death, wait_until
-
-ROOT = Path(__file__).parent.parent.parent
-SERVING = re.compile(r"serving on (http://127\.0\.0\.1:\d+), clusters below (\S+)")
-
-
-def main(data: Path, port: int, log: Path) -> "subprocess.Popen[bytes]":
-    with log.open("wb") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data)], cwd=ROOT, stderr=stderr
-        )
-
-
-class Served(NamedTuple):
-    process: "subprocess.Popen[bytes]"
-    log: Path
-    user: User
+from tests.local_aws.program import ROOT, Served, serving, start
+from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, wait_for_death
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """`python -m local_aws` as a process of its own, on a free port."""
-    log = tmp_path / "log"
-    process = main(tmp_path / "data", 0, log)
-    try:
-        said = wait_until(lambda: SERVING.search(log.read_text()), "a server")
-        assert said.group(2) == str(tmp_path / "data")
-        user = User(said.group(1))
-        user.make_bucket()
-        yield Served(process, log, user)
-    finally:
-        process.kill()
-        process.wait()
+    with serving(tmp_path / "data") as program:
+        program.user.make_bucket()
+        yield program
 
 
 def start_families(user: User, folder: Path) -> list[int]:
@@ -56,7 +30,7 @@ def start_families(user: User, folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_signal_ends_the_clusters_and_then_the_server(
+def test_a_polite_signal_ends_all_processes_and_then_the_server(
     served: Served, tmp_path: Path, number: signal.Signals
 ) -> None:
     pids = start_families(served.user, tmp_path)
@@ -64,7 +38,6 @@ def test_a_polite_signal_ends_the_clusters_and_then_the_server(
     assert served.process.wait(10) == 0
     for pid in pids:
         wait_for_death(pid)
-    assert served.log.read_text().count("TERMINATED_WITH_ERRORS local_aws was stopped") == 2
 
 
 def test_a_killed_server_leaves_no_process_behind(served: Served, tmp_path: Path) -> None:
@@ -79,7 +52,7 @@ def test_a_taken_port_ends_the_program_with_1_and_says_what_to_do(user: User, tm
     port = urlsplit(user.endpoint_url).port
     assert port is not None
     log = tmp_path / "log"
-    assert main(tmp_path / "data", port, log).wait(20) == 1
+    assert start(tmp_path / "data", port, log).wait(20) == 1
     (line,) = log.read_text().splitlines()
     assert f"cannot listen on 127.0.0.1:{port}" in line
     assert "choose another --port" in line

@@ -62,7 +62,7 @@ def test_glue_keeps_databases_by_region(user: User, session: boto3.Session) -> N
     assert elsewhere.get_databases()["DatabaseList"] == []
 
 
-def test_leaving_a_server_ends_its_clusters_protected_or_not(tmp_path: Path) -> None:
+def test_leaving_a_server_ends_what_its_clusters_run_protected_or_not(tmp_path: Path) -> None:
     step, protected = tmp_path / "step.pid", tmp_path / "protected.pid"
     with LocalAws(tmp_path / "data") as server:
         another = User(server.endpoint_url)

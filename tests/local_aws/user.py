@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_emr.type_defs import ClusterTypeDef, StepConfigTypeDef, StepTypeDef
+    from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
     Found = TypeVar("Found")
@@ -22,6 +24,8 @@ LOG_URI = f"s3://{BUCKET}/deep/logs/"
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 STEP_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 DEADLINE_SECONDS = 30.0
+# Those of `aws emr create-default-roles`.
+ROLES: Final[dict[str, Any]] = {"ServiceRole": "EMR_DefaultRole", "JobFlowRole": "EMR_EC2_DefaultRole"}
 
 
 def wait_until(found: "Callable[[], Found | None]", what: str, seconds: float = DEADLINE_SECONDS) -> "Found":
@@ -90,13 +94,22 @@ def refusal(call: "Callable[..., Any]", **parameters: Any) -> tuple[str, str]:
 
 
 class User:
-    """Somebody who drives a local AWS with boto3."""
+    """Somebody who drives a local AWS with boto3; its account has the default roles."""
 
     def __init__(self, endpoint_url: str) -> None:
         session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
         self.emr: EMRClient = session.client("emr", endpoint_url=endpoint_url)
         self.s3: S3Client = session.client("s3", endpoint_url=endpoint_url)
         self.endpoint_url = endpoint_url
+        self._make_roles(session.client("iam", endpoint_url=endpoint_url))
+
+    @staticmethod
+    def _make_roles(iam: "IAMClient") -> None:
+        # moto's roles belong to the process: other users may have made them.
+        with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_role(RoleName=ROLES["ServiceRole"], AssumeRolePolicyDocument="{}")
+        with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_instance_profile(InstanceProfileName=ROLES["JobFlowRole"])
 
     def make_bucket(self) -> None:
         """Make the bucket of the scripts and the logs."""
@@ -112,6 +125,7 @@ class User:
             "Name": "a test's cluster",
             "ReleaseLabel": "emr-7.14.0",
             "LogUri": LOG_URI,
+            **ROLES,
             "BootstrapActions": actions,
             "Steps": list(steps),
             **request,

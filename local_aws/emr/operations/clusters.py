@@ -55,7 +55,7 @@ def terminate_job_flows(emr: Emr, parameters: Wire, region: str) -> Wire:
 def add_tags(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Set tags of a cluster."""
     life = emr.life(parameters["ResourceId"])
-    with life.changed:
+    with life.change():
         life.cluster.tags |= {tag["Key"]: tag.get("Value", "") for tag in parameters["Tags"]}
     return {}
 
@@ -64,7 +64,7 @@ def add_tags(emr: Emr, parameters: Wire, region: str) -> Wire:
 def remove_tags(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Remove tags of a cluster."""
     life = emr.life(parameters["ResourceId"])
-    with life.changed:
+    with life.change():
         for key in parameters["TagKeys"]:
             life.cluster.tags.pop(key, None)
     return {}

@@ -56,7 +56,7 @@ def list_instance_fleets(emr: Emr, parameters: Wire, region: str) -> Wire:
 def add_instance_groups(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Add task groups."""
     life = emr.life(parameters["JobFlowId"])
-    with life.changed:
+    with life.change():
         _refuse_other_kind(life.cluster, "AddInstanceGroups", "AddInstanceFleet", uses_fleets=True)
         for role in (group["InstanceRole"] for group in parameters["InstanceGroups"]):
             if role != "TASK":
@@ -75,7 +75,7 @@ def add_instance_fleet(emr: Emr, parameters: Wire, region: str) -> Wire:
     life = emr.life(parameters["ClusterId"])
     fleet = parameters["InstanceFleet"]
     role = fleet["InstanceFleetType"]
-    with life.changed:
+    with life.change():
         _refuse_other_kind(life.cluster, "AddInstanceFleet", "AddInstanceGroups", uses_fleets=False)
         if role != "TASK":
             raise ValidationFailed(f"Only a task instance fleet may be added to a cluster, not {role}.")
@@ -96,7 +96,7 @@ def modify_instance_groups(emr: Emr, parameters: Wire, region: str) -> Wire:
         if "Configurations" in group:
             raise UnknownOperation("ModifyInstanceGroups with Configurations")
     for group, (life, pool) in zip(wanted, found, strict=True):
-        with life.changed:
+        with life.change():
             pool.config |= {key: group[key] for key in ("InstanceCount", "ShrinkPolicy") if key in group}
     return {}
 
@@ -111,7 +111,7 @@ def modify_instance_fleet(emr: Emr, parameters: Wire, region: str) -> Wire:
         check_instance_types(
             (config["InstanceType"] for config in change["InstanceTypeConfigs"]), life.cluster.request["ReleaseLabel"]
         )
-    with life.changed:
+    with life.change():
         pool.config |= {key: value for key, value in change.items() if key not in ("InstanceFleetId", "Context")}
     return {}
 

@@ -12,10 +12,9 @@ def put_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire
     policy = parameters.get("AutoTerminationPolicy", {})
     check_idle_timeout(policy)
     life = emr.life(parameters["ClusterId"])
-    with life.changed:
+    with life.change():
         life.refuse_when_ending()
         life.cluster.set_idle_timeout(policy)
-        life.changed.notify_all()
     return {}
 
 
@@ -32,9 +31,8 @@ def get_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire
 def remove_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Let the cluster be idle for ever."""
     life = emr.life(parameters["ClusterId"])
-    with life.changed:
+    with life.change():
         life.cluster.set_idle_timeout(None)
-        life.changed.notify_all()
     return {}
 
 
@@ -42,7 +40,7 @@ def remove_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> W
 def put_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Keep a policy; nothing scales on one machine."""
     life = emr.life(parameters["ClusterId"])
-    with life.changed:
+    with life.change():
         life.refuse_when_ending()
         life.cluster.managed_scaling_policy = parameters["ManagedScalingPolicy"]
     return {}
@@ -59,7 +57,7 @@ def get_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
 def remove_managed_scaling_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Forget the policy."""
     life = emr.life(parameters["ClusterId"])
-    with life.changed:
+    with life.change():
         life.cluster.managed_scaling_policy = None
     return {}
 
@@ -69,12 +67,11 @@ def modify_cluster(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Set how many steps may run at a time."""
     check_concurrency(parameters)
     life = emr.life(parameters["ClusterId"])
-    with life.changed:
+    with life.change():
         life.refuse_when_ending()
         life.cluster.step_concurrency_level = parameters.get(
             "StepConcurrencyLevel", life.cluster.step_concurrency_level
         )
-        life.changed.notify_all()
         return {"StepConcurrencyLevel": life.cluster.step_concurrency_level}
 
 
@@ -105,8 +102,7 @@ def set_visible_to_all_users(emr: Emr, parameters: Wire, region: str) -> Wire:
 def _set(emr: Emr, parameters: Wire, **members: str) -> Wire:
     """Set attributes of all clusters that a request names to its members; none when one of them is unknown."""
     for life in [emr.life(cluster_id) for cluster_id in parameters["JobFlowIds"]]:
-        with life.changed:
+        with life.change():
             for attribute, member in members.items():
                 setattr(life.cluster, attribute, parameters[member])
-            life.changed.notify_all()
     return {}

@@ -30,6 +30,7 @@ def create_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wi
     made = {"Name": name, "SecurityConfiguration": text, "CreationDateTime": now()}
     if emr.security_configurations.setdefault((region, name), made) is not made:
         raise EmrError(f"SecurityConfiguration with name '{name}' already exists.")
+    emr.keep_account()
     return {"Name": name, "CreationDateTime": made["CreationDateTime"]}
 
 
@@ -55,6 +56,7 @@ def delete_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wi
     """Forget a security configuration."""
     if emr.security_configurations.pop((region, parameters["Name"]), None) is None:
         raise NoSuchSecurityConfiguration(parameters["Name"])
+    emr.keep_account()
     return {}
 
 
@@ -68,6 +70,7 @@ def get_block_public_access_configuration(emr: Emr, parameters: Wire, region: st
 def put_block_public_access_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Set the block of a region."""
     emr.block_public_access[region] = _block(parameters["BlockPublicAccessConfiguration"], now())
+    emr.keep_account()
     return {}
 
 

@@ -8,9 +8,9 @@ import urllib3
 from botocore.config import Config
 
 from local_aws.emr.catalogue import release_labels
-from tests.local_aws.user import REGION, User, bash
+from tests.local_aws.user import REGION, ROLES, User, bash
 
-RUN: dict[str, Any] = {"Name": "a cluster", "ReleaseLabel": "emr-7.14.0", "Instances": {}}
+RUN: dict[str, Any] = {"Name": "a cluster", "ReleaseLabel": "emr-7.14.0", "Instances": {}, **ROLES}
 JAR = {"Jar": "command-runner.jar"}
 UNKNOWN_CLUSTER = "j-0000000000000"
 UNKNOWN_STEP = "s-0000000000000"

@@ -5,7 +5,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.local_aws.user import REGION, User, bash, until
+from tests.local_aws.user import REGION, ROLES, User, bash, until
 
 
 def ids(user: User, **filters: Any) -> list[str]:
@@ -52,7 +52,7 @@ def test_clusters_are_listed_by_region(user: User, ended: str) -> None:
     elsewhere = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name="us-west-2")
     client = elsewhere.client("emr", endpoint_url=user.endpoint_url)
     assert client.list_clusters()["Clusters"] == []
-    made = client.run_job_flow(Name="far away", ReleaseLabel="emr-7.14.0", Instances={})
+    made = client.run_job_flow(Name="far away", ReleaseLabel="emr-7.14.0", Instances={}, **ROLES)
     assert [cluster["Name"] for cluster in client.list_clusters()["Clusters"]] == ["far away"]
     assert ":us-west-2:" in made["ClusterArn"]
     assert made["JobFlowId"] not in ids(user)
@@ -142,7 +142,7 @@ FLEETS = {
 def test_instances_are_those_that_were_asked_for(
     user: User, instances: dict[str, Any], kind: str, types: list[str]
 ) -> None:
-    made = user.emr.run_job_flow(Name="instances", ReleaseLabel="emr-7.14.0", Instances=instances)  # type: ignore[arg-type]
+    made = user.emr.run_job_flow(Name="instances", ReleaseLabel="emr-7.14.0", Instances=instances, **ROLES)  # type: ignore[arg-type]
     listed = user.emr.list_instances(ClusterId=made["JobFlowId"])["Instances"]
     assert [instance["InstanceType"] for instance in listed] == types
     assert len({instance["Ec2InstanceId"] for instance in listed}) == len(types)
@@ -185,6 +185,7 @@ def test_instances_are_listed_by_state_and_by_role(
     made = user.emr.run_job_flow(
         Name="instances",
         ReleaseLabel="emr-7.14.0",
+        **ROLES,
         Instances={**instances, "KeepJobFlowAliveWhenNoSteps": True},  # type: ignore[typeddict-item]
     )
     user.wait_for(made["JobFlowId"], "WAITING")

@@ -7,7 +7,7 @@ import pytest
 
 from local_aws.emr.checks import check_instance_types
 from local_aws.emr.errors import ValidationFailed
-from tests.local_aws.user import REGION, User, bash, command, refusal
+from tests.local_aws.user import REGION, ROLES, User, bash, command, refusal
 
 MASTER = {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1}
 FLEET = {
@@ -20,7 +20,9 @@ NOWHERE = "arn:aws:iam::123456789012"
 
 def run(user: User, **request: Any) -> Any:
     """RunJobFlow with nothing but what is asked for."""
-    return user.emr.run_job_flow(**{"Name": "checked", "ReleaseLabel": "emr-7.14.0", "Instances": {}, **request})
+    return user.emr.run_job_flow(
+        **{"Name": "checked", "ReleaseLabel": "emr-7.14.0", "Instances": {}, **ROLES, **request}
+    )
 
 
 def count_clusters(user: User) -> int:
@@ -72,6 +74,8 @@ def count_clusters(user: User) -> int:
             "ValidationException",
             "1 master instance, or 3 for high availability, not 2.",
         ),
+        ({"JobFlowRole": ""}, "ValidationException", "InstanceProfile is required for creating cluster."),
+        ({"ServiceRole": ""}, "ValidationException", "ServiceRole is required for creating cluster."),
         ({"JobFlowRole": "no-profile"}, "ValidationException", "Invalid InstanceProfile: no-profile."),
         # A role is no instance profile.
         ({"JobFlowRole": "checked-role"}, "ValidationException", "Invalid InstanceProfile: checked-role."),

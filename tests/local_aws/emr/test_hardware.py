@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.local_aws.user import User, refusal
+from tests.local_aws.user import ROLES, User, refusal
 
 MASTER_FLEET = {
     "InstanceFleetType": "MASTER",
@@ -27,6 +27,7 @@ def start(user: User, **instances: Any) -> str:
     made = user.emr.run_job_flow(
         Name="operations",
         ReleaseLabel="emr-7.14.0",
+        **ROLES,
         Instances={**instances, "KeepJobFlowAliveWhenNoSteps": True},  # type: ignore[typeddict-item]
     )
     user.wait_for(made["JobFlowId"], "WAITING")

@@ -69,6 +69,7 @@ def test_other_paths_stay(text: str) -> None:
         (["--deploy-mode=cluster", "a.py"], ["a.py"]),
         (["--master", "yarn", "--queue", "q", "--num-executors", "4", "--executor-cores", "2", "a.py"], ["a.py"]),
         (["--conf", "spark.yarn.queue=q", "a.py"], ["a.py"]),
+        (["--executor-memory", "9g", "--conf", "spark.executor.memoryOverhead=2g", "a.py"], ["a.py"]),
         (["--conf=spark.executor.instances=4", "a.py"], ["a.py"]),
         (["-c", "spark.dynamicAllocation.enabled=true", "a.py"], ["a.py"]),
         (["--conf", "spark.default.parallelism=8", "--conf", "spark.x=1"], ["--conf", "spark.x=1"]),
@@ -104,16 +105,18 @@ def test_core_site_becomes_settings_of_hadoop(tmp_path: Path) -> None:
     assert found["spark.hadoop.fs.s3a.endpoint"] == "http://elsewhere"
 
 
-@pytest.mark.parametrize("master", ["local", "local[*]", "local[2]", "local-cluster[2,1,1024]"])
-def test_a_master_on_this_machine_can_be_chosen(tmp_path: Path, master: str) -> None:
-    node = nodes.make_node(tmp_path, "http://127.0.0.1:1", "eu-west-1", [], nodes.checked_master(master))
-    assert defaults(node)["spark.master"] == master
-
-
-@pytest.mark.parametrize("master", ["yarn", "spark://somewhere:7077", "local-cluster[2,1]", "local[x]", ""])
-def test_another_master_is_refused_with_the_way_out(master: str) -> None:
-    with pytest.raises(ValueError, match=r"LOCAL_EMR_MASTER is .*: give local\[N\]"):
-        nodes.checked_master(master)
+def test_the_executors_of_a_standalone_cluster_are_told_whose_node_it_is(tmp_path: Path) -> None:
+    exports = {"Classification": "export", "Properties": {"OF_THE_DRIVER": "1"}}
+    configurations: list[dict[str, Any]] = [
+        {"Classification": "spark-env", "Configurations": [exports]},
+        {"Classification": "spark-defaults", "Properties": {"spark.executorEnv.AWS_DEFAULT_REGION": "eu-north-1"}},
+    ]
+    master = {"spark.master": "spark://127.0.0.1:1"}
+    found = defaults(nodes.make_node(tmp_path, "http://127.0.0.1:1", "eu-west-1", configurations, master))
+    assert found["spark.executorEnv.HOME"] == f"{tmp_path}/home/hadoop"
+    assert found["spark.executorEnv.AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert found["spark.executorEnv.AWS_DEFAULT_REGION"] == "eu-north-1"
+    assert "spark.executorEnv.OF_THE_DRIVER" not in found
 
 
 def test_spark_reaches_this_servers_s3_and_listens_on_this_machine_only(tmp_path: Path) -> None:

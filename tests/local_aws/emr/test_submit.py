@@ -1,0 +1,74 @@
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from local_aws.server import LocalAws
+from tests.local_aws.user import LOG_URI, User, command
+
+# What a job written for EMR does: import what --py-files brought, and find the rest by its name.
+JOB = """
+import json
+from pathlib import Path
+from pyspark import SparkFiles
+from pyspark.sql import SparkSession
+
+import lib.fruits
+import single
+
+def in_a_task(_):
+    import lib.fruits
+    import single
+    return {
+        "imported": [lib.fruits.NAME, single.NAME],
+        "found": [Path(SparkFiles.get(name)).read_text() for name in ("settings.json", "data/apple.txt")],
+        "here": [Path(name).read_text() for name in ("settings.json", "data/apple.txt") if Path(name).exists()],
+    }
+
+context = SparkSession.builder.getOrCreate().sparkContext
+(told,) = context.parallelize(range(1), 1).map(in_a_task).collect()
+print(json.dumps({"driver": [lib.fruits.NAME, single.NAME], "master": context.master, **told}))
+"""
+
+
+def zipped(**files: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module", params=["local[*]", "local-cluster[1,1,512]", "standalone[1,1,512]"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, user: User) -> Iterator[LocalAws]:
+    with LocalAws(tmp_path_factory.mktemp("submit"), master=request.param) as server:
+        yield server
+
+
+def test_a_job_finds_the_files_that_spark_submit_got_from_s3(server: LocalAws) -> None:
+    user = User(server.endpoint_url)
+    library = zipped(**{"lib/__init__.py": "", "lib/fruits.py": "NAME = 'of a zip'"})
+    py_files = [user.put("submit/lib.zip", library), user.put("submit/single.py", "NAME = 'of a file'")]
+    data = user.put("submit/data.zip", zipped(**{"apple.txt": "red"}))
+    step = command(
+        "spark-submit",
+        "--deploy-mode",
+        "client",
+        *("--py-files", ",".join(py_files)),
+        *("--files", user.put("submit/settings.json", "{}")),
+        *("--archives", f"{data}#data"),
+        user.put("submit/job.py", JOB),
+    )
+    cluster_id = user.run(step)
+    (ran,) = user.steps(cluster_id)
+    assert ran["Status"]["State"] == "COMPLETED", ran["Status"]
+    stdout = user.read_log(f"{LOG_URI}{cluster_id}/steps/{ran['Id']}/stdout.gz")
+    (line,) = [line for line in stdout.splitlines() if line.startswith("{")]
+    said: dict[str, Any] = json.loads(line)
+    assert said["driver"] == said["imported"] == ["of a zip", "of a file"]
+    assert said["found"] == ["{}", "red"]
+    # A task's folder is its executor's, as on YARN; where the driver runs the tasks itself, it is the driver's.
+    assert said["here"] == ([] if said["master"] == "local[*]" else ["{}", "red"])

@@ -10,6 +10,7 @@ Answer = Literal[
     "ThrottlingException",
     "AccessDeniedException",
     "InternalServerException",
+    "ValidationException",
     "SlowDown",
     "AccessDenied",
     "InternalError",
@@ -53,7 +54,7 @@ class LocalAwsClient:
         return self._add({"on": "s3", "answer": "SlowDown", "share": share, "seed": seed}, None)
 
     def latency(self, seconds: float, on: str = "s3", share: float = 1.0, seed: int = 0) -> str:
-        """Answer a share of the calls so much later."""
+        """Carry a share of the calls out, and answer so much later."""
         return self._add({"on": on, "latency_seconds": seconds, "share": share, "seed": seed}, None)
 
     def end_cluster(self, code: EndCode, calls: Sequence[int] | None = None) -> str:

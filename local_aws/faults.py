@@ -7,7 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-EMR_ANSWERS: Final = ("ThrottlingException", "AccessDeniedException", "InternalServerException")
+EMR_ANSWERS: Final = (
+    "ThrottlingException",
+    "AccessDeniedException",
+    "InternalServerException",
+    "ValidationException",
+)
 S3_ANSWERS: Final = ("SlowDown", "AccessDenied", "InternalError")
 # How a cluster can be made to end, and the state in which it then does.
 ENDS: Final = {"VALIDATION_ERROR": "STARTING", "BOOTSTRAP_FAILURE": "BOOTSTRAPPING", "INSTANCE_FAILURE": "RUNNING"}
@@ -40,7 +45,7 @@ class Hang:
 
 @dataclass(frozen=True)
 class Latency:
-    """The call is carried out and answered, but so much later."""
+    """The call is carried out, and answered so much later."""
 
     seconds: float
 

@@ -9,13 +9,15 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.wrappers import Request, Response
 
-from local_aws.emr.api import CREDENTIAL_SCOPE, TARGET_PREFIX
-from local_aws.faults import Answer, Faults, Hang, Latency, LoseAnswer
+from local_aws.emr.api import TARGET_PREFIX
+from local_aws.faults import Answer, Fault, Faults, Hang, Latency, LoseAnswer
+from local_aws.signature import service_of
 
 _EMR: Final = {
     "ThrottlingException": (400, "Rate exceeded"),
     "AccessDeniedException": (400, "User is not authorized to perform: elasticmapreduce:{operation}"),
     "InternalServerException": (500, "An internal failure occurred"),
+    "ValidationException": (400, "The request is not valid: a fault says so"),
 }
 _S3: Final = {
     "SlowDown": (503, "Please reduce your request rate."),
@@ -35,8 +37,7 @@ def call_of(environ: WSGIEnvironment) -> str | None:
     target: str | None = environ.get("HTTP_X_AMZ_TARGET")
     if target is not None:
         return f"emr:{target.removeprefix(TARGET_PREFIX)}" if target.startswith(TARGET_PREFIX) else None
-    scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-    return "s3" if scope and scope["service"] == "s3" else None
+    return "s3" if service_of(environ) == "s3" else None
 
 
 def answer_with_faults(
@@ -48,6 +49,7 @@ def answer_with_faults(
         ConnectionAbortedError: the connection is closed and nothing is to be answered; the HTTP server expects it.
     """
     call = call_of(environ)
+    late: list[tuple[Fault, float]] = []
     for fault in faults.strike(call) if call else ():
         match fault.rule.effect:
             case Answer(code):
@@ -62,8 +64,14 @@ def answer_with_faults(
                 fault.removed.wait(seconds)
                 _close(environ)
             case Latency(seconds):
-                fault.removed.wait(seconds)
-    return app(environ, start_response)
+                late.append((fault, seconds))
+    if not late:
+        return app(environ, start_response)
+    # Carried out at once: a client that is killed while it waits has changed something, and does not know.
+    response = Response.from_app(app, environ, buffered=True)
+    for fault, seconds in late:
+        fault.removed.wait(seconds)
+    return response(environ, start_response)
 
 
 def error_response(call: str, code: str) -> Response:

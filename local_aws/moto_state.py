@@ -16,7 +16,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_api._internal import mock_random
 from moto.s3.models import FakeBucket, s3_backends
 
-from local_aws.emr.api import CREDENTIAL_SCOPE
+from local_aws import glue
+from local_aws.signature import service_of
 from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class MotoState:
 
     def answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Have moto answer, and keep what it changes."""
-        scope = CREDENTIAL_SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        if scope is None or scope["service"] == "s3":
+        if service_of(environ) in (None, "s3"):
             return self._answer_s3(environ, start_response)
         body = _take_body(environ)
         operation = operation_of(environ, body)
@@ -126,6 +126,8 @@ class MotoState:
         seed = secrets.randbits(64)
         asked = {key: value for key, value in environ.items() if isinstance(value, str)}
         with self._requests:
+            if (refused := glue.refusal(environ, body)) is not None:
+                return refused(environ, start_response)
             mock_random.seed(seed)
             answer = self._moto(environ, note_status)
             if status < "3":

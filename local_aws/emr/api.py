@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,13 +21,11 @@ from local_aws.emr.operations import (  # noqa: F401  # they register themselves
     steps,
 )
 from local_aws.emr.service import Emr
+from local_aws.signature import region_of
 
 log = logging.getLogger(__name__)
 
 TARGET_PREFIX = "ElasticMapReduce."
-DEFAULT_REGION = "us-east-1"
-# Of an Authorization header.
-CREDENTIAL_SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/")
 
 
 class EmrApi:
@@ -41,8 +38,7 @@ class EmrApi:
     def respond(self, request: Request) -> Response:
         """The answer to one HTTP request."""
         name = request.headers["X-Amz-Target"].removeprefix(TARGET_PREFIX)
-        scope = CREDENTIAL_SCOPE.search(request.headers.get("Authorization", ""))
-        region = scope["region"] if scope else DEFAULT_REGION
+        region = region_of(request.environ)
         try:
             answer = self._answer(name, request.get_data(), region)
             status = 200

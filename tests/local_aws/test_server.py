@@ -1,6 +1,7 @@
 import errno
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -83,3 +84,16 @@ def test_a_web_page_cannot_start_a_cluster(user: User, method: str, headers: dic
     answer = httpx.request(method, user.endpoint_url, headers=asked, content=b"{}")
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_glue_refuses_an_update_that_was_made_of_an_outdated_version(user: User, session: boto3.Session) -> None:
+    glue: Any = session.client("glue", endpoint_url=user.endpoint_url)
+    table = {"DatabaseName": "versions"}
+    glue.create_database(DatabaseInput={"Name": "versions"})
+    glue.create_table(**table, TableInput={"Name": "table"})
+    seen = glue.get_table(**table, Name="table")["Table"]["VersionId"]
+    glue.update_table(**table, TableInput={"Name": "table", "Description": "first"}, VersionId=seen)
+    with pytest.raises(glue.exceptions.ConcurrentModificationException, match=f"version {seen} is now"):
+        glue.update_table(**table, TableInput={"Name": "table", "Description": "second"}, VersionId=seen)
+    assert glue.get_table(**table, Name="table")["Table"]["Description"] == "first"
+    glue.update_table(**table, TableInput={"Name": "table", "Description": "third"})  # whatever is there

@@ -6,12 +6,12 @@ run.
 | task | what it does |
 |---|---|
 | `plan` | lists the images, names the run's folder, sizes the cluster |
-| `preflight` | checks the release and the roles, before money is spent |
+| `preflight` | checks all that is needed, before money is spent; waits while another run works on the dataset |
 | `create_cluster`, `cluster_ready` | makes the cluster, waits until it takes steps |
 | `ingest` | reads and verifies the images; each ends in the run's `images/` or, with a reason, in its `rejects/` |
 | `features` | MobileNetV2, 1280 numbers an image, into `features/` |
 | `pca` | centred PCA, into `embeddings/` and `pca_model/` |
-| `publish` | checks that the steps agree, writes `summary.json`, tells the asset `fruit_embeddings` |
+| `publish` | checks that the steps agree, commits the run to the tables, tells the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | ends the cluster, whether the run succeeded or failed |
 
 **By hand:** Trigger, and give another *dataset prefix*; all fields have good defaults.
@@ -25,20 +25,40 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
-from airflow.providers.amazon.aws.sensors.emr import EmrJobFlowSensor
-from airflow.sdk import Asset, CronTriggerTimetable, Param, chain, dag, task, task_group
+from airflow.sdk import (
+    Asset,
+    CronTriggerTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    chain,
+    dag,
+    task,
+    task_group,
+)
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
-from orchard.catalog import publish_run
+from orchard.alerts import tell_of_late_run
 from orchard.cluster import INSTANCE_TYPES
-from orchard.operators import EmrAddStepOperator, EmrStepEndSensor
+from orchard.errors import WillNotHeal
+from orchard.operators import (
+    AddStepOperator,
+    ClusterReadySensor,
+    ClustersGoneSensor,
+    CreateClusterOperator,
+    StepEndSensor,
+    TerminateClustersOperator,
+)
 from orchard.plan import plan_run
-from orchard.preflight import check
+from orchard.preflight import Clients, check
 from orchard.settings import Settings
 from orchard.steps import Stage, spark_step, stages
 
 SETTINGS = Settings.from_env(os.environ)
-EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.bucket_uri}/runs", group="orchard")
+EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.warehouse_uri}/embeddings", group="orchard")
+EVENT_KEYS = ("dataset_uri", "run_id", "run_uri", "images_rejected", "features_rows", "embeddings_rows", "tables")
 
 PARAMS = {
     "dataset_uri": Param(
@@ -81,9 +101,13 @@ PARAMS = {
     ),
 }
 
-CLUSTER_ID = "{{ ti.xcom_pull(task_ids='create_cluster') }}"
+CREATED_ID = "{{ ti.xcom_pull(task_ids='create_cluster') }}"
+CLUSTER_ID = "{{ ti.xcom_pull(task_ids='cluster_ready') }}"
+CLUSTER_NAME = "{{ ti.xcom_pull(task_ids='plan')['cluster']['Name'] }}"
 RELEASE_URI = "{{ ti.xcom_pull(task_ids='plan')['release_uri'] }}"
 CLUSTER_REQUEST = "{{ ti.xcom_pull(task_ids='plan')['cluster'] }}"
+# Trying again would end in the same way.
+RETRY_POLICY = ExceptionRetryPolicy([RetryRule(WillNotHeal, RetryAction.FAIL)])
 STAGES = stages(
     SETTINGS,
     input_uri="{{ params.dataset_uri }}",
@@ -105,38 +129,47 @@ def plan(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
     )
 
 
-@task
-def preflight() -> None:
-    """Check everything that can be checked before money is spent."""
-    check(aws("s3"), aws("iam"), SETTINGS)
+@task.sensor(
+    mode="reschedule",
+    poke_interval=SETTINGS.poll_seconds,
+    timeout=SETTINGS.max_cluster_hours * 60 * 60,  # seconds; no cluster that it could wait for lives longer
+)
+def preflight(*, ti: Any = None) -> bool:
+    """Check everything that can be checked before money is spent; then wait for the run's turn, if it must."""
+    clients = Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr"))
+    return not check(clients, SETTINGS, ti.xcom_pull(task_ids="plan"))
 
 
 @task_group
 def spark_stage(stage: Stage) -> None:
     """Submit one EMR step, then wait for it without holding a worker slot."""
-    add_step = EmrAddStepOperator(
+    add_step = AddStepOperator(
         task_id="add_step",
         job_flow_id=CLUSTER_ID,
         step=spark_step(stage, release_uri=RELEASE_URI),
         region_name=SETTINGS.region,
-        retries=0,  # AddJobFlowSteps is not idempotent: a second call is a second step
     )
-    EmrStepEndSensor(
+    StepEndSensor(
         task_id="wait_step",
         job_flow_id=CLUSTER_ID,
-        step_id=add_step.output,  # type: ignore[arg-type]  # the provider's annotation forgets XComs
+        step_id=add_step.output,
         region_name=SETTINGS.region,
-        deferrable=True,
         poke_interval=SETTINGS.poll_seconds,
-        max_attempts=int(stage.timeout.total_seconds() // SETTINGS.poll_seconds),
+        budget=stage.timeout,
     )
 
 
 @task(outlets=[EMBEDDINGS])
 def publish(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
-    """Check that the steps agree, write the run's summary, tell the asset."""
-    summary = publish_run(aws("s3"), ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="create_cluster"))
-    outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in ("run_uri", "dataset_uri", "embeddings_rows")}
+    """Check that the steps agree, commit the run to the tables, write its summary, tell the asset."""
+    # Imported here, as each parse of this file would pay for it: pyiceberg takes longer than all the rest of ours.
+    from orchard.catalog import open_catalog
+    from orchard.publish import publish_run
+
+    session = AwsBaseHook(client_type="glue", region_name=SETTINGS.region).get_session()
+    run, cluster_id = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="cluster_ready")
+    summary = publish_run(aws("s3"), open_catalog(session, SETTINGS), SETTINGS, run, cluster_id)
+    outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in EVENT_KEYS}
     return summary
 
 
@@ -145,55 +178,65 @@ def publish(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=4,  # each has a cluster and a folder of its own; a long run by hand must not delay the nightly one
+    # An alert, not dagrun_timeout: that would skip the teardown.
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=SETTINGS.deadline_hours),
+        callback=AsyncCallback(
+            tell_of_late_run,
+            {"hours": SETTINGS.deadline_hours, "topic_arn": SETTINGS.alert_topic_arn, "region": SETTINGS.region},
+        ),
+    ),
     doc_md=__doc__,
     tags=["emr", "fruits", "orchard"],
     params=PARAMS,
     default_args={
         "owner": SETTINGS.owner,
-        "retries": 2,
-        "retry_delay": timedelta(seconds=30),
-        "deferrable": False,  # whatever Airflow's own default is; only wait_step can be deferred without harm
+        # What can heal is tried for a quarter of an hour and more; what cannot, not again.
+        "retries": 6,
+        "retry_delay": timedelta(seconds=SETTINGS.poll_seconds),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=5),
+        "retry_policy": RETRY_POLICY,
     },
 )
 def fruit_features() -> None:
     """Wire the tasks."""
-    create_cluster = EmrCreateJobFlowOperator(
-        task_id="create_cluster",
-        emr_conn_id=None,  # "emr_default" would merge its extra into the request
-        job_flow_overrides=CLUSTER_REQUEST,
-        region_name=SETTINGS.region,
-        retries=0,  # RunJobFlow is not idempotent: a second call is a second bill
+    create_cluster = CreateClusterOperator(
+        task_id="create_cluster", job_flow_overrides=CLUSTER_REQUEST, region_name=SETTINGS.region
     )
-    cluster_ready = EmrJobFlowSensor(
+    cluster_ready = ClusterReadySensor(
         task_id="cluster_ready",
-        job_flow_id=CLUSTER_ID,
-        target_states=["RUNNING", "WAITING"],
-        failed_states=["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"],
+        job_flow_id=CREATED_ID,
+        request=CLUSTER_REQUEST,
         region_name=SETTINGS.region,
-        mode="reschedule",  # deferred, it would ignore target_states and wait for the cluster's end
         poke_interval=SETTINGS.poll_seconds,
         timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
     )
     spark_stages = [spark_stage.override(group_id=stage.name)(stage) for stage in STAGES]
-    terminate_cluster = EmrTerminateJobFlowOperator(
+    terminate_cluster = TerminateClustersOperator(
         task_id="terminate_cluster",
-        job_flow_id=CLUSTER_ID,
+        cluster_name=CLUSTER_NAME,
+        known_ids=[CREATED_ID, CLUSTER_ID],
         region_name=SETTINGS.region,
-        retries=5,
-    ).as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
-    cluster_gone = EmrJobFlowSensor(
+    )
+    cluster_gone = ClustersGoneSensor(
         task_id="cluster_gone",
-        job_flow_id=CLUSTER_ID,
-        target_states=["TERMINATED", "TERMINATED_WITH_ERRORS"],
+        cluster_name=CLUSTER_NAME,
+        known_ids=[CREATED_ID, CLUSTER_ID],
         region_name=SETTINGS.region,
-        mode="reschedule",
         poke_interval=SETTINGS.poll_seconds,
         timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
-    ).as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
+    )
+    ready_to_create: Any = preflight()
 
     # `publish` stays a leaf beside the teardown: with the teardown as the only leaf, a failed run would end green.
-    chain(plan(), preflight(), create_cluster, cluster_ready, *spark_stages, [publish(), terminate_cluster])
+    chain(plan(), ready_to_create, create_cluster, cluster_ready, *spark_stages, [publish(), terminate_cluster])
     chain(terminate_cluster, cluster_gone)
+    # `preflight` is a setup, too, so that a cluster whose creation has failed halfway is looked for and ended; and
+    # `cluster_ready`, so that clearing a step makes a cluster and waits for it.
+    for teardown in (terminate_cluster, cluster_gone):
+        teardown.as_teardown(setups=[ready_to_create, create_cluster, cluster_ready], on_failure_fail_dagrun=True)
 
 
 fruit_features()

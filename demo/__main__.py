@@ -31,6 +31,8 @@ RUN_KEYS = (
     "step_images_per_second",
     "model",
     "run_uri",
+    "database",
+    "tables",
 )
 GONE_TIMEOUT_SECONDS = 20
 
@@ -210,6 +212,10 @@ def table(summary: Mapping[str, Any]) -> str:
                 for name, seconds in summary["step_seconds"].items()
             ),
             ("n_components", f"{summary['n_components']}, {summary['explained_variance']:.1%} of the variance kept"),
+            *(
+                (f"{summary['database']}.{name}", f"{table['rows']} rows, snapshot {table['snapshot_id']}")
+                for name, table in summary["tables"].items()
+            ),
         ]
     rows += [("cluster", f"{cluster} {state}") for cluster, state in summary["clusters"].items()]
     rows += [("task failed", name) for name, state in summary["tasks"].items() if state == "failed"]

@@ -100,6 +100,21 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
     passwords.write_text(json.dumps({USER: password}))
     env = {
         **stack.airflow_environment(folder / "airflow", url, release),
+        **server_environment(web_port, passwords),
+    }
+    migrate_airflow(env, folder / "airflow-db.log")
+    api_server = spawn("api-server", ["airflow", "api-server"], folder, env)
+    for name, arguments in COMPONENTS.items():
+        spawn(name, ["airflow", *arguments], folder, env)
+    wait_until_ready(web_port, api_server, folder)
+    print(f"Airflow on http://127.0.0.1:{web_port}  user {USER}  password {password}")
+    print("Trigger the DAG fruit_features there; unpausing it starts last night's run, too")
+    print(f"logs in {folder}; `make down` stops it all")
+
+
+def server_environment(web_port: int, passwords: Path) -> dict[str, str]:
+    """What Airflow's own processes need to find each other, and to know the user of a file of passwords."""
+    return {
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(web_port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{web_port}",
@@ -110,14 +125,6 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
     }
-    migrate_airflow(env, folder / "airflow-db.log")
-    api_server = spawn("api-server", ["airflow", "api-server"], folder, env)
-    for name, arguments in COMPONENTS.items():
-        spawn(name, ["airflow", *arguments], folder, env)
-    wait_until_ready(web_port, api_server, folder)
-    print(f"Airflow on http://127.0.0.1:{web_port}  user {USER}  password {password}")
-    print("Trigger the DAG fruit_features there; unpausing it starts last night's run, too")
-    print(f"logs in {folder}; `make down` stops it all")
 
 
 def wait_until_ready(web_port: int, api_server: subprocess.Popen[bytes], folder: Path) -> None:

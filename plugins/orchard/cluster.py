@@ -9,6 +9,11 @@ from orchard.settings import Settings
 # Where bootstrap/install.sh puts the steps' Python on each node.
 NODE_PREFIX = "/opt/orchard"
 NODE_PYTHON = f"{NODE_PREFIX}/venv/bin/python"
+# What clusters of ours are known by.
+NAME_PREFIX = "orchard-"
+DAG_TAG = "orchard:dag_id"
+RUN_TAG = "orchard:run_id"
+DATASET_TAG = "orchard:dataset_uri"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchard.errors import WillNotHeal
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-class NoImages(ValueError):
+class NoImages(WillNotHeal):
     """There is no image below a dataset's prefix."""
 
     def __init__(self, uri: str, other_objects: int) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchard.cluster import ClusterSpec, run_job_flow_request
+from orchard.cluster import DAG_TAG, DATASET_TAG, NAME_PREFIX, RUN_TAG, ClusterSpec, run_job_flow_request
 from orchard.dataset import dataset_name, survey
+from orchard.errors import WillNotHeal
 from orchard.release import read_release
 from orchard.settings import Settings
 
@@ -22,7 +23,7 @@ PARAMS = ("dataset_uri", "n_components", "max_reject_ratio", "instance_type", "c
 MAX_CHARACTERS = 256
 
 
-class UnknownParams(ValueError):
+class UnknownParams(WillNotHeal):
     """The run was triggered with params that the DAG does not have, which Airflow lets pass."""
 
     def __init__(self, names: list[str]) -> None:
@@ -47,6 +48,19 @@ def tag_value(text: str) -> str:
     return re.sub(r"[^\w .:/=+@-]", "_", text)[:MAX_CHARACTERS]
 
 
+def dataset_tag(uri: str) -> str:
+    """A dataset's URI as a tag's value; one that a tag cannot hold gets a hash, as no two datasets may look alike.
+
+    >>> dataset_tag("s3://bucket/images/"), dataset_tag("s3://bucket/lot#3/")
+    ('s3://bucket/images/', 's3://bucket/lot_3/ 4860c698c7e6')
+    """
+    value = tag_value(uri)
+    if value == uri:
+        return value
+    digest = hashlib.sha256(uri.encode()).hexdigest()[:12]
+    return f"{value[: MAX_CHARACTERS - len(digest) - 1]} {digest}"
+
+
 def plan_run(
     s3: "S3Client", settings: Settings, params: Mapping[str, Any], *, dag_id: str, run_id: str, run_after: datetime
 ) -> dict[str, Any]:
@@ -67,12 +81,15 @@ def plan_run(
     name = run_name(run_after, run_id)
     tags = {
         "for-use-with-amazon-emr-managed-policies": "true",
-        "orchard:dag_id": dag_id,
-        "orchard:run_id": tag_value(run_id),
+        DAG_TAG: dag_id,
+        # All that a run_id may hold but a tag may not.
+        RUN_TAG: tag_value(run_id.replace("~", "@")),
+        DATASET_TAG: dataset_tag(dataset_uri),
         "orchard:owner": settings.owner,
     }
     spec = ClusterSpec(
-        name=f"orchard-{name}-{dataset}"[:MAX_CHARACTERS],
+        # No other deployment of the account has the bucket, and no other run of this one the name.
+        name=f"{NAME_PREFIX}{settings.bucket}-{name}-{dataset}"[:MAX_CHARACTERS],
         instance_type=params["instance_type"],
         core_instances=params["core_instances"],
         tags=tags,

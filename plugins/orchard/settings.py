@@ -28,6 +28,7 @@ class Settings:
     security_configuration: str = ""
     dataset_prefix: str = "images/"
     log_prefix: str = "logs/"
+    catalog_database: str = "orchard"
     owner: str = "fruits"
     poll_seconds: int = 30
     ready_timeout_minutes: int = 30
@@ -35,6 +36,10 @@ class Settings:
     features_timeout_minutes: int = 360
     pca_timeout_minutes: int = 60
     idle_timeout_minutes: int = 15
+    deadline_hours: int = 8
+    alert_topic_arn: str = ""
+    max_running_clusters: int = 4
+    max_cluster_hours: int = 12
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -58,6 +63,8 @@ class Settings:
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
                 faults.append(f"{PREFIX}{name.upper()} is {value!r}: give a prefix such as images/")
+        if not re.fullmatch(r"[a-z0-9_]{1,255}", self.catalog_database):
+            faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: give one of a-z, 0-9 and _")
         faults += [
             f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: give a positive number"
             for field in fields(self)
@@ -104,13 +111,18 @@ class Settings:
 
     @property
     def bucket_uri(self) -> str:
-        """The bucket that holds releases, runs and logs."""
+        """The bucket that holds releases, runs, tables and logs."""
         return f"s3://{self.bucket}"
 
     @property
     def release_uri(self) -> str:
         """The folder of the release: code, wheels, bootstrap, model."""
         return f"{self.bucket_uri}/releases/{self.release}"
+
+    @property
+    def warehouse_uri(self) -> str:
+        """The folder of the Iceberg tables."""
+        return f"{self.bucket_uri}/warehouse"
 
     @property
     def dataset_uri(self) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 import botocore.session
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
-from airflow.sdk import DAG, BaseSensorOperator, CronTriggerTimetable
-from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
+from airflow.sdk import DAG, BaseSensorOperator, CronTriggerTimetable, RetryAction
+from airflow.sdk.exceptions import ParamValidationError
 
 from local_aws.emr.checks import check_parameters
 from orchard.cluster import ClusterSpec, run_job_flow_request
+from orchard.dataset import NoImages
+from orchard.operators import ClustersGoneSensor, CreateClusterOperator, StepEndSensor, TerminateClustersOperator
 from orchard.plan import PARAMS
 from orchard.settings import Settings
 
@@ -86,7 +87,7 @@ def test_no_run_has_a_timeout_as_that_would_skip_the_teardown(bag: DagBag) -> No
 
 def test_publish_tells_the_asset(dag: DAG) -> None:
     (asset,) = dag.get_task("publish").outlets
-    assert (asset.name, asset.uri) == ("fruit_embeddings", "s3://fruits-data/runs")
+    assert (asset.name, asset.uri) == ("fruit_embeddings", "s3://fruits-data/warehouse/embeddings")
 
 
 def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) -> None:
@@ -135,13 +136,13 @@ def test_an_impossible_param_is_refused(dag: DAG, name: str, value: Any) -> None
 
 def test_every_cluster_that_is_created_is_terminated_and_its_end_awaited(bag: DagBag) -> None:
     pairs = [(dag, task) for dag in bag.dags.values() for task in dag.tasks]
-    creates = [(dag, task) for dag, task in pairs if isinstance(task, EmrCreateJobFlowOperator)]
+    creates = [(dag, task) for dag, task in pairs if isinstance(task, CreateClusterOperator)]
     assert creates
     for dag, create in creates:
         assert create.is_setup
         teardowns = [dag.get_task(name) for name in create.downstream_task_ids if dag.get_task(name).is_teardown]
-        assert any(isinstance(task, EmrTerminateJobFlowOperator) for task in teardowns)
-        assert any(isinstance(task, BaseSensorOperator) for task in teardowns)
+        assert any(isinstance(task, TerminateClustersOperator) for task in teardowns)
+        assert any(isinstance(task, ClustersGoneSensor) for task in teardowns)
         assert all(task.on_failure_fail_dagrun for task in teardowns), "else a cluster that lives on goes unnoticed"
 
 
@@ -150,33 +151,49 @@ def test_a_failed_step_fails_the_run_as_a_work_task_is_a_leaf_beside_the_teardow
     assert [task.task_id for task in leaves] == ["publish"]
 
 
-def test_calls_that_create_something_are_not_repeated(dag: DAG) -> None:
+def test_the_teardown_also_runs_when_the_creation_has_failed_and_only_then_if_there_was_one(dag: DAG) -> None:
+    for name in ("terminate_cluster", "cluster_gone"):
+        setups = {task_id for task_id in dag.get_task(name).upstream_task_ids if dag.get_task(task_id).is_setup}
+        assert setups == {"preflight", "create_cluster", "cluster_ready"}
+
+
+def test_calls_that_create_something_are_sent_once_and_looked_for_before_they_are_sent_again(dag: DAG) -> None:
     for task_id in ("create_cluster", *(f"{step}.add_step" for step in STEPS)):
-        assert dag.get_task(task_id).retries == 0
+        task: Any = dag.get_task(task_id)
+        assert task.botocore_config == {"retries": {"total_max_attempts": 1}}
+        assert task.retries > 0
+
+
+def test_what_cannot_heal_is_not_tried_again(dag: DAG) -> None:
+    for task in dag.tasks:
+        policy: Any = task.retry_policy
+        assert policy.evaluate(NoImages("s3://b/images/", 0), 1, 7).action is RetryAction.FAIL
+        assert policy.evaluate(OSError("no route"), 1, 7).action is not RetryAction.FAIL
+
+
+def test_somebody_is_told_when_a_run_is_late_and_the_run_goes_on(dag: DAG) -> None:
+    alerts: Any = dag.deadline
+    (alert,) = alerts
+    assert alert.interval == timedelta(hours=8)
+    assert alert.callback.path == "orchard.alerts.tell_of_late_run"
 
 
 def test_no_sensor_holds_a_worker_and_each_has_a_budget_of_its_own(bag: DagBag) -> None:
     found = [sensor for dag in bag.dags.values() for sensor in sensors(dag)]
-    assert len(found) == 5
+    assert len(found) == 6
     for sensor in found:
-        if sensor.deferrable:
-            budget = timedelta(seconds=sensor.max_attempts * sensor.poke_interval)
-            assert "max_attempts" in sensor._BaseOperator__init_kwargs
+        if isinstance(sensor, StepEndSensor):
+            assert sensor.deferrable
+            budget = sensor.budget
         else:
             assert sensor.mode == "reschedule", f"{sensor.task_id} holds a worker while it waits"
             budget = timedelta(seconds=sensor.timeout)
-        assert timedelta(0) < budget <= timedelta(hours=6), f"{sensor.task_id} may wait {budget}"
-
-
-def test_only_lost_polls_of_a_step_are_retried(dag: DAG) -> None:
-    sensor: Any = dag.get_task("features.wait_step")
-    with pytest.raises(AirflowFailException, match="Shut down as step failed"):
-        sensor.execute_complete({}, {"status": "error", "message": "Shut down as step failed"})
+        assert timedelta(0) < budget <= timedelta(hours=12), f"{sensor.task_id} may wait {budget}"
 
 
 def test_the_budget_of_a_step_is_a_setting(dag: DAG) -> None:
     budgets: dict[str, Any] = {step: dag.get_task(f"{step}.wait_step") for step in STEPS}
-    hours = {step: sensor.max_attempts * sensor.poke_interval / 3600 for step, sensor in budgets.items()}
+    hours = {step: sensor.budget / timedelta(hours=1) for step, sensor in budgets.items()}
     assert hours == {"ingest": 2, "features": 6, "pca": 1}
 
 
@@ -201,7 +218,7 @@ def rendered(dag: DAG) -> dict[str, Any]:
         "run_uri": "s3://b/runs/1",
         "model_uri": "s3://b/m.tflite",
     }
-    context: Any = {"ti": Xcoms(plan=planned, create_cluster="j-1"), "params": dag.params.dump()}
+    context: Any = {"ti": Xcoms(plan=planned, create_cluster="j-1", cluster_ready="j-2"), "params": dag.params.dump()}
     create: Any = dag.get_task("create_cluster")
     steps: list[Any] = [dag.get_task(f"{step}.add_step") for step in STEPS]
     return {
@@ -287,3 +304,27 @@ def test_wrong_settings_are_an_import_error_that_names_them() -> None:
     result = parse([("ORCHARD_POLL_SECONDS", "soon")])
     assert result["dags"] == []
     assert re.search(r"BadSettings: ORCHARD_POLL_SECONDS is 'soon': give a whole number", result["log"])
+
+
+def test_preflight_waits_for_its_turn_as_long_as_a_cluster_may_live(dag: DAG) -> None:
+    preflight: Any = dag.get_task("preflight")
+    settings = Settings.from_env(os.environ)
+    assert preflight.timeout == settings.max_cluster_hours * 3600
+    assert preflight.poke_interval == settings.poll_seconds
+
+
+@pytest.mark.parametrize(("reasons", "ready"), [([], True), (["another run works on the dataset"], False)])
+def test_preflight_checks_what_was_planned_and_looks_again_while_there_is_a_reason_to_wait(
+    dag: DAG, monkeypatch: pytest.MonkeyPatch, reasons: list[str], ready: bool
+) -> None:
+    preflight: Any = dag.get_task("preflight")
+    asked: list[Any] = []
+
+    def check(clients: Any, settings: Settings, run: Any) -> list[str]:
+        asked.append(([client.meta.service_model.service_name for client in vars(clients).values()], settings, run))
+        return reasons
+
+    monkeypatch.setitem(preflight.python_callable.__globals__, "check", check)
+    planned = {"run_uri": "s3://b/runs/1"}
+    assert bool(preflight.poke({"ti": Xcoms(plan=planned)})) is ready
+    assert asked == [(["s3", "iam", "ec2", "emr"], Settings.from_env(os.environ), planned)]

@@ -11,13 +11,15 @@ SUCCESS: dict[str, Any] = {
     "explained_variance": 0.9512,
     "step_seconds": {"ingest": 2.0, "features": 4.0, "pca": 3.0},
     "step_images_per_second": {"ingest": 12.5, "features": 6.0, "pca": 8.0},
+    "database": "orchard",
+    "tables": {"rejects": {"rows": 1, "snapshot_id": "71"}, "embeddings": {"rows": 24, "snapshot_id": "72"}},
     "clusters": {"j-1": "TERMINATED"},
     "tasks": {"plan": "success"},
     "failed_steps": {},
 }
 
 
-def test_the_table_of_a_good_run_has_counts_times_variance_and_the_clusters_end() -> None:
+def test_the_table_of_a_good_run_has_counts_times_variance_tables_and_the_clusters_end() -> None:
     lines = [line.split(maxsplit=1) for line in table(SUCCESS).splitlines()]
     assert lines == [
         ["run", "success"],
@@ -27,6 +29,8 @@ def test_the_table_of_a_good_run_has_counts_times_variance_and_the_clusters_end(
         ["features", "4.0 s, 6 images/s, Spark's start included"],
         ["pca", "3.0 s, 8 images/s, Spark's start included"],
         ["n_components", "17, 95.1% of the variance kept"],
+        ["orchard.rejects", "1 rows, snapshot 71"],
+        ["orchard.embeddings", "24 rows, snapshot 72"],
         ["cluster", "j-1 TERMINATED"],
     ]
 

@@ -1,6 +1,7 @@
 """`python -m demo` as a user runs it: a run that succeeds, one whose step fails, one that is broken off."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -118,10 +119,18 @@ def test_the_embeddings_are_read_with_pyarrow_where_the_readme_says(success: End
     assert [(row["path"].rsplit("/", 1)[1], row["reason"]) for row in rejects] == [("broken.jpg", "undecodable")]
 
 
+def test_the_run_is_published_in_the_tables(success: Ended) -> None:
+    tables = success.summary["tables"]
+    assert {name: table["rows"] for name, table in tables.items()} == {"rejects": 1, "features": 24, "embeddings": 24}
+    for name, table in tables.items():
+        assert f"orchard.{name}" in success.output
+        assert f"snapshot {table['snapshot_id']}" in success.output
+
+
 def test_what_happens_is_shown_while_it_happens_and_a_table_at_the_end(success: Ended) -> None:
     for told in ("task plan", "BOOTSTRAPPING", "step ingest RUNNING", "step pca COMPLETED", "TERMINATED"):
         assert told in success.output
-    assert "images        24 of 25" in success.output
+    assert re.search(r"^  images +24 of 25$", success.output, re.MULTILINE)
 
 
 def test_a_failing_step_fails_the_run_and_still_ends_the_cluster(failure: Ended) -> None:

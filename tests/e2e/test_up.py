@@ -5,13 +5,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from demo import pictures, stack
+from orchard.cluster import DAG_TAG, RUN_TAG
+from orchard.plan import run_name
 from tests.e2e.processes import left_running, wait_until
 
 RUN_TIMEOUT_SECONDS = 300
@@ -116,6 +120,48 @@ def test_a_run_by_hand_with_a_new_prefix_and_the_nightly_run_both_succeed_at_onc
     }
     clusters = stack.client("emr", airflow.aws_url).list_clusters()["Clusters"]
     assert [cluster["Status"]["State"] for cluster in clusters] == ["TERMINATED", "TERMINATED"]
+
+
+def test_the_janitor_reaps_the_clusters_of_ended_and_unknown_runs_and_spares_that_of_a_live_one(
+    airflow: Airflow,
+) -> None:
+    airflow.call("dags/fruit_features", {"is_paused": True}, "PATCH")  # what is triggered stays queued
+    # A tilde is what Airflow allows in a run_id, and EMR does not in a tag. A run with a teardown does not end by word.
+    dag_ids = {"live~1": "fruit_features", "over~1": "emr_janitor", "gone~1": "fruit_features"}
+    for run_id in ("live~1", "over~1"):
+        body = {"logical_date": None, "dag_run_id": run_id}
+        airflow.call(f"dags/{dag_ids[run_id]}/dagRuns", body, "POST")
+    airflow.call("dags/emr_janitor/dagRuns/over~1", {"state": "failed"}, "PATCH")
+    emr = stack.client("emr", airflow.aws_url)
+    made = {}
+    for run_id, dag_id in dag_ids.items():
+        tags = {DAG_TAG: dag_id, RUN_TAG: run_id.replace("~", "@")}
+        answer = emr.run_job_flow(
+            Name=f"orchard-{stack.BUCKET}-{run_name(datetime.now(UTC), run_id)}-images",
+            ReleaseLabel="emr-7.14.0",
+            Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
+            ServiceRole=stack.SERVICE_ROLE,
+            JobFlowRole=stack.INSTANCE_PROFILE,
+            Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        )
+        made[run_id] = answer["JobFlowId"]
+    airflow.call("dags/emr_janitor", {"is_paused": False}, "PATCH")  # and the run that was due last begins
+
+    def first_run() -> Any:
+        runs = airflow.call("dags/emr_janitor/dagRuns?run_type=scheduled&order_by=run_after")["dag_runs"]
+        return runs[0] if runs else {"state": "not there yet"}
+
+    wait_until(lambda: first_run()["state"] in ("success", "failed"), "the end of the janitor's run", 60)
+    assert first_run()["state"] == "success"
+    reap = f"dags/emr_janitor/dagRuns/{quote(first_run()['dag_run_id'])}/taskInstances/reap"
+    report = airflow.call(f"{reap}/xcomEntries/return_value")["value"]
+    assert {row["run_id"]: (row["cluster_id"], row["run_state"], row["outcome"]) for row in report} == {
+        "live~1": (made["live~1"], "queued", "left alone"),
+        "over~1": (made["over~1"], "failed", "reaped"),
+        "gone~1": (made["gone~1"], "unknown", "reaped"),
+    }
+    states = {run_id: emr.describe_cluster(ClusterId=made[run_id])["Cluster"]["Status"]["State"] for run_id in made}
+    assert {run_id for run_id, state in states.items() if not state.startswith("TERMINAT")} == {"live~1"}
 
 
 def test_a_second_up_is_refused_and_the_first_lives_on(airflow: Airflow) -> None:

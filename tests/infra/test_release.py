@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import zipfile
@@ -54,6 +55,14 @@ def test_a_release_is_uploaded_once_with_its_manifest(s3: "S3Client", bucket: st
     s3.delete_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl")
     assert release.upload(s3, bucket, contents) == version
     assert f"releases/{version}/wheels/numpy.whl" not in keys(s3, bucket), "a finished release never changes"
+
+
+def test_s3_is_told_the_checksum_of_every_file(s3: "S3Client", bucket: str, parts: Path) -> None:
+    contents = release.collect(parts)
+    version = release.upload(s3, bucket, contents)
+    for path, file in release.manifest(contents)["files"].items():
+        head = s3.head_object(Bucket=bucket, Key=f"releases/{version}/{path}", ChecksumMode="ENABLED")
+        assert base64.b64decode(head["ChecksumSHA256"]).hex() == file["sha256"]
 
 
 def test_a_broken_off_upload_is_finished_by_the_next(s3: "S3Client", bucket: str, parts: Path) -> None:

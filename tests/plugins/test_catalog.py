@@ -1,69 +1,54 @@
-import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import boto3
 import pytest
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.table import Table
 
-from orchard.catalog import InconsistentRun, publish_run
+from orchard.catalog import TABLES, open_catalog, open_table
+from orchard.settings import Settings
+from tests.plugins.runs import SCHEMAS
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-METRICS: dict[str, dict[str, Any]] = {
-    "ingest": {"rows_in": 10, "rows_out": 9, "rejects": 1, "reject_reasons": {"empty": 1}},
-    "features": {"rows_in": 9, "rows_out": 9, "model": "mobilenet"},
-    "pca": {"rows_in": 9, "rows_out": 9, "n_components": 4, "explained_variance": 0.96, "pca_model": "pca-4-ab"},
-}
+SETTINGS = Settings(bucket="fruits-data", release="1")
 
 
-def write_run(s3: "S3Client", bucket: str, **changed: dict[str, Any]) -> dict[str, Any]:
-    """Write the metrics of a run's steps, some of them changed; return its plan."""
-    for name, metrics in METRICS.items():
-        common = {"run_id": "run-1", "seconds": 2.5, "images_per_second": 3.6}
-        body = json.dumps({**common, **metrics, **changed.get(name, {})}).encode()
-        s3.put_object(Bucket=bucket, Key=f"runs/images/run-1/{name}.metrics.json", Body=body)
-    return {
-        "run_uri": f"s3://{bucket}/runs/images/run-1",
-        "dataset_uri": f"s3://{bucket}/images/",
-        "images": 10,
+@pytest.mark.parametrize("name", list(TABLES))
+def test_the_columns_are_those_that_the_steps_write(name: str) -> None:
+    columns = schema_to_pyarrow(TABLES[name], include_field_ids=False)
+    # PyArrow calls a list's members item in memory, and element in a Parquet file.
+    written = [(field.name, str(field.type).replace("item:", "element:")) for field in SCHEMAS[name]]
+    assert [(field.name, str(field.type).replace("large_", "")) for field in columns] == written
+
+
+def test_embeddings_are_committed_last_as_they_make_a_run_visible() -> None:
+    assert list(TABLES)[-1] == "embeddings"
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_a_table_lies_in_the_warehouse_and_finds_the_columns_of_files_by_their_names(
+    aws_url: str, bucket: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
+    settings = Settings(bucket=bucket, release="1", catalog_database=bucket.replace("-", "_"))
+    made = open_table(open_catalog(boto3.Session(), settings), settings, name)
+    table: Table = open_table(open_catalog(boto3.Session(), settings), settings, name)
+    assert table.metadata_location == made.metadata_location, "made once"
+    assert table.location() == f"s3://{bucket}/warehouse/{name}"
+    assert table.schema() == TABLES[name]
+    assert table.name_mapping() == TABLES[name].name_mapping
+
+
+def test_on_aws_pyarrow_finds_s3_by_itself_with_the_sessions_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    session = boto3.Session(aws_access_key_id="id", aws_secret_access_key="secret", aws_session_token="token")
+    assert open_catalog(session, SETTINGS).properties == {
+        "client.region": "eu-west-1",
+        "client.access-key-id": "id",
+        "client.secret-access-key": "secret",
+        "client.session-token": "token",
     }
 
 
-def written_keys(s3: "S3Client", bucket: str) -> set[str]:
-    return {item["Key"].rsplit("/", 1)[1] for item in s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
-
-
-def test_a_published_run_has_a_summary_of_its_steps(s3: "S3Client", bucket: str) -> None:
-    summary = publish_run(s3, write_run(s3, bucket), "j-1")
-    content = s3.get_object(Bucket=bucket, Key="runs/images/run-1/summary.json")["Body"].read()
-    assert json.loads(content) == summary
-    assert (summary["images_listed"], summary["images_ingested"], summary["images_rejected"]) == (10, 9, 1)
-    assert (summary["features_rows"], summary["embeddings_rows"], summary["n_components"]) == (9, 9, 4)
-    assert summary["cluster_id"] == "j-1"
-    assert summary["step_seconds"] == {"ingest": 2.5, "features": 2.5, "pca": 2.5}
-
-
-@pytest.mark.parametrize(
-    ("step", "changed"),
-    [
-        ("ingest", {"rows_in": 11}),
-        ("features", {"rows_in": 8}),
-        ("features", {"rows_out": 8}),
-        ("pca", {"rows_in": 8}),
-        ("pca", {"rows_out": 10}),
-    ],
-)
-def test_a_run_whose_steps_disagree_is_not_published(
-    s3: "S3Client", bucket: str, step: str, changed: dict[str, int]
-) -> None:
-    run = write_run(s3, bucket, **{step: changed})
-    with pytest.raises(InconsistentRun, match=f"{run['run_uri']} is not published"):
-        publish_run(s3, run, "j-1")
-    assert "summary.json" not in written_keys(s3, bucket)
-
-
-def test_a_run_without_the_metrics_of_a_step_is_not_published(s3: "S3Client", bucket: str) -> None:
-    run = write_run(s3, bucket)
-    s3.delete_object(Bucket=bucket, Key="runs/images/run-1/pca.metrics.json")
-    with pytest.raises(s3.exceptions.NoSuchKey):
-        publish_run(s3, run, "j-1")
-    assert "summary.json" not in written_keys(s3, bucket)
+def test_a_call_of_glue_is_sent_once_as_a_repeated_update_would_look_like_anothers() -> None:
+    config: Any = open_catalog(boto3.Session(), SETTINGS).glue.meta.config
+    assert config.retries == {"total_max_attempts": 1, "mode": "legacy"}

@@ -7,7 +7,7 @@ import pytest
 
 from local_aws.emr.checks import check_parameters
 from orchard.dataset import NoImages
-from orchard.plan import UnknownParams, plan_run, run_name
+from orchard.plan import UnknownParams, dataset_tag, plan_run, run_name, tag_value
 from orchard.release import NoRelease
 from orchard.settings import Settings
 
@@ -41,10 +41,11 @@ def test_a_plan_says_what_there_is_and_where_it_goes(s3: "S3Client", with_images
 def test_the_cluster_is_a_valid_request_that_names_dataset_and_run(s3: "S3Client", with_images: Settings) -> None:
     request = plan(s3, with_images)["cluster"]
     check_parameters(botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow"), request)
-    assert request["Name"] == f"orchard-{run_name(RUN_AFTER, RUN_ID)}-images"
+    assert request["Name"] == f"orchard-{with_images.bucket}-{run_name(RUN_AFTER, RUN_ID)}-images"
     tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
     assert tags["orchard:dag_id"] == "fruit_features"
     assert tags["orchard:run_id"] == RUN_ID
+    assert tags["orchard:dataset_uri"] == with_images.dataset_uri
     assert tags["for-use-with-amazon-emr-managed-policies"] == "true"
 
 
@@ -58,6 +59,14 @@ def test_a_long_prefix_gives_a_name_that_emr_takes(s3: "S3Client", with_images: 
     s3.put_object(Bucket=with_images.bucket, Key=f"{prefix}/1.jpg", Body=b"1")
     planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
     assert len(planned["cluster"]["Name"]) == 256
+    assert max(len(tag["Value"]) for tag in planned["cluster"]["Tags"]) == 256
+
+
+def test_datasets_that_differ_have_different_tags_even_where_a_tag_cannot_hold_the_difference() -> None:
+    uris = [f"s3://b/{'x' * 300}/{end}/" for end in ("kiwi", "lemon")] + ["s3://b/lot#1/", "s3://b/lot?1/"]
+    tags = [dataset_tag(uri) for uri in uris]
+    assert len(set(tags)) == len(uris)
+    assert [tag_value(tag) for tag in tags] == tags, "each is a value that a tag may have"
 
 
 def test_a_misspelt_param_is_refused_and_the_right_ones_are_listed(s3: "S3Client", with_images: Settings) -> None:

@@ -1,75 +1,273 @@
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
-from botocore.exceptions import ClientError
-from botocore.stub import Stubber
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError
 
-from orchard.preflight import NotReady, check, missing_roles
+from orchard.errors import WillNotHeal
+from orchard.plan import plan_run
+from orchard.preflight import ACTIONS, Clients, NotReady, check
 from orchard.settings import Settings
+from tests.plugins.answers import answering, failing
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
+README = Path(__file__).parents[2] / "README.md"
+# Whose turn it is depends on all clusters of a region: no other test makes one in this.
+REGION = "eu-north-1"
+# The word of each service for a refusal.
+REFUSALS = {"s3": "AccessDenied", "iam": "AccessDenied", "ec2": "UnauthorizedOperation", "emr": "AccessDeniedException"}
+# S3 has no body for a HEAD to name the refusal in.
+HEADS = ("HeadBucket", "HeadObject")
+# Asked only where other answers leave no choice.
+SELDOM = ("GetBucketLocation", "DescribeCluster")
+
 
 @pytest.fixture
-def ready(released: Settings, iam: "IAMClient") -> Iterator[Settings]:
-    """A deployment with its roles."""
-    role = f"role-{uuid.uuid4().hex[:8]}"
-    iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
-    iam.create_instance_profile(InstanceProfileName=role)
-    yield replace(released, service_role=role, instance_profile=role)
-    iam.delete_instance_profile(InstanceProfileName=role)
-    iam.delete_role(RoleName=role)
+def clients(aws_url: str, s3: "S3Client", iam: "IAMClient") -> Clients:
+    emr = boto3.client("emr", endpoint_url=aws_url, region_name=REGION)
+    ec2: Any = boto3.client("ec2", endpoint_url=aws_url, region_name=REGION)
+    return Clients(s3=s3, iam=iam, ec2=ec2, emr=emr)
 
 
-def test_a_whole_deployment_passes(s3: "S3Client", iam: "IAMClient", ready: Settings) -> None:
-    check(s3, iam, ready)
+@pytest.fixture
+def ready(released: Settings, clients: Clients) -> Iterator[Settings]:
+    """A deployment with all that a run needs: a dataset, roles, a subnet, a security configuration."""
+    clients.s3.put_object(Bucket=released.bucket, Key="images/Kiwi/1.jpg", Body=b"12345")
+    name = f"orchard-{uuid.uuid4().hex[:8]}"
+    clients.iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+    clients.iam.create_instance_profile(InstanceProfileName=name)
+    clients.emr.create_security_configuration(Name=name, SecurityConfiguration=json.dumps({}))
+    subnet = clients.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    yield replace(released, service_role=name, instance_profile=name, security_configuration=name, subnet_ids=(subnet,))
+    clients.iam.delete_instance_profile(InstanceProfileName=name)
+    clients.iam.delete_role(RoleName=name)
+    clients.emr.delete_security_configuration(Name=name)
 
 
-def test_roles_may_be_given_as_arns(s3: "S3Client", iam: "IAMClient", ready: Settings) -> None:
-    arn = "arn:aws:iam::123456789012"
-    check(
+def plan(s3: "S3Client", settings: Settings, **params: Any) -> dict[str, Any]:
+    given = {"dataset_uri": settings.dataset_uri, "instance_type": "m5.xlarge", "core_instances": 2, **params}
+    return plan_run(
         s3,
-        iam,
-        replace(
-            ready,
-            service_role=f"{arn}:role/service-role/{ready.service_role}",
-            instance_profile=f"{arn}:instance-profile/{ready.instance_profile}",
-        ),
+        settings,
+        given,
+        dag_id="fruit_features",
+        run_id="manual__1",
+        run_after=datetime(2026, 11, 22, 2, tzinfo=UTC),
     )
 
 
-def test_all_that_is_missing_is_told_at_once(s3: "S3Client", iam: "IAMClient", ready: Settings) -> None:
-    s3.delete_object(Bucket=ready.bucket, Key=f"releases/{ready.release}/spark/pca.py")
+def client_of(clients: Clients, operation: str) -> Any:
+    service = ACTIONS[operation].partition(":")[0]
+    return getattr(clients, {"elasticmapreduce": "emr"}.get(service, service))
+
+
+def said(caplog: pytest.LogCaptureFixture, level: str) -> list[str]:
+    """What we logged; the local AWS logs in this process, too."""
+    ours = [record for record in caplog.records if record.name.startswith("orchard.")]
+    return [record.getMessage() for record in ours if record.levelname == level]
+
+
+def faults(clients: Clients, settings: Settings, run: dict[str, Any]) -> str:
     with pytest.raises(NotReady) as error:
-        check(s3, iam, replace(ready, service_role="nobody", instance_profile="nothing"))
-    message = str(error.value)
-    assert "3 of the checks failed, no cluster was made" in message
-    assert "spark/pca.py is missing" in message
-    assert "service role 'nobody'" in message
-    assert "set ORCHARD_SERVICE_ROLE to one that exists" in message
-    assert "instance profile 'nothing'" in message
-    assert "set ORCHARD_INSTANCE_PROFILE to one that exists" in message
+        check(clients, settings, run)
+    return str(error.value)
+
+
+def test_a_whole_deployment_passes_and_the_log_has_a_line_for_each_check(
+    clients: Clients, ready: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = plan(clients.s3, ready)
+    caplog.clear()
+    caplog.set_level("INFO", "orchard")
+    assert check(clients, ready, run) == []
+    lines = said(caplog, "INFO")
+    role = ready.service_role
+    for told, line in zip(
+        (
+            f"bucket {ready.bucket} is in eu-west-1",
+            f"release {ready.release_uri} is whole, 8 files, ",
+            f"dataset {ready.dataset_uri} can be read",
+            f"output {run['run_uri']} can be written",
+            "EMR has the release label emr-7.14.0",
+            "emr-7.14.0 supports m5.xlarge",
+            "EC2 offers m5.xlarge in eu-north-1",
+            "free addresses for 3 instances: subnet-",
+            f"service role {role} exists",
+            f"instance profile {role} exists",
+            f"security configuration {role} exists",
+            f"0 of at most 4 clusters run, none on {ready.dataset_uri}",
+        ),
+        lines,
+        strict=True,
+    ):
+        assert line.startswith(f"preflight: {told}")
+
+
+def test_it_leaves_nothing_behind(clients: Clients, ready: Settings) -> None:
+    check(clients, ready, plan(clients.s3, ready))
+    assert "Contents" not in clients.s3.list_objects_v2(Bucket=ready.bucket, Prefix="runs/")
+
+
+def test_all_that_is_wrong_is_told_at_once(clients: Clients, ready: Settings) -> None:
+    s3 = clients.s3
+    wrong = replace(
+        ready,
+        service_role="nobody",
+        instance_profile="nothing",
+        subnet_ids=("subnet-0",),
+        security_configuration="lax",
+        release_label="emr-7.99.0",
+    )
+    run = plan(s3, wrong)
+    run["cluster"]["Instances"]["InstanceFleets"][1]["InstanceTypeConfigs"] = [{"InstanceType": "m9.huge"}]
+    s3.delete_object(Bucket=ready.bucket, Key=f"releases/{ready.release}/spark/pca.py")
+    s3.delete_object(Bucket=ready.bucket, Key="images/Kiwi/1.jpg")
+    with answering(s3, "HeadBucket", {"BucketRegion": "eu-west-3"}), failing(s3, "PutObject", "AccessDenied", 403):
+        message = faults(clients, wrong, run)
+    assert message.startswith("10 of the checks failed, no cluster was made: ")
+    for told in (
+        "is in eu-west-3, the cluster would be in eu-west-1; set ORCHARD_REGION to eu-west-3",
+        "spark/pca.py is missing; delete its manifest.json, upload it anew",
+        f"no image below {ready.dataset_uri}",
+        "grant s3:PutObject to Airflow",
+        "release label 'emr-7.99.0' is not offered in eu-north-1; set ORCHARD_RELEASE_LABEL",
+        "eu-north-1 has no m9.huge; choose another instance_type",
+        "subnet 'subnet-0' is not in eu-north-1; set ORCHARD_SUBNET_IDS",
+        "service role 'nobody'",
+        "instance profile 'nothing'",
+        "security configuration 'lax'",
+    ):
+        assert told in message
+
+
+def test_no_second_try_mends_a_fault(clients: Clients, ready: Settings) -> None:
+    with pytest.raises(WillNotHeal):
+        check(clients, replace(ready, release="ffff"), plan(clients.s3, ready))
+
+
+def test_a_bucket_that_is_gone_is_a_fault_of_all_that_was_in_it(clients: Clients, ready: Settings) -> None:
+    gone = replace(ready, bucket=f"gone-{uuid.uuid4().hex[:8]}")
+    run = {**plan(clients.s3, ready), "dataset_uri": gone.dataset_uri, "run_uri": f"{gone.bucket_uri}/runs/images/1"}
+    message = faults(clients, gone, run)
+    assert message.startswith("4 of the checks failed")
+    assert f"bucket '{gone.bucket}' does not exist; create it" in message
+    assert f"no release '{ready.release}'" in message
+    for uri in (run["dataset_uri"], run["run_uri"]):
+        assert f"{uri}: An error occurred (NoSuchBucket)" in message
+    assert "create the bucket, or name another" in message
+
+
+@pytest.mark.parametrize("operation", [name for name in ACTIONS if name not in SELDOM])
+def test_a_missing_permission_is_told_with_the_action_to_grant(
+    clients: Clients, ready: Settings, operation: str
+) -> None:
+    run, client = plan(clients.s3, ready), client_of(clients, operation)
+    code = "403" if operation in HEADS else REFUSALS[client.meta.service_model.service_name]
+    with failing(client, operation, code, 403):
+        message = faults(clients, ready, run)
+    assert f"grant {ACTIONS[operation]} to Airflow" in message
+
+
+def test_a_missing_permission_to_ask_for_a_buckets_location_is_told(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, ready)
+    with answering(clients.s3, "HeadBucket", {}), failing(clients.s3, "GetBucketLocation", "AccessDenied", 403):
+        assert "grant s3:GetBucketLocation to Airflow" in faults(clients, ready, run)
+
+
+def test_a_missing_permission_to_describe_clusters_is_told(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, ready)
+    listed = {"Clusters": [{"Id": "j-1", "Name": "orchard-1", "Status": {"State": "RUNNING"}}]}
+    with (
+        answering(clients.emr, "ListClusters", listed),
+        failing(clients.emr, "DescribeCluster", "AccessDeniedException"),
+    ):
+        assert "grant elasticmapreduce:DescribeCluster to Airflow" in faults(clients, ready, run)
+
+
+def test_the_readme_lists_every_action_that_airflow_needs() -> None:
+    text = README.read_text()
+    needed = {action.partition(":")[2] for action in ACTIONS.values()}
+    assert {action for action in needed if action not in text} == set()
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
-    [("AccessDenied", "grant iam:GetRole to Airflow"), ("NoSuchEntity", "set ORCHARD_SERVICE_ROLE")],
+    ("operation", "code"),
+    [
+        ("HeadObject", "SlowDown"),
+        ("GetObject", "InternalError"),
+        ("GetRole", "Throttling"),
+        ("DescribeSubnets", "RequestLimitExceeded"),
+        ("ListReleaseLabels", "ThrottlingException"),
+        ("ListClusters", "InternalServerException"),
+    ],
 )
-def test_a_missing_permission_is_not_taken_for_a_missing_role(iam: "IAMClient", code: str, expected: str) -> None:
-    with Stubber(iam) as stubber:
-        stubber.add_client_error("get_role", code)
-        stubber.add_client_error("get_instance_profile", code)
-        faults = missing_roles(iam, Settings(bucket="fruits-data", release="1"))
-    assert expected in faults[0]
+def test_a_busy_service_is_no_fault_but_raised_so_that_airflow_tries_again(
+    clients: Clients, ready: Settings, operation: str, code: str
+) -> None:
+    run = plan(clients.s3, ready)
+    with failing(client_of(clients, operation), operation, code, 503), pytest.raises(ClientError, match=code):
+        check(clients, ready, run)
 
 
-def test_an_error_that_tells_nothing_about_a_role_is_raised(iam: "IAMClient") -> None:
-    with Stubber(iam) as stubber:
-        stubber.add_client_error("get_role", "Throttling")
-        with pytest.raises(ClientError, match="Throttling"):
-            missing_roles(iam, Settings(bucket="fruits-data", release="1"))
+def test_a_lost_connection_is_raised_so_that_airflow_tries_again(clients: Clients, ready: Settings) -> None:
+    once = Config(retries={"total_max_attempts": 1})
+    nowhere: Any = boto3.client("ec2", endpoint_url="http://127.0.0.1:1", region_name=REGION, config=once)
+    with pytest.raises(EndpointConnectionError):
+        check(replace(clients, ec2=nowhere), ready, plan(clients.s3, ready))
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "skipped"),
+    [
+        ("ListSupportedInstanceTypes", "NotImplementedException", "instance types of EMR"),
+        ("DescribeSecurityConfiguration", "UnknownOperationException", "security configuration"),
+        ("PutObject", "NotImplemented", "output"),
+    ],
+)
+def test_what_a_local_aws_does_not_answer_is_skipped_and_the_log_says_so(
+    clients: Clients,
+    ready: Settings,
+    operation: str,
+    code: str,
+    skipped: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = plan(clients.s3, ready)
+    with failing(client_of(clients, operation), operation, code, 501):
+        assert check(clients, ready, run) == []
+    (warning,) = said(caplog, "WARNING")
+    assert warning.startswith(f"preflight: {skipped}")
+    assert "skipped, as it is not answered" in warning
+
+
+def test_a_run_that_has_to_wait_is_told_why_in_a_line_each(
+    clients: Clients, ready: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = plan(clients.s3, ready)
+    other = {**run["cluster"], "Tags": [*run["cluster"]["Tags"], {"Key": "orchard:run_id", "Value": "manual__2"}]}
+    cluster_id = clients.emr.run_job_flow(**{**other, "BootstrapActions": []})["JobFlowId"]
+    caplog.set_level("INFO", "orchard")
+    try:
+        reasons = check(clients, replace(ready, max_running_clusters=1), run)
+    finally:
+        clients.emr.terminate_job_flows(JobFlowIds=[cluster_id])
+    assert len(reasons) == 2
+    assert said(caplog, "INFO")[-2:] == [f"preflight: {reason}" for reason in reasons]
+
+
+def test_a_run_that_would_wait_but_cannot_succeed_fails_at_once(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, replace(ready, service_role="nobody"))
+    listed = {"Clusters": [{"Id": "j-1", "Name": "orchard-1", "Status": {"State": "RUNNING"}}]}
+    described = {"Cluster": {**listed["Clusters"][0], "Tags": run["cluster"]["Tags"]}}
+    with answering(clients.emr, "ListClusters", listed), answering(clients.emr, "DescribeCluster", described):
+        assert "service role 'nobody'" in faults(clients, replace(ready, max_running_clusters=1), run)

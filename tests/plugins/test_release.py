@@ -1,9 +1,14 @@
+import hashlib
+import json
+import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
-from orchard.release import NoRelease, missing_files, read_release
+from orchard.release import NoRelease, damaged_files, read_release
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,23 +18,68 @@ if TYPE_CHECKING:
 def test_a_release_knows_its_files_and_its_model(s3: "S3Client", released: Settings) -> None:
     release = read_release(s3, released)
     assert release.model_uri == f"{released.release_uri}/model/mobilenet.tflite"
-    assert release.sizes["wheels/numpy.whl"] == len("wheels/numpy.whl")
-    assert {"bootstrap/install.sh", "spark/ingest.py", "spark/orchard_spark.zip"} <= release.sizes.keys()
+    assert release.files["wheels/numpy.whl"].size == len("wheels/numpy.whl")
+    assert release.files["wheels/numpy.whl"].sha256 == hashlib.sha256(b"wheels/numpy.whl").hexdigest()
+    assert {"bootstrap/install.sh", "spark/ingest.py", "spark/orchard_spark.zip"} <= release.files.keys()
+    assert release.bytes == sum(file.size for file in release.files.values())
 
 
-def test_a_whole_release_misses_nothing(s3: "S3Client", released: Settings) -> None:
-    assert missing_files(s3, released, read_release(s3, released)) == []
+def test_a_whole_release_has_no_damage_and_is_not_read(
+    s3: "S3Client", released: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert damaged_files(s3, released, read_release(s3, released)) == []
+    assert "reading" not in caplog.text, "S3 knows the checksum of every file that infra/release.py uploaded"
 
 
-def test_each_missing_or_cut_file_is_named(s3: "S3Client", released: Settings) -> None:
+def test_each_missing_cut_or_changed_file_is_named(s3: "S3Client", released: Settings) -> None:
     release = read_release(s3, released)
     prefix = f"releases/{released.release}"
     s3.delete_object(Bucket=released.bucket, Key=f"{prefix}/spark/pca.py")
     s3.put_object(Bucket=released.bucket, Key=f"{prefix}/wheels/numpy.whl", Body=b"cut")
-    assert sorted(missing_files(s3, released, release)) == [
-        f"{release.uri}/spark/pca.py is missing",
-        f"{release.uri}/wheels/numpy.whl has 3 bytes, not 16",
+    other = b"another-model.tflite--"[: release.files["model/mobilenet.tflite"].size]
+    s3.put_object(
+        Bucket=released.bucket, Key=f"{prefix}/model/mobilenet.tflite", Body=other, ChecksumAlgorithm="SHA256"
+    )
+    assert sorted(damaged_files(s3, released, release)) == [
+        f"model/mobilenet.tflite has SHA-256 {hashlib.sha256(other).hexdigest()}, "
+        f"not {hashlib.sha256(b'model/mobilenet.tflite').hexdigest()}",
+        "spark/pca.py is missing",
+        "wheels/numpy.whl has 3 bytes, not 16",
     ]
+
+
+@pytest.mark.parametrize(("content", "damages"), [(b"wheels/numpy.whl", 0), (b"wheels/NUMPY.whl", 1)])
+def test_a_file_whose_sha256_s3_does_not_know_is_read(
+    s3: "S3Client", released: Settings, content: bytes, damages: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = f"releases/{released.release}/wheels/numpy.whl"
+    s3.put_object(Bucket=released.bucket, Key=key, Body=content)
+    with caplog.at_level(logging.INFO):
+        assert len(damaged_files(s3, released, read_release(s3, released))) == damages
+    assert f"s3://{released.bucket}/{key} has no SHA-256 on S3: reading its 16 bytes" in caplog.text
+
+
+def test_the_checksum_of_an_upload_in_parts_is_not_taken_for_that_of_the_file(
+    s3: Any, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = b"m" * (6 << 20)
+    where = {"Bucket": bucket, "Key": "releases/1/model/m.tflite"}
+    where["UploadId"] = s3.create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+    parts = []
+    for number, part in enumerate((content[: 5 << 20], content[5 << 20 :]), 1):
+        done = s3.upload_part(**where, PartNumber=number, Body=part, ChecksumAlgorithm="SHA256")
+        parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": done["ChecksumSHA256"]})
+    s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    assert s3.head_object(Bucket=bucket, Key=where["Key"], ChecksumMode="ENABLED")["ChecksumSHA256"]
+
+    file = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest = json.dumps({"model": "model/m.tflite", "files": {"model/m.tflite": file}})
+    s3.put_object(Bucket=bucket, Key="releases/1/manifest.json", Body=manifest.encode())
+    settings = Settings(bucket=bucket, release="1")
+    with caplog.at_level(logging.INFO):
+        assert damaged_files(s3, settings, read_release(s3, settings)) == []
+    assert "reading its 6291456 bytes" in caplog.text
 
 
 def test_a_release_that_is_not_there_is_named_with_the_way_out(s3: "S3Client", released: Settings) -> None:
@@ -37,3 +87,11 @@ def test_a_release_that_is_not_there_is_named_with_the_way_out(s3: "S3Client", r
         read_release(s3, replace(released, release="ffff"))
     assert f"no release 'ffff' in s3://{released.bucket}/releases/ffff" in str(error.value)
     assert f"make release BUCKET={released.bucket}" in str(error.value)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "SlowDown"])
+def test_an_error_that_tells_nothing_about_a_release_is_raised(s3: "S3Client", code: str) -> None:
+    with Stubber(s3) as stubber:
+        stubber.add_client_error("get_object", code)
+        with pytest.raises(ClientError, match=code):
+            read_release(s3, Settings(bucket="fruits-data", release="1"))

@@ -17,6 +17,7 @@ def test_bucket_and_release_are_enough() -> None:
     assert (settings.region, settings.release_label) == ("eu-west-1", "emr-7.14.0")
     assert settings.release_uri == "s3://fruits-data/releases/0123456789ab"
     assert settings.dataset_uri == "s3://fruits-data/images/"
+    assert settings.warehouse_uri == "s3://fruits-data/warehouse"
 
 
 def test_each_kind_of_value_is_read() -> None:
@@ -26,6 +27,12 @@ def test_each_kind_of_value_is_read() -> None:
     assert settings.subnet_ids == ("subnet-a", "subnet-b")
     assert settings.poll_seconds == 5
     assert settings.owner == "pears"
+
+
+def test_four_clusters_may_run_and_none_for_more_than_half_a_day() -> None:
+    settings = Settings.from_env(NEEDED)
+    assert (settings.max_running_clusters, settings.max_cluster_hours) == (4, 12)
+    assert Settings.from_env({**NEEDED, "ORCHARD_MAX_RUNNING_CLUSTERS": "9"}).max_running_clusters == 9
 
 
 def test_what_is_missing_is_named() -> None:
@@ -50,10 +57,13 @@ def test_a_misspelt_variable_is_refused_and_the_right_ones_are_listed() -> None:
         ("ORCHARD_POLL_SECONDS", "86400", "less than the shortest timeout"),
         ("ORCHARD_DATASET_PREFIX", "images", "a prefix such as images/"),
         ("ORCHARD_LOG_PREFIX", "/logs/", "a prefix such as images/"),
+        ("ORCHARD_CATALOG_DATABASE", "my-lake", "one of a-z, 0-9 and _"),
         ("ORCHARD_POLL_SECONDS", "soon", "a whole number"),
         ("ORCHARD_POLL_SECONDS", "0", "a positive number"),
         ("ORCHARD_PCA_TIMEOUT_MINUTES", "-1", "a positive number"),
         ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "up to 7 days"),
+        ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
+        ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
     ],
 )
 def test_an_impossible_value_is_named_with_the_way_out(name: str, value: str, way_out: str) -> None:

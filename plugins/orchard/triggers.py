@@ -1,0 +1,20 @@
+"""What waits in the triggerer."""
+
+from airflow.providers.amazon.aws.triggers.emr import EmrStepSensorTrigger
+
+
+class StepEndTrigger(EmrStepSensorTrigger):
+    """Wait for a step's end; somebody who marks the task or its run, or clears it, ends the step with it."""
+
+    def __init__(self, job_flow_id: str, step_id: str, **kwargs: object) -> None:
+        super().__init__(job_flow_id, step_id, **kwargs)  # type: ignore[arg-type]  # they are serialised as they came
+        self.job_flow_id = job_flow_id
+        self.step_id = step_id
+
+    async def on_kill(self) -> None:
+        """Cancel the step. Airflow calls this when a user acts on the task, not when a triggerer stops."""
+        async with await self.hook().get_async_conn() as emr:  # type: ignore[no-untyped-call]
+            await emr.cancel_steps(
+                ClusterId=self.job_flow_id, StepIds=[self.step_id], StepCancellationOption="TERMINATE_PROCESS"
+            )
+        self.log.info("step %s of cluster %s: cancelled for the user", self.step_id, self.job_flow_id)

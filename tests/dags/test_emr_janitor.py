@@ -1,0 +1,139 @@
+import uuid
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, CronTriggerTimetable, DagRunState
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType, ParamValidationError
+from airflow.sdk.execution_time.comms import ErrorResponse
+
+from demo import stack
+from orchard.cluster import DAG_TAG, RUN_TAG
+from orchard.plan import run_name
+
+DAG_FILE = Path(__file__).parents[2] / "dags/emr_janitor.py"
+
+
+@pytest.fixture(scope="module")
+def dag() -> DAG:
+    bag = DagBag(str(DAG_FILE))
+    assert bag.import_errors == {}
+    found: DAG = bag.dags["emr_janitor"]
+    return found
+
+
+def test_it_looks_every_quarter_of_an_hour_and_never_catches_up(dag: DAG) -> None:
+    assert isinstance(dag.timetable, CronTriggerTimetable)
+    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("*/15 * * * *", "Europe/Paris")
+    assert dag.catchup is False
+
+
+def test_two_never_reap_at_once_and_one_that_hangs_makes_way_for_the_next(dag: DAG) -> None:
+    assert dag.max_active_runs == 1
+    (task,) = dag.tasks
+    assert task.task_id == "reap"
+    assert task.execution_timeout is not None
+    assert task.retries == 2, "a passing fault needs nobody's attention"
+    assert 3 * (task.execution_timeout + task.retry_delay) < timedelta(hours=1)
+
+
+def test_it_reaps_unless_told_otherwise(dag: DAG) -> None:
+    assert dag.params.dump() == {"dry_run": False}
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_a_dry_run_is_asked_for_with_true_and_nothing_else(dag: DAG, value: Any) -> None:
+    assert deepcopy(dag.params.get_param("dry_run")).resolve(True) is True
+    with pytest.raises(ParamValidationError):
+        deepcopy(dag.params.get_param("dry_run")).resolve(value)
+
+
+def test_its_page_says_what_becomes_of_every_kind_of_cluster(dag: DAG) -> None:
+    assert dag.doc_md is not None
+    for kind in ("queued or running", "succeeded or failed", "does not know", "older than", "without our tags"):
+        assert kind in dag.doc_md
+
+
+class TaskInstance:
+    """The part of a task instance that the janitor uses, of an Airflow that has one run, or answers with errors."""
+
+    def __init__(self, run_id: str = "", state: DagRunState = DagRunState.RUNNING, status_code: int = 200) -> None:
+        self._states = {("fruit_features", run_id): state}
+        self._status_code = status_code
+
+    def get_dr_count(self, dag_id: str, run_ids: list[str]) -> int:
+        self._answer()
+        return sum((dag_id, run_id) in self._states for run_id in run_ids)
+
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> DagRunState:
+        self._answer()
+        return self._states[dag_id, run_id]
+
+    def _answer(self) -> None:
+        if self._status_code != 200:
+            fault = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": self._status_code})
+            raise AirflowRuntimeError(fault)
+
+
+@pytest.fixture
+def cluster(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A cluster of the run `nightly`, as often as it is asked what it is like now; Airflow's AWS is the local one."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
+    emr, iam, role = stack.client("emr", aws_url), stack.client("iam", aws_url), f"janitor-{uuid.uuid4().hex[:12]}"
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName=role)
+    cluster_id = emr.run_job_flow(
+        Name=f"orchard-fruits-data-{run_name(datetime.now(UTC), 'nightly')}-images",
+        ReleaseLabel="emr-7.14.0",
+        Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
+        Tags=[{"Key": DAG_TAG, "Value": "fruit_features"}, {"Key": RUN_TAG, "Value": "nightly"}],
+        ServiceRole=role,
+        JobFlowRole=role,
+    )["JobFlowId"]
+    yield lambda: emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
+    emr.terminate_job_flows(JobFlowIds=[cluster_id])
+
+
+def reap(dag: DAG, ti: TaskInstance, dry_run: bool = False) -> list[dict[str, Any]]:
+    task: Any = dag.get_task("reap")
+    report: list[dict[str, Any]] = task.python_callable(params={"dry_run": dry_run}, ti=ti)
+    return report
+
+
+def has_ended(cluster: Callable[[], dict[str, Any]]) -> bool:
+    return str(cluster()["Status"]["State"]).startswith("TERMINAT")
+
+
+def test_it_leaves_the_cluster_of_a_live_run_alone(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
+    (row,) = reap(dag, TaskInstance("nightly"))
+    assert (row["run_state"], row["outcome"]) == ("running", "left alone")
+    assert not has_ended(cluster)
+
+
+def test_it_reaps_the_cluster_of_a_run_that_failed(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
+    (row,) = reap(dag, TaskInstance("nightly", DagRunState.FAILED))
+    assert (row["run_state"], row["outcome"]) == ("failed", "reaped")
+    assert has_ended(cluster)
+
+
+def test_it_reaps_the_cluster_of_an_unknown_run_unless_the_run_is_dry(
+    dag: DAG, cluster: Callable[[], dict[str, Any]]
+) -> None:
+    assert [row["outcome"] for row in reap(dag, TaskInstance("another"), dry_run=True)] == ["would be reaped"]
+    assert not has_ended(cluster)
+    assert [row["outcome"] for row in reap(dag, TaskInstance("another"))] == ["reaped"]
+    assert has_ended(cluster)
+
+
+@pytest.mark.parametrize("status_code", [403, 404, 500, 503])
+def test_an_error_of_airflows_api_is_no_unknown_run(
+    dag: DAG, cluster: Callable[[], dict[str, Any]], status_code: int
+) -> None:
+    with pytest.raises(ExceptionGroup, match=f"API_SERVER_ERROR: .*{status_code}"):
+        reap(dag, TaskInstance(status_code=status_code))
+    assert not has_ended(cluster)

@@ -1,0 +1,157 @@
+"""A door before the local AWS, for tests: it checks what moto's Glue does not, counts requests, and falls shut."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+UPDATE_TABLE = "AWSGlue.UpdateTable"
+CHANGES_OF_GLUE = (UPDATE_TABLE, "AWSGlue.CreateTable", "AWSGlue.CreateDatabase")
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+def changes_something(method: str, path: str, target: str) -> bool:
+    """Whether others can see what a request did; the parts of an upload show when it is completed."""
+    if target:
+        return target in CHANGES_OF_GLUE
+    return method in ("PUT", "DELETE", "POST") and "partNumber=" not in path and not path.endswith("?uploads")
+
+
+class Front:
+    """Forwards every request.
+
+    Glue refuses an UpdateTable whose VersionId is not the table's present one
+    (https://docs.aws.amazon.com/glue/latest/webapi/API_UpdateTable.html); moto takes it, so it is refused here.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = urlsplit(upstream).netloc
+        self._lock = threading.Lock()
+        self._updates = threading.Lock()
+        self.changes = 0
+        self.refused_updates = 0
+        self._shut_at: int | None = None
+        self._lost_update: str | None = None
+        self._meeting: threading.Barrier | None = None
+        front = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def _handle(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                body = self._chunks() if headers.pop("transfer-encoding", "") else self._whole(headers)
+                headers.pop("expect", None)
+                answer = front.answer(self.command, self.path, headers, body)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                status, answered, content = answer
+                self.send_response_only(status)
+                for name, value in answered:
+                    if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                        self.send_header(name, value)
+                length = dict(answered).get("Content-Length") if self.command == "HEAD" else None
+                self.send_header("Content-Length", length or str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def handle_expect_100(self) -> bool:
+                super().handle_expect_100()
+                self.wfile.flush()
+                return True
+
+            def _whole(self, headers: dict[str, str]) -> bytes:
+                return self.rfile.read(int(headers.get("content-length", 0)))
+
+            def _chunks(self) -> bytes:
+                body = b""
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle  # noqa: N815  # the library's names
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def open(self) -> Iterator["Front"]:
+        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        thread.start()
+        yield self
+        self._server.shutdown()
+        self._server.server_close()
+        thread.join()
+
+    def shut_at(self, change: int) -> None:
+        """Refuse the n-th request that changes something, and every request after it."""
+        with self._lock:
+            self.changes = 0
+            self._shut_at = change
+
+    def reopen(self) -> None:
+        """Refuse nothing any more."""
+        with self._lock:
+            self._shut_at = None
+
+    def lose_answer_to_update_of(self, table: str) -> None:
+        """Carry out the next update of a table, but close the connection instead of answering."""
+        self._lost_update = table
+
+    def let_updates_meet(self, parties: int) -> None:
+        """Hold the first updates of tables until there are as many, so that each was made without the others."""
+        self._meeting = threading.Barrier(parties)
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
+        """The answer to a request; None where there is to be none."""
+        target = headers.get("x-amz-target", "")
+        with self._lock:
+            self.changes += changes_something(method, path, target)
+            shut = self._shut_at is not None and self.changes >= self._shut_at
+        if shut:  # a refusal, which no client repeats; seen from the server the client is gone
+            return 403, [], b""
+        if target != UPDATE_TABLE:
+            return self._forward(method, path, headers, body)
+        answer = self._update_table(path, headers, body)
+        if json.loads(body)["TableInput"]["Name"] == self._lost_update:
+            self._lost_update = None
+            return None
+        return answer
+
+    def _update_table(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        if self._meeting is not None:
+            meeting = self._meeting
+            meeting.wait(timeout=30)
+            self._meeting = None
+        asked = json.loads(body)
+        get = json.dumps({"DatabaseName": asked["DatabaseName"], "Name": asked["TableInput"]["Name"]}).encode()
+        headers_of_get = {**headers, "x-amz-target": "AWSGlue.GetTable", "content-length": str(len(get))}
+        with self._updates:
+            _, _, content = self._forward("POST", path, headers_of_get, get)
+            if json.loads(content)["Table"]["VersionId"] != asked["VersionId"]:
+                self.refused_updates += 1
+                fault = {"__type": "ConcurrentModificationException", "Message": "Update table failed: stale version"}
+                return 400, [("Content-Type", "application/x-amz-json-1.1")], json.dumps(fault).encode()
+            return self._forward("POST", path, headers, body)
+
+    def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        connection = HTTPConnection(self._upstream)
+        try:
+            connection.request(method, path, body, {**headers, "content-length": str(len(body))})
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()

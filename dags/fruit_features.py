@@ -15,9 +15,9 @@ run.
 | `terminate_cluster`, `cluster_gone` | ends the cluster, whether the run succeeded or failed |
 
 **By hand:** Trigger, and give another *dataset prefix*; all fields have good defaults.
-**When a step failed:** the log of its `wait_step` names the folder of its logs; the traceback is in `stdout.gz` there.
-To try again, clear the step's `add_step` *with downstream*: that makes a new cluster and redoes this step and the later
-ones.
+**When a step failed:** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
+folder of all its logs. To try again, clear the step's `add_step` *with downstream*: that makes a new cluster and redoes
+this step and the later ones. More is in `docs/runbook.md`.
 """
 
 import os

@@ -73,6 +73,14 @@ class Settings:
         shortest_minutes = min(getattr(self, field.name) for field in fields(self) if field.name.endswith("_minutes"))
         if self.poll_seconds > 60 * shortest_minutes > 0:
             faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: give less than the shortest timeout")
+        longest_minutes = 2 * self.ready_timeout_minutes + sum(
+            (self.ingest_timeout_minutes, self.features_timeout_minutes, self.pca_timeout_minutes)
+        )
+        if longest_minutes > 60 * self.max_cluster_hours > 0:
+            faults.append(
+                f"{PREFIX}MAX_CLUSTER_HOURS is {self.max_cluster_hours}, but the timeouts let a cluster live for "
+                f"{longest_minutes / 60:g} hours: give more, or shorter timeouts"
+            )
         if self.idle_timeout_minutes > 7 * 24 * 60:
             faults.append(f"{PREFIX}IDLE_TIMEOUT_MINUTES is {self.idle_timeout_minutes}: EMR allows up to 7 days")
         if faults:

@@ -64,6 +64,7 @@ def test_a_misspelt_variable_is_refused_and_the_right_ones_are_listed() -> None:
         ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "up to 7 days"),
         ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
+        ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts let a cluster live for 10 hours"),
     ],
 )
 def test_an_impossible_value_is_named_with_the_way_out(name: str, value: str, way_out: str) -> None:

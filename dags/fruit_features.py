@@ -156,6 +156,7 @@ def spark_stage(stage: Stage) -> None:
         region_name=SETTINGS.region,
         poke_interval=SETTINGS.poll_seconds,
         budget=stage.timeout,
+        log_uri=SETTINGS.log_uri,
     )
 
 

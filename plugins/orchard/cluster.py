@@ -81,7 +81,7 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
         instances["Ec2SubnetIds"] = list(settings.subnet_ids)
     request: dict[str, Any] = {
         "Name": spec.name,
-        "LogUri": f"{settings.bucket_uri}/{settings.log_prefix}",
+        "LogUri": settings.log_uri,
         "ReleaseLabel": settings.release_label,
         "Applications": [{"Name": "Spark"}],
         "Instances": instances,

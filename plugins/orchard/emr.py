@@ -162,28 +162,35 @@ def cancel_step(emr: "EMRClient", cluster_id: str, step_id: str) -> None:
     log.info("step %s: cancelling: %s %s", step_id, answer["Status"], answer.get("Reason", ""))
 
 
-def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Mapping[str, Any]) -> str:
-    """Why a step has not completed: EMR's reason, the exception, the last lines of its log, where the rest is."""
+def step_logs(log_uri: str, cluster_id: str, step_id: str) -> str:
+    """The folder in which EMR puts the logs of a step, some minutes late; `log_uri` is the cluster's LogUri.
+
+    >>> step_logs("s3://bucket/logs/", "j-1", "s-1")
+    's3://bucket/logs/j-1/steps/s-1/'
+    """
+    return f"{log_uri.rstrip('/')}/{cluster_id}/steps/{step_id}/"
+
+
+def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Mapping[str, Any], logs: str) -> str:
+    """Why a step has not completed: EMR's reason, the exception, the last lines of its log, where the rest is.
+
+    `logs` is the folder of its logs.
+    """
     status, cluster = step["Status"], emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
     failure = status.get("FailureDetails", {})
     reason = status.get("StateChangeReason", {}).get("Message") or failure.get("Reason", "no reason given")
     lines = [f"step {step['Name']} ({step['Id']}) is {status['State']}: {reason}"]
     if cluster["Status"]["State"] not in LIVE:
         lines.append(f"cluster {cluster_id} is {end_of(cluster['Status'])}")
-    log_uri = cluster.get("LogUri")
-    if log_uri is None:
-        return "\n".join([*lines, *filter(None, [failure.get("Message")])])
-    # EMR itself says s3n.
-    folder = f"{re.sub('^s3[an]://', 's3://', log_uri).rstrip('/')}/{cluster_id}/steps/{step['Id']}/"
-    text, file = _log_of_failure(s3, folder)
+    text, file = _log_of_failure(s3, logs)
     exceptions = _EXCEPTION.findall(text) or _EXCEPTION.findall(failure.get("Message", ""))
     lines += exceptions[-1:]
     if text:
         tail = text.rstrip().splitlines()[-LOG_LINES:]
-        lines += [f"the last {len(tail)} lines of {folder}{file}:", *tail]
+        lines += [f"the last {len(tail)} lines of {logs}{file}:", *tail]
     else:
         lines.append("its log is not there yet: EMR writes it every five minutes, and when the cluster ends")
-    return "\n".join([*lines, f"all logs: {folder}"])
+    return "\n".join([*lines, f"all logs: {logs}"])
 
 
 def _log_of_failure(s3: "S3Client", folder: str) -> tuple[str, str]:

@@ -24,6 +24,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
 from orchard import emr
+from orchard.dataset import split_uri
+from orchard.links import StepLogsLink
 from orchard.triggers import StepEndTrigger
 
 if TYPE_CHECKING:
@@ -129,12 +131,24 @@ class StepEndSensor(EmrStepSensor):
     is for polls that were lost.
     """
 
-    def __init__(self, *, budget: timedelta, **kwargs: Any) -> None:
+    operator_extra_links = (EmrClusterLink(), StepLogsLink())  # type: ignore[assignment]  # of the provider's two
+
+    def __init__(self, *, budget: timedelta, log_uri: str, **kwargs: Any) -> None:
         super().__init__(deferrable=True, **kwargs)
         self.budget = budget
+        self.log_uri = log_uri
 
     def execute(self, context: Context) -> None:
         _link(self, context, self.job_flow_id)
+        bucket, prefix = split_uri(self._logs())
+        StepLogsLink.persist(
+            context=context,
+            operator=self,
+            region_name=self.hook.conn_region_name,
+            aws_partition=self.hook.conn_partition,
+            bucket=bucket,
+            prefix=prefix,
+        )
         step = self._step()
         if step["Status"]["State"] not in emr.STEP_ACTIVE:
             self._end(step)
@@ -170,6 +184,9 @@ class StepEndSensor(EmrStepSensor):
     def _step(self) -> Any:
         return _emr(self).describe_step(ClusterId=self.job_flow_id, StepId=self.step_id)["Step"]
 
+    def _logs(self) -> str:
+        return emr.step_logs(self.log_uri, self.job_flow_id, self.step_id)
+
     def _seconds_left(self, step: Any) -> float:
         created = step["Status"]["Timeline"]["CreationDateTime"]
         left: timedelta = self.budget - (datetime.now(UTC) - created)
@@ -178,7 +195,7 @@ class StepEndSensor(EmrStepSensor):
     def _end(self, step: Any) -> None:
         if step["Status"]["State"] != "COMPLETED":
             s3 = AwsBaseHook(self.aws_conn_id, client_type="s3", region_name=self.region_name).conn
-            raise AirflowFailException(emr.explain_failure(_emr(self), s3, self.job_flow_id, step))
+            raise AirflowFailException(emr.explain_failure(_emr(self), s3, self.job_flow_id, step, self._logs()))
         timeline = step["Status"]["Timeline"]
         seconds = (timeline["EndDateTime"] - timeline["StartDateTime"]).total_seconds()
         self.log.info("step %s %s: COMPLETED after %.1f s", self.step_id, step["Name"], seconds)

@@ -128,6 +128,11 @@ class Settings:
         return f"{self.bucket_uri}/releases/{self.release}"
 
     @property
+    def log_uri(self) -> str:
+        """The folder of EMR's logs."""
+        return f"{self.bucket_uri}/{self.log_prefix}"
+
+    @property
     def warehouse_uri(self) -> str:
         """The folder of the Iceberg tables."""
         return f"{self.bucket_uri}/warehouse"

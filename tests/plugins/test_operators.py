@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from airflow.sdk import PokeReturnValue
 from airflow.sdk.bases.operator import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from local_aws.client import LocalAwsClient
 from local_aws.server import LocalAws
+from orchard.links import StepLogsLink
 from orchard.operators import (
     AddStepOperator,
     ClusterReadySensor,
@@ -89,7 +90,13 @@ def add(cluster_id: str, step: dict[str, Any]) -> BaseOperator:
 
 def wait(cluster_id: str, step_id: str, budget: timedelta = timedelta(minutes=1)) -> BaseOperator:
     return StepEndSensor(
-        task_id="ingest.wait_step", job_flow_id=cluster_id, step_id=step_id, budget=budget, poke_interval=1, **WHERE
+        task_id="ingest.wait_step",
+        job_flow_id=cluster_id,
+        step_id=step_id,
+        budget=budget,
+        log_uri=LOG_URI,
+        poke_interval=1,
+        **WHERE,
     )
 
 
@@ -228,6 +235,18 @@ def test_a_step_for_a_cluster_that_has_gone_fails_for_good_and_says_how_the_clus
     ended = user.run(bash("exit 0"))
     with pytest.raises(AirflowFailException, match=f"cluster {ended} is TERMINATED .ALL_STEPS_COMPLETED"):
         execute(add(ended, step_of("exit 0")))
+
+
+def test_a_link_leads_to_the_folder_of_the_steps_logs(cluster_id: str) -> None:
+    step_id = execute(add(cluster_id, step_of("sleep 1")))
+    task_instance = TaskInstance()
+    with pytest.raises(TaskDeferred):
+        execute(wait(cluster_id, step_id), task_instance)
+    link = StepLogsLink().format_link(**task_instance.xcoms[StepLogsLink.key])
+    assert link == (
+        f"https://console.aws.amazon.com/s3/buckets/{BUCKET}?region={REGION}"
+        f"&prefix=deep/logs/{cluster_id}/steps/{step_id}/"
+    )
 
 
 def test_a_step_that_completes_is_waited_for_in_the_triggerer(cluster_id: str) -> None:

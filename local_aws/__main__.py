@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     except (StandaloneDidNotStart, UnusableState) as error:
         log.error("%s", error)
         return 1
+    except OSError as error:
+        log.error("cannot work in %s: %s; give another --data", arguments.data, error)
+        return 1
     return 0
 
 

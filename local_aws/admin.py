@@ -4,7 +4,7 @@ import json
 import signal
 from typing import Any
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
@@ -14,7 +14,7 @@ from local_aws.emr.operations import handlers
 from local_aws.emr.service import Emr
 from local_aws.faults import BadRule, Faults
 
-_PREFIXES = ("/_local_aws/faults", "/_local_aws/clusters")
+_PREFIX = "/_local_aws"
 _ROUTES = Map(
     [
         Rule("/_local_aws/faults", methods=["GET"], endpoint="list"),
@@ -28,8 +28,18 @@ _ROUTES = Map(
 
 
 def is_for_admin(path: str) -> bool:
-    """Whether a request's path is one of these."""
-    return path.startswith(_PREFIXES)
+    """Whether a request's path is one of these, or would be."""
+    return path == _PREFIX or path.startswith(f"{_PREFIX}/")
+
+
+def _endpoints() -> str:
+    """What can be asked for."""
+    return ", ".join(f"{method} {rule.rule}" for rule in _ROUTES.iter_rules() for method in _methods(rule))
+
+
+def _methods(rule: Rule) -> list[str]:
+    # Werkzeug answers HEAD wherever GET is.
+    return sorted((rule.methods or set()) - {"HEAD"})
 
 
 class Admin:
@@ -44,10 +54,14 @@ class Admin:
         try:
             endpoint, arguments = _ROUTES.bind_to_environ(request.environ).match()
             answer, status = self._answer(endpoint, arguments, request), 200
+        except NotFound:
+            answer, status = {"message": f"there is no {request.path}, but {_endpoints()}"}, 404
         except HTTPException as error:
             answer, status = {"message": f"{request.method} {request.path}: {error.name}"}, error.code or 500
-        except (BadRule, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except BadRule as error:
             answer, status = {"message": str(error)}, 400
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            answer, status = {"message": f"the body is not JSON: {error}"}, 400
         except EmrError as error:
             answer, status = {"message": str(error)}, 404
         except KeyError as error:

@@ -13,6 +13,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from xml.etree import ElementTree
 
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.config import default_user_config
+from moto.iam.models import iam_backends
 from moto.moto_api._internal import mock_random
 from moto.s3.models import FakeBucket, s3_backends
 
@@ -76,6 +78,7 @@ class MotoState:
         Raises:
             UnusableState: the folder cannot be read.
         """
+        _load_managed_policies()
         requests = objects = 0
         for seed, environ, body in self._folder.read_appended(REQUESTS):
             self._replay(seed, environ, body)
@@ -171,6 +174,15 @@ class MotoState:
                 self._folder.write(OBJECTS, name, (bucket_name, key, versions, tags))
                 return
             self._folder.remove(OBJECTS, name)
+
+
+def _load_managed_policies() -> None:
+    """Have AWS's own policies, which `aws emr create-default-roles` attaches: 0.1 s, and 15 MB.
+
+    moto takes them when IAM is first used, and with them random numbers: the requests must not have these.
+    """
+    default_user_config["iam"]["load_aws_managed_policies"] = True
+    iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
 
 def _find(bucket_name: str) -> Iterator[tuple[Any, FakeBucket]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from wsgiref.types import WSGIEnvironment
 
 from jinja2 import Environment
@@ -61,6 +62,7 @@ def _clusters(emr: Emr, data: Path) -> list[Wire]:
                     "created": f"{cluster.timeline['CreationDateTime']:%H:%M:%S} UTC",
                     "seconds": _seconds(cluster.timeline, "CreationDateTime", now()),
                     "reason": cluster.reason.get("Message", ""),
+                    "no_logs": _why_no_logs(cluster.request.get("LogUri")),
                     "steps": [
                         {
                             "name": step.config["Name"],
@@ -75,6 +77,15 @@ def _clusters(emr: Emr, data: Path) -> list[Wire]:
                 }
             )
     return shown
+
+
+def _why_no_logs(log_uri: str | None) -> str:
+    """Why a cluster's logs are nowhere but on this page; nothing, if S3 has them."""
+    if log_uri is None:
+        return "No LogUri: the logs are only here."
+    bucket = urlsplit(log_uri).netloc
+    known = any(bucket in backend.buckets for backend in s3_backends[DEFAULT_ACCOUNT_ID].values())
+    return "" if known else f"There is no bucket for LogUri {log_uri}: the logs are only here."
 
 
 def _logs(data: Path, folder: str) -> list[tuple[str, str]]:

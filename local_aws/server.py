@@ -97,6 +97,8 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         if comes_from_a_web_page(environ):
             refusal = Response("local_aws answers programs on this machine, no web pages\n", status=403)
             return refusal(environ, start_response)
+        if page.is_for_a_person(environ):
+            return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
         if is_for_admin(environ["PATH_INFO"]):
             return self._admin.respond(Request(environ))(environ, start_response)
         if self._faults:
@@ -106,8 +108,6 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
     def _answer_truly(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._api.respond(Request(environ))(environ, start_response)
-        if page.is_for_a_person(environ):
-            return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
         return self.moto.answer(environ, start_response)
 
 

@@ -69,19 +69,22 @@ def check_roles(request: Wire) -> None:
     """Refuse a request without both roles, or with one that IAM has not.
 
     Raises:
-        ValidationFailed: it names the first.
+        ValidationFailed: it names what is wrong with either.
     """
     iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
-    if not profile:
-        raise ValidationFailed("InstanceProfile is required for creating cluster.")
-    if not role:
-        raise ValidationFailed("ServiceRole is required for creating cluster.")
+    faults = []
     # A name, or an ARN that ends with it behind a path.
-    if profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
-        raise ValidationFailed(f"Invalid InstanceProfile: {profile}.")
-    if role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
-        raise ValidationFailed(f"EMR service role {role} is invalid.")
+    if not profile:
+        faults.append("InstanceProfile is required for creating cluster.")
+    elif profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
+        faults.append(f"Invalid InstanceProfile: {profile}.")
+    if not role:
+        faults.append("ServiceRole is required for creating cluster.")
+    elif role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
+        faults.append(f"EMR service role {role} is invalid.")
+    if faults:
+        raise ValidationFailed(" ".join(faults))
 
 
 def check_concurrency(request: Wire) -> None:
@@ -143,6 +146,11 @@ def _check_instances(instances: Wire, label: str, region: str) -> None:
             "Please configure instances using one and only one of the following: instance groups; instance fleets; or "
             f"master instance type, slave instance type and instance count. The request has {' and '.join(ways)}."
         )
+    if ways in ([], simple[:1]):
+        if not instances.get("MasterInstanceType"):
+            raise ValidationFailed("Instances has none of MasterInstanceType, InstanceGroups, InstanceFleets.")
+        if instances.get("InstanceCount", 1) < 1:
+            raise ValidationFailed(f"InstanceCount must be at least 1, not {instances['InstanceCount']}.")
     pools = make_pools("", instances)
     masters = sum(len(pool.markets) for pool in pools if pool.role == "MASTER")
     if masters not in (1, 3):

@@ -15,11 +15,9 @@ _DETAILS: Final = {
         "BOOTSTRAP_FAILURE",
         "On the master instance, a bootstrap action failed: a fault asked for it",
     ),
-    "INSTANCE_FAILURE": (
-        "INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY",
-        "The master node was terminated: Spot took it back",
-    ),
+    "INSTANCE_FAILURE": ("INSTANCE_FAILURE", "The master node was terminated: its instance has failed"),
 }
+_SPOT: Final = ("INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY", "The master node was terminated: Spot took it back")
 
 
 class CannotHarm(Exception):
@@ -32,10 +30,11 @@ def end(life: ClusterLife, code: str) -> None:
     Raises:
         CannotHarm: it ends already.
     """
-    error, message = _DETAILS[code]
     with life.changed:
         if life.cluster.ending:
             raise CannotHarm(f"cluster {life.cluster.id} is {life.cluster.state}")
+        spot = code == "INSTANCE_FAILURE" and life.cluster.list_instances(["MASTER"])[0]["Market"] == "SPOT"
+        error, message = _SPOT if spot else _DETAILS[code]
         life.cluster.error_details = [{"ErrorCode": error, "ErrorMessage": message}]
         life.terminate(End(code, message))
 

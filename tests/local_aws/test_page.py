@@ -34,6 +34,24 @@ def test_the_logs_of_a_step_are_a_click_away(user: User, page: httpx.Client) -> 
     assert (answer.text, answer.headers["Content-Type"]) == ("hello\n", "text/plain; charset=utf-8")
 
 
+@pytest.mark.parametrize(
+    ("log_uri", "said"),
+    [
+        (None, "No LogUri: the logs are only here."),
+        (
+            "s3://no-such-bucket/logs/",
+            "There is no bucket for LogUri s3://no-such-bucket/logs/: the logs are only here.",
+        ),
+    ],
+)
+def test_a_cluster_whose_logs_are_not_in_s3_says_so(
+    user: User, page: httpx.Client, log_uri: str | None, said: str
+) -> None:
+    cluster_id = user.run(bash("exit 0"), LogUri=log_uri)
+    after = page.get("/").text.partition(cluster_id)[2].partition("<table>")[0]
+    assert said in after
+
+
 def test_only_logs_can_be_read(user: User, page: httpx.Client) -> None:
     cluster_id = user.run(bash("exit 0"))
     for path in (

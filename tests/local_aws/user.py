@@ -69,6 +69,11 @@ def grandchild(pid_file: Path) -> str:
     return f"sleep 60 & echo $! > {pid_file}; wait"
 
 
+def runaway(pid_file: Path) -> str:
+    """A line of shell that starts a program in a process group of its own, which writes its pid."""
+    return f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 60' & {until(pid_file)}"
+
+
 def command(*arguments: str, on_failure: str = "CONTINUE", jar: str = "command-runner.jar") -> "StepConfigTypeDef":
     """A step that runs a command."""
     step: Any = {
@@ -132,12 +137,9 @@ class User:
         }
         if whole["LogUri"] is None:
             del whole["LogUri"]
-        whole["Instances"] = {
-            "MasterInstanceType": "m5.xlarge",
-            "InstanceCount": 1,
-            "KeepJobFlowAliveWhenNoSteps": keep_alive,
-            **request.get("Instances", {}),
-        }
+        instances = request.get("Instances", {})
+        one = {} if "InstanceGroups" in instances else {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
+        whole["Instances"] = {**one, "KeepJobFlowAliveWhenNoSteps": keep_alive, **instances}
         return self.emr.run_job_flow(**whole)["JobFlowId"]
 
     def run(self, *steps: "StepConfigTypeDef", **request: Any) -> str:

@@ -10,7 +10,12 @@ from botocore.config import Config
 from local_aws.emr.catalogue import release_labels
 from tests.local_aws.user import REGION, ROLES, User, bash
 
-RUN: dict[str, Any] = {"Name": "a cluster", "ReleaseLabel": "emr-7.14.0", "Instances": {}, **ROLES}
+RUN: dict[str, Any] = {
+    "Name": "a cluster",
+    "ReleaseLabel": "emr-7.14.0",
+    "Instances": {"MasterInstanceType": "m5.xlarge"},
+    **ROLES,
+}
 JAR = {"Jar": "command-runner.jar"}
 UNKNOWN_CLUSTER = "j-0000000000000"
 UNKNOWN_STEP = "s-0000000000000"

@@ -52,7 +52,8 @@ def test_clusters_are_listed_by_region(user: User, ended: str) -> None:
     elsewhere = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name="us-west-2")
     client = elsewhere.client("emr", endpoint_url=user.endpoint_url)
     assert client.list_clusters()["Clusters"] == []
-    made = client.run_job_flow(Name="far away", ReleaseLabel="emr-7.14.0", Instances={}, **ROLES)
+    one: Any = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
+    made = client.run_job_flow(Name="far away", ReleaseLabel="emr-7.14.0", Instances=one, **ROLES)
     assert [cluster["Name"] for cluster in client.list_clusters()["Clusters"]] == ["far away"]
     assert ":us-west-2:" in made["ClusterArn"]
     assert made["JobFlowId"] not in ids(user)

@@ -59,11 +59,19 @@ def test_a_failing_action_ends_the_cluster_with_errors_before_anything_else_runs
     status = user.cluster(cluster_id)["Status"]
     assert status["State"] == "TERMINATED_WITH_ERRORS"
     assert status["StateChangeReason"]["Code"] == "BOOTSTRAP_FAILURE"
-    assert "bootstrap action 1 returned a non-zero return code" in status["StateChangeReason"]["Message"]
+    log = f"{logs_of(user, cluster_id, 1)}stderr.gz"
+    said = f"bootstrap action 1 returned a non-zero return code: 7; its log is {log}"
+    assert said in status["StateChangeReason"]["Message"]
     assert [error["ErrorCode"] for error in status["ErrorDetails"]] == ["BOOTSTRAP_FAILURE"]
     assert user.step_states(cluster_id) == ["CANCELLED"]
     assert list(tmp_path.iterdir()) == []
-    assert user.read_log(f"{logs_of(user, cluster_id, 1)}stderr.gz") == "broken\n"
+    assert user.read_log(log) == "broken\n"
+
+
+def test_without_a_place_for_logs_a_failing_action_says_where_its_log_is(user: User) -> None:
+    fail = user.put("fail.sh", "#!/bin/bash\necho broken >&2\nexit 7\n")
+    status = user.cluster(user.run(bootstrap=[(fail,)], LogUri=None))["Status"]
+    assert Path(status["StateChangeReason"]["Message"].rpartition(" ")[2]).read_text() == "broken\n"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def test_an_action_that_cannot_be_started_is_a_bootstrap_failure_that_says_why(u
     cluster_id = user.run(bash("true"), bootstrap=[(uri,)])
     status = user.cluster(cluster_id)["Status"]
     assert (status["State"], user.end_code(cluster_id)) == ("TERMINATED_WITH_ERRORS", "BOOTSTRAP_FAILURE")
-    assert "bootstrap action 1" in status["StateChangeReason"]["Message"]
+    assert f"bootstrap action 1, {uri}: " in status["StateChangeReason"]["Message"]
     assert said in status["StateChangeReason"]["Message"]
     assert user.step_states(cluster_id) == ["CANCELLED"]
 

@@ -15,13 +15,14 @@ FLEET = {
     "TargetOnDemandCapacity": 1,
     "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge"}],
 }
+SMALLEST = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
 NOWHERE = "arn:aws:iam::123456789012"
 
 
 def run(user: User, **request: Any) -> Any:
     """RunJobFlow with nothing but what is asked for."""
     return user.emr.run_job_flow(
-        **{"Name": "checked", "ReleaseLabel": "emr-7.14.0", "Instances": {}, **ROLES, **request}
+        **{"Name": "checked", "ReleaseLabel": "emr-7.14.0", "Instances": SMALLEST, **ROLES, **request}
     )
 
 
@@ -74,6 +75,18 @@ def count_clusters(user: User) -> int:
             "ValidationException",
             "1 master instance, or 3 for high availability, not 2.",
         ),
+        (
+            {"Instances": {}},
+            "ValidationException",
+            "Instances has none of MasterInstanceType, InstanceGroups, InstanceFleets.",
+        ),
+        ({"Instances": {"InstanceCount": 1}}, "ValidationException", "has none of MasterInstanceType"),
+        ({"Instances": {**SMALLEST, "InstanceCount": 0}}, "ValidationException", "must be at least 1, not 0."),
+        (
+            {"JobFlowRole": "no-profile", "ServiceRole": "no-role"},
+            "ValidationException",
+            "Invalid InstanceProfile: no-profile. EMR service role no-role is invalid.",
+        ),
         ({"JobFlowRole": ""}, "ValidationException", "InstanceProfile is required for creating cluster."),
         ({"ServiceRole": ""}, "ValidationException", "ServiceRole is required for creating cluster."),
         ({"JobFlowRole": "no-profile"}, "ValidationException", "Invalid InstanceProfile: no-profile."),
@@ -82,8 +95,12 @@ def count_clusters(user: User) -> int:
         ({"ServiceRole": "no-role"}, "ValidationException", "EMR service role no-role is invalid."),
         ({"ServiceRole": f"{NOWHERE}:role/no-role"}, "ValidationException", f"{NOWHERE}:role/no-role is invalid."),
         ({"SecurityConfiguration": "none"}, "InvalidRequestException", "Security configuration with name 'none'"),
-        ({"Instances": {"Ec2SubnetId": "subnet-0"}}, "ValidationException", "The subnet ID 'subnet-0' does not exist."),
-        ({"Instances": {"Ec2SubnetIds": ["subnet-1"]}}, "ValidationException", "The subnet ID 'subnet-1' does"),
+        ({"Instances": {**SMALLEST, "Ec2SubnetId": "subnet-0"}}, "ValidationException", "'subnet-0' does not exist."),
+        (
+            {"Instances": {**SMALLEST, "Ec2SubnetIds": ["subnet-1"]}},
+            "ValidationException",
+            "'subnet-1' does not exist.",
+        ),
         ({"StepConcurrencyLevel": 0}, "ValidationException", "between 1 and 256, not 0."),
         ({"StepConcurrencyLevel": 257}, "ValidationException", "between 1 and 256, not 257."),
         (

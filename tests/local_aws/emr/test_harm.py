@@ -5,7 +5,7 @@ import pytest
 from local_aws.client import EndCode, LocalAwsClient, Refused
 from tests.local_aws.user import ENDED, User, bash, grandchild, is_running, read_pid, until, wait_for_death
 
-SPOT = "INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY"
+SPOT = {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1, "Market": "SPOT"}
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ SPOT = "INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY"
     [
         ("VALIDATION_ERROR", "VALIDATION_ERROR"),
         ("BOOTSTRAP_FAILURE", "BOOTSTRAP_FAILURE"),
-        ("INSTANCE_FAILURE", SPOT),
+        ("INSTANCE_FAILURE", "INSTANCE_FAILURE"),
     ],
 )
 def test_the_nth_cluster_ends_at_its_moment(
@@ -38,12 +38,13 @@ def test_the_nth_cluster_ends_at_its_moment(
 def test_a_cluster_loses_its_instances_and_all_that_runs_there(
     own: User, local_aws: LocalAwsClient, tmp_path: Path
 ) -> None:
-    cluster_id = own.start(bash(grandchild(tmp_path / "pid")), Instances={"TerminationProtected": True}, LogUri=None)
+    instances = {"TerminationProtected": True, "InstanceGroups": [SPOT]}
+    cluster_id = own.start(bash(grandchild(tmp_path / "pid")), Instances=instances, LogUri=None)
     pid = read_pid(tmp_path / "pid")
     local_aws.lose_instances(cluster_id)
     status = own.wait_for(cluster_id, "TERMINATED_WITH_ERRORS")["Status"]
     assert status["StateChangeReason"]["Code"] == "INSTANCE_FAILURE"
-    assert [error["ErrorCode"] for error in status["ErrorDetails"]] == [SPOT]
+    assert [error["ErrorCode"] for error in status["ErrorDetails"]] == ["INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY"]
     wait_for_death(pid)
     with pytest.raises(Refused, match=f"{cluster_id} is TERMINATED_WITH_ERRORS") as refused:
         local_aws.lose_instances(cluster_id)

@@ -11,6 +11,7 @@ from tests.local_aws.user import (
     grandchild,
     is_running,
     read_pid,
+    runaway,
     until,
     wait_for_death,
     wait_until,
@@ -37,6 +38,18 @@ def test_all_that_a_step_has_started_dies_with_it(user: User, tmp_path: Path, en
     user.wait_for_step(cluster_id, step_id, "CANCELLED")
     wait_for_death(pid)
     assert user.read_log(f"{LOG_URI}{cluster_id}/steps/{step_id}/stdout.gz") == "begun\n"
+
+
+def test_who_leaves_the_process_group_dies_too(user: User, tmp_path: Path) -> None:
+    cluster_id = user.start(keep_alive=True)
+    (left,) = user.add(cluster_id, bash(runaway(tmp_path / "left")))
+    user.wait_for_step(cluster_id, left, "COMPLETED")
+    wait_for_death(read_pid(tmp_path / "left"))
+    (cancelled,) = user.add(cluster_id, bash(f"{runaway(tmp_path / 'cancelled')}; {until(tmp_path / 'never')}"))
+    pid = read_pid(tmp_path / "cancelled")
+    assert is_running(pid)
+    cancel(user, cluster_id, cancelled)
+    wait_for_death(pid)
 
 
 @pytest.mark.parametrize("end", [terminate, cancel])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from local_aws.emr.process import LOG_LINES_IN_FAILURE, last_lines
+from local_aws.emr.process import LOG_CHARACTERS_IN_FAILURE, LOG_LINES_IN_FAILURE, last_lines
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no'
 JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
@@ -36,6 +36,29 @@ def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "stderr").write_text(f"Traceback (most recent call last):\n{frames}ValueError: no\n")
     lines = last_lines(tmp_path).splitlines()
     assert (len(lines), lines[0], lines[-1]) == (LOG_LINES_IN_FAILURE, "  frame 21", "ValueError: no")
+
+
+def test_a_long_java_exception_keeps_its_own_line_and_its_causes_and_loses_frames(tmp_path: Path) -> None:
+    frames = "".join(f"\tat org.apache.hadoop.fs.s3a.S3AFileSystem.frame{number}(File.java)\n" for number in range(40))
+    own = 'Exception in thread "main" java.io.FileNotFoundException: No such file or directory: s3://bucket/job.py'
+    (tmp_path / "stdout").write_text("")
+    (tmp_path / "stderr").write_text(f"{own}\n{frames}Caused by: java.lang.E: no\n{frames}")
+    assert last_lines(tmp_path).splitlines() == [own, "Caused by: java.lang.E: no"]
+
+
+def test_of_an_exception_with_a_long_message_its_beginning_is_kept(tmp_path: Path) -> None:
+    plan = "".join(f"+- Project {number} {'x' * 100}\n" for number in range(40))
+    (tmp_path / "stderr").write_text("")
+    (tmp_path / "stdout").write_text(f"{TRACEBACK} column\n{plan}")
+    assert f"ValueError: no column\n+- Project 0 {'x' * 100}\n+- Project 1 {'x' * 100}\n" in last_lines(tmp_path)
+    (tmp_path / "stdout").write_text(f"{TRACEBACK} {'x' * 5000}")
+    assert last_lines(tmp_path) == f"ValueError: no {'x' * 5000}"[:LOG_CHARACTERS_IN_FAILURE]
+
+
+def test_long_lines_are_told_from_the_beginning_of_one(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_text("".join(f"{number} {'x' * 400}\n" for number in range(9)))
+    (tmp_path / "stderr").write_text("")
+    assert [line[:2] for line in last_lines(tmp_path).splitlines()] == ["6 ", "7 ", "8 "]
 
 
 def test_output_that_is_no_utf_8_is_still_told(tmp_path: Path) -> None:

@@ -173,3 +173,21 @@ def test_a_master_that_never_comes_up_is_not_waited_for_for_ever(
     with pytest.raises(StandaloneDidNotStart, match=r"after [01] s"):
         Standalone(Executors(1, 1, 512), tmp_path / "data").start()
     wait_for_death(read_pid(tmp_path / "pid"))
+
+
+def test_a_worker_that_dies_later_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    up = "Starting Spark master at spark://a:1. Successfully registered with master"
+    java(
+        tmp_path,
+        monkeypatch,
+        f"echo '{up}' >&2; case $* in *Worker*) {until(tmp_path / 'end')}; exit 3; esac; {until(tmp_path / 'never')}",
+    )
+    monkeypatch.setattr(standalone, "WATCH_SECONDS", 0.02)
+    cluster = Standalone(Executors(1, 1, 512), tmp_path / "data")
+    cluster.start()
+    (tmp_path / "end").touch()
+    wait_until(lambda: "worker-1 has ended" in caplog.text, "the warning")
+    cluster.stop()
+    assert [record.levelname for record in caplog.records if "has ended" in record.message] == ["WARNING"]

@@ -107,7 +107,7 @@ PYTHON = "import sys; print('noise', file=sys.stderr); {}"
     ("step", "reason", "message"),
     [
         (bash("echo one; echo two >&2; exit 3"), "Unknown Error.", "one\ntwo"),
-        (bash("exit 3"), "Unknown Error.", ""),
+        (bash("exit 3"), "Unknown Error.", "The command ended with exit code 3 and has said nothing."),
         (
             command("python3.11", "-c", PYTHON.format("int('x')")),
             "Unknown Error.",
@@ -116,7 +116,7 @@ PYTHON = "import sys; print('noise', file=sys.stderr); {}"
             "ValueError: invalid literal for int() with base 10: 'x'",
         ),
         (bash("echo last words; kill -KILL $$"), f"Killed by signal {signal.SIGKILL:d}.", "last words"),
-        (bash("kill -SEGV $$"), f"Killed by signal {signal.SIGSEGV:d}.", ""),
+        (bash("kill -SEGV $$"), "Killed by signal 11.", "The command was killed by signal 11 and has said nothing."),
     ],
 )
 def test_a_failed_step_says_why_and_where_its_log_is(user: User, step: Any, reason: str, message: str) -> None:
@@ -139,7 +139,7 @@ def test_the_message_of_a_failure_keeps_its_end_when_it_is_long(user: User) -> N
     [
         (command("Main", jar="s3://bucket/application.jar"), "s3://bucket/application.jar"),
         (command(), "command-runner.jar"),
-        (command("no-such-program"), "no-such-program"),
+        (command("spark-sql"), "'spark-sql'; the node has aws, python3, python3.11, spark-submit, sudo, and what"),
     ],
 )
 def test_a_step_that_cannot_be_started_fails_and_names_what_it_wanted(user: User, step: Any, named: str) -> None:

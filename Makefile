@@ -34,8 +34,12 @@ down: setup ## Stop what `make up` started
 	@$(RUN) -m demo.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests (about nine minutes on two cores)
-	@$(RUN) -m pytest --numprocesses 2 --dist loadfile
+test: release-parts ## Run all tests but the slow ones (about ten minutes on two cores)
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+.PHONY: test-faults
+test-faults: release-parts ## Break everything, one thing at a time, and print what comes of it (about half an hour)
+	@$(RUN) -m pytest tests/faults
 
 .PHONY: lint
 lint: setup ## Check style and types, and that generated files are up to date

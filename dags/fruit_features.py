@@ -13,6 +13,7 @@ run.
 | `pca` | centred PCA, into `embeddings/` and `pca_model/` |
 | `publish` | checks that the steps agree, commits the run to the tables, tells the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | ends the cluster, whether the run succeeded or failed |
+| `verdict` | fails a run that was marked failed, which Airflow would call a success |
 
 **By hand:** Trigger, and give another *dataset prefix*; all fields have good defaults.
 **When a step failed:** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
@@ -55,6 +56,7 @@ from orchard.plan import plan_run
 from orchard.preflight import Clients, check
 from orchard.settings import Settings
 from orchard.steps import Stage, spark_step, stages
+from orchard.verdict import check_verdict
 
 SETTINGS = Settings.from_env(os.environ)
 EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.warehouse_uri}/embeddings", group="orchard")
@@ -174,6 +176,12 @@ def publish(*, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     return summary
 
 
+@task
+def verdict(*, ti: Any = None) -> None:
+    """Fail a run that was marked failed, which Airflow would call a success for its teardown."""
+    check_verdict(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
+
+
 @dag(
     schedule=CronTriggerTimetable("0 2 * * *", timezone="Europe/Paris"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
@@ -233,11 +241,12 @@ def fruit_features() -> None:
 
     # `publish` stays a leaf beside the teardown: with the teardown as the only leaf, a failed run would end green.
     chain(plan(), ready_to_create, create_cluster, cluster_ready, *spark_stages, [publish(), terminate_cluster])
-    chain(terminate_cluster, cluster_gone)
+    teardown = (terminate_cluster, cluster_gone, verdict())
+    chain(*teardown)
     # `preflight` is a setup, too, so that a cluster whose creation has failed halfway is looked for and ended; and
     # `cluster_ready`, so that clearing a step makes a cluster and waits for it.
-    for teardown in (terminate_cluster, cluster_gone):
-        teardown.as_teardown(setups=[ready_to_create, create_cluster, cluster_ready], on_failure_fail_dagrun=True)
+    for end in teardown:
+        end.as_teardown(setups=[ready_to_create, create_cluster, cluster_ready], on_failure_fail_dagrun=True)
 
 
 fruit_features()

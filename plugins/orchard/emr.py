@@ -126,15 +126,15 @@ def terminate_run(emr: "EMRClient", name: str, known_ids: Sequence[str]) -> list
     return ids
 
 
-def still_there(emr: "EMRClient", name: str, ids: Collection[str]) -> list[str]:
-    """Which of a run's clusters have not ended yet, as `ID STATE`."""
+def still_there(emr: "EMRClient", name: str, ids: Collection[str]) -> dict[str, str]:
+    """Which of a run's clusters have not ended yet, with their states."""
     pages = emr.get_paginator("list_clusters").paginate(ClusterStates=NOT_GONE)
     listed = [cluster for page in pages for cluster in page["Clusters"]]
-    return [
-        f"{cluster['Id']} {cluster['Status']['State']}"
+    return {
+        cluster["Id"]: cluster["Status"]["State"]
         for cluster in listed
         if cluster["Id"] in ids or cluster["Name"] == name
-    ]
+    }
 
 
 def add_step(emr: "EMRClient", cluster_id: str, step: Mapping[str, Any]) -> str:

@@ -231,7 +231,10 @@ class TerminateClustersOperator(EmrTerminateJobFlowOperator):
 
 
 class ClustersGoneSensor(AwsBaseSensor[EmrHook]):
-    """Wait until no cluster of the run is left. It lists clusters, and describes none, as that may be denied."""
+    """Wait until no cluster of the run is left, and ask once more for the end of those that nobody ends.
+
+    It lists clusters, and describes none, as that may be denied.
+    """
 
     aws_hook_class = EmrHook
     template_fields: Sequence[str] = (*AwsBaseSensor.template_fields, "cluster_name", "known_ids")
@@ -243,7 +246,12 @@ class ClustersGoneSensor(AwsBaseSensor[EmrHook]):
 
     def poke(self, context: Context) -> bool:  # noqa: ARG002
         left = emr.still_there(_emr(self), self.cluster_name, self.known_ids)
-        self.log.info("clusters that are still there: %s", ", ".join(left) or "none")
+        self.log.info("clusters that are still there: %s", left or "none")
+        for cluster_id in (cluster_id for cluster_id, state in left.items() if state in emr.LIVE):
+            try:
+                emr.terminate_cluster(_emr(self), cluster_id)
+            except ClientError as error:
+                self.log.warning("cannot end cluster %s: %s", cluster_id, error)
         return not left
 
 

@@ -68,7 +68,7 @@ def test_the_pipeline_has_its_tasks_in_their_order(dag: DAG) -> None:
     for step in STEPS:
         expected += [f"{step}.add_step", f"{step}.wait_step"]
     assert ordered[: len(expected)] == expected
-    assert set(ordered[len(expected) :]) == {"publish", "terminate_cluster", "cluster_gone"}
+    assert set(ordered[len(expected) :]) == {"publish", "terminate_cluster", "cluster_gone", "verdict"}
 
 
 def test_it_runs_at_two_in_paris_and_never_catches_up(dag: DAG) -> None:
@@ -152,7 +152,7 @@ def test_a_failed_step_fails_the_run_as_a_work_task_is_a_leaf_beside_the_teardow
 
 
 def test_the_teardown_also_runs_when_the_creation_has_failed_and_only_then_if_there_was_one(dag: DAG) -> None:
-    for name in ("terminate_cluster", "cluster_gone"):
+    for name in ("terminate_cluster", "cluster_gone", "verdict"):
         setups = {task_id for task_id in dag.get_task(name).upstream_task_ids if dag.get_task(task_id).is_setup}
         assert setups == {"preflight", "create_cluster", "cluster_ready"}
 

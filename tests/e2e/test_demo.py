@@ -17,7 +17,16 @@ from demo import pictures, stack
 from tests.e2e.processes import left_running, wait_until
 
 TASKS = {
-    *("plan", "preflight", "create_cluster", "cluster_ready", "publish", "terminate_cluster", "cluster_gone"),
+    *(
+        "plan",
+        "preflight",
+        "create_cluster",
+        "cluster_ready",
+        "publish",
+        "terminate_cluster",
+        "cluster_gone",
+        "verdict",
+    ),
     *(f"{step}.{task}" for step in ("ingest", "features", "pca") for task in ("add_step", "wait_step")),
 }
 

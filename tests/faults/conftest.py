@@ -65,7 +65,8 @@ class Check:
 
     def with_janitor(self, run: Run, state: str) -> None:
         """The run has this state, its cluster lives; after one run of the janitor it does not."""
-        assert run.wait_for_end() == state
+        # All tries of the teardown come first.
+        assert run.wait_for_end(seconds=900) == state
         alive = run.live_clusters()
         assert len(alive) == 1
         self.stand.aws.clear()

@@ -298,6 +298,7 @@ def build(folder: Path, build_dir: Path) -> Stand:
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "ORCHARD_POLL_SECONDS": "3",
+        "ORCHARD_READY_TIMEOUT_MINUTES": "2",
     }
     migrate_airflow(stand.env, folder / "airflow-db.log")
     stand.start(*AIRFLOW)

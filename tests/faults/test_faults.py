@@ -11,10 +11,12 @@ from tests.faults.stand import AIRFLOW, Stand, wait_until
 WAIT = "ingest.wait_step"
 
 
+@pytest.mark.slow
 def test_no_fault(stand: Stand, check: Check) -> None:
     check(stand.trigger(), "success")
 
 
+@pytest.mark.slow
 def test_a_step_raises(stand: Stand, check: Check) -> None:
     run = stand.trigger(stand.new_dataset(broken=2), max_reject_ratio=0)
     check(run, "failed", cause=(WAIT, "TooManyRejects"))
@@ -26,6 +28,7 @@ def test_a_step_is_killed(stand: Stand, check: Check) -> None:
     check(run, "failed", cause=(WAIT, "Killed by signal 9"))
 
 
+@pytest.mark.slow
 def test_a_failed_step_is_cleared_when_its_cluster_has_gone(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     stand.aws.kill_step(*run.wait_for_step("ingest", "RUNNING"))
@@ -40,6 +43,7 @@ def test_every_bootstrap_fails(stand: Stand, check: Check) -> None:
     check(stand.trigger(), "failed", clusters=3, cause=("cluster_ready", "BOOTSTRAP_FAILURE"))
 
 
+@pytest.mark.slow
 def test_the_first_bootstrap_fails(stand: Stand, check: Check) -> None:
     stand.aws.end_cluster("BOOTSTRAP_FAILURE", calls=[1])
     check(stand.trigger(), "success", clusters=2)
@@ -55,11 +59,13 @@ def test_run_job_flow_is_refused(stand: Stand, check: Check) -> None:
     check(stand.trigger(), "failed", clusters=0, cause=("create_cluster", "EMR refuses the cluster"))
 
 
+@pytest.mark.slow
 def test_the_answer_of_run_job_flow_is_lost(stand: Stand, check: Check) -> None:
     stand.aws.lose_answer("emr:RunJobFlow", calls=[1])
     check(stand.trigger(), "success")
 
 
+@pytest.mark.slow
 def test_the_answer_of_add_job_flow_steps_is_lost(stand: Stand, check: Check) -> None:
     stand.aws.lose_answer("emr:AddJobFlowSteps", calls=[1])
     run = stand.trigger()
@@ -68,12 +74,19 @@ def test_the_answer_of_add_job_flow_steps_is_lost(stand: Stand, check: Check) ->
     assert len(stand.emr.list_steps(ClusterId=cluster_id)["Steps"]) == 3
 
 
-@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException"])
-def test_describe_cluster_fails_after_the_creation(stand: Stand, check: Check, code: str) -> None:
-    stand.aws.fail("emr:DescribeCluster", code, calls=range(1, 8))  # type: ignore[arg-type]  # one of the literals
+@pytest.mark.slow
+def test_describe_cluster_is_throttled_after_the_creation(stand: Stand, check: Check) -> None:
+    stand.aws.fail("emr:DescribeCluster", "ThrottlingException", calls=range(1, 8))
     check(stand.trigger(), "success")
 
 
+@pytest.mark.slow
+def test_describe_cluster_is_denied_after_the_creation(stand: Stand, check: Check) -> None:
+    stand.aws.fail("emr:DescribeCluster", "AccessDeniedException", calls=[1, 2, 3])
+    check(stand.trigger(), "success")
+
+
+@pytest.mark.slow
 def test_the_worker_is_killed_between_run_job_flow_and_its_answer(stand: Stand, check: Check) -> None:
     stand.aws.latency(30, on="emr:RunJobFlow")
     run = stand.trigger()
@@ -83,6 +96,7 @@ def test_the_worker_is_killed_between_run_job_flow_and_its_answer(stand: Stand, 
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_the_triggerer_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")
@@ -91,6 +105,7 @@ def test_the_triggerer_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")
@@ -99,6 +114,7 @@ def test_the_scheduler_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_all_of_airflow_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")
@@ -114,6 +130,7 @@ def test_the_cluster_loses_its_instances_in_a_step(stand: Stand, check: Check) -
     check(run, "failed", cause=(WAIT, "INSTANCE_FAILURE"))
 
 
+@pytest.mark.slow
 def test_the_cluster_is_terminated_by_hand_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     cluster_id, _ = run.wait_for_step("ingest", "RUNNING")
@@ -128,6 +145,7 @@ def test_the_run_is_marked_failed_in_a_step(stand: Stand, check: Check) -> None:
     check(run, "failed")
 
 
+@pytest.mark.slow
 def test_the_run_is_marked_success_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")
@@ -138,11 +156,13 @@ def test_the_run_is_marked_success_in_a_step(stand: Stand, check: Check) -> None
     check.note(run, run.state())
 
 
+@pytest.mark.slow
 def test_terminate_job_flows_is_refused_three_times(stand: Stand, check: Check) -> None:
     stand.aws.fail("emr:TerminateJobFlows", "AccessDeniedException", calls=[1, 2, 3])
     check(stand.trigger(), "success")
 
 
+@pytest.mark.slow
 def test_terminate_job_flows_is_always_refused(stand: Stand, check: Check) -> None:
     stand.aws.fail("emr:TerminateJobFlows", "AccessDeniedException")
     run = stand.trigger()
@@ -150,6 +170,7 @@ def test_terminate_job_flows_is_always_refused(stand: Stand, check: Check) -> No
     check.with_janitor(run, "failed")
 
 
+@pytest.mark.slow
 def test_aws_is_silent_for_a_minute(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")
@@ -158,6 +179,7 @@ def test_aws_is_silent_for_a_minute(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_s3_is_slowed_down_during_ingest(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for("cluster_ready", "success")
@@ -167,6 +189,7 @@ def test_s3_is_slowed_down_during_ingest(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_an_image_goes_after_it_was_counted(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for("plan", "success")
@@ -176,6 +199,7 @@ def test_an_image_goes_after_it_was_counted(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_dataset(stand: Stand, check: Check) -> None:
     first = stand.trigger()
     second = stand.trigger(first.dataset_uri)
@@ -184,6 +208,7 @@ def test_two_runs_of_one_dataset(stand: Stand, check: Check) -> None:
     assert len(first.clusters()) == 1
 
 
+@pytest.mark.slow
 def test_publish_is_killed(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for("publish", "running", seconds=180)
@@ -191,6 +216,7 @@ def test_publish_is_killed(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_aws_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for_step("ingest", "RUNNING")

@@ -349,8 +349,18 @@ def test_all_clusters_of_a_run_are_ended_and_no_other(user: User, request_: dict
 
 def test_a_cluster_is_found_without_its_id(user: User, request_: dict[str, Any]) -> None:
     made = user.emr.run_job_flow(**request_)["JobFlowId"]
-    assert not gone(request_)
     assert execute(terminate(request_, "None", "None")) == [made]
+
+
+def test_who_waits_for_a_clusters_end_asks_for_it_once_more(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any]
+) -> None:
+    made = execute(create(request_))
+    local_aws.fail("emr:TerminateJobFlows", "AccessDeniedException", calls=[1])
+    assert not gone(request_, made)
+    assert not gone(request_, made)
+    user.wait_for(made, "TERMINATED")
+    assert gone(request_, made)
 
 
 def test_a_run_that_made_no_cluster_has_none_to_end(request_: dict[str, Any]) -> None:

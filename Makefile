@@ -34,8 +34,12 @@ down: setup ## Stop what `make up` started
 	@$(RUN) -m demo.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests but the slow ones (about ten minutes on two cores)
+test: release-parts ## Run all tests but the slow ones (about eleven minutes on two cores)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+.PHONY: test-slow
+test-slow: release-parts ## Run the tests that `make test` leaves out
+	@$(RUN) -m pytest -m slow
 
 .PHONY: test-faults
 test-faults: release-parts ## Break everything, one thing at a time, and print what comes of it (about half an hour)

@@ -187,9 +187,10 @@ def verdict(*, ti: Any = None) -> None:
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=4,  # each has a cluster and a folder of its own; a long run by hand must not delay the nightly one
-    # An alert, not dagrun_timeout: that would skip the teardown.
+    # An alert, not dagrun_timeout: that would skip the teardown. With DAGRUN_QUEUED_AT no run could be cleared
+    # (https://github.com/apache/airflow/issues/70368).
     deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
         interval=timedelta(hours=SETTINGS.deadline_hours),
         callback=AsyncCallback(
             tell_of_late_run,

@@ -13,7 +13,7 @@ async def tell_of_late_run(hours: int, topic_arn: str, region: str, context: Map
     The run goes on: Airflow's dagrun_timeout would skip the teardown, and leave the cluster behind.
     """
     run = context["dag_run"]
-    said = f"run {run['run_id']} of {run['dag_id']} is not over {hours} hours after it was queued, and goes on"
+    said = f"run {run['run_id']} of {run['dag_id']} is not over {hours} hours after it was due, and goes on"
     log.error("%s", said)
     if topic_arn:
         # Imported here, as this module is imported at each parse of the DAG.

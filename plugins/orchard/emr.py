@@ -183,8 +183,8 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
     if cluster["Status"]["State"] not in LIVE:
         lines.append(f"cluster {cluster_id} is {end_of(cluster['Status'])}")
     text, file = _log_of_failure(s3, logs)
-    exceptions = _EXCEPTION.findall(text) or _EXCEPTION.findall(failure.get("Message", ""))
-    lines += exceptions[-1:]
+    said = failure.get("Message", "")
+    lines += (_EXCEPTION.findall(text) or _EXCEPTION.findall(said) or said.splitlines())[-1:]
     if text:
         tail = text.rstrip().splitlines()[-LOG_LINES:]
         lines += [f"the last {len(tail)} lines of {logs}{file}:", *tail]

@@ -176,6 +176,7 @@ def test_somebody_is_told_when_a_run_is_late_and_the_run_goes_on(dag: DAG) -> No
     (alert,) = alerts
     assert alert.interval == timedelta(hours=8)
     assert alert.callback.path == "orchard.alerts.tell_of_late_run"
+    assert alert.reference.reference_name != "DagRunQueuedAtDeadline", "else Airflow 3.3 can clear no run"
 
 
 def test_no_sensor_holds_a_worker_and_each_has_a_budget_of_its_own(bag: DagBag) -> None:

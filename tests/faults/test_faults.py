@@ -123,6 +123,7 @@ def test_all_of_airflow_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     check(run, "success")
 
 
+@pytest.mark.slow
 def test_the_cluster_loses_its_instances_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     cluster_id, _ = run.wait_for_step("ingest", "RUNNING")
@@ -138,6 +139,7 @@ def test_the_cluster_is_terminated_by_hand_in_a_step(stand: Stand, check: Check)
     check(run, "failed", cause=(WAIT, "USER_REQUEST"))
 
 
+@pytest.mark.slow
 def test_the_run_is_marked_failed_in_a_step(stand: Stand, check: Check) -> None:
     run = stand.trigger()
     run.wait_for(WAIT, "deferred")

@@ -10,7 +10,7 @@ from demo import stack
 from orchard.alerts import tell_of_late_run
 
 CONTEXT = {"dag_run": {"dag_id": "fruit_features", "run_id": "scheduled__1"}}
-SAID = "run scheduled__1 of fruit_features is not over 8 hours after it was queued, and goes on"
+SAID = "run scheduled__1 of fruit_features is not over 8 hours after it was due, and goes on"
 
 
 def test_a_late_run_is_told_of_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -120,6 +120,7 @@ def test_the_executors_of_a_cancelled_step_end_but_not_the_workers(served: Serve
     assert count(served.descendants(), WORKER) == 1
 
 
+@pytest.mark.slow
 def test_steps_of_a_cluster_and_of_another_run_side_by_side(served: Served, tmp_path: Path) -> None:
     user = served.user()
     job = user.put("meet.py", JOB)

@@ -42,7 +42,14 @@ def zipped(**files: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module", params=["local[*]", "local-cluster[1,1,512]", "standalone[1,1,512]"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "local[*]",
+        pytest.param("local-cluster[1,1,512]", marks=pytest.mark.slow),
+        pytest.param("standalone[1,1,512]", marks=pytest.mark.slow),
+    ],
+)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, user: User) -> Iterator[LocalAws]:
     with LocalAws(tmp_path_factory.mktemp("submit"), master=request.param) as server:
         yield server

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -248,11 +249,11 @@ class Stand:
             self.s3.put_object(Bucket=stack.BUCKET, Key=prefix + file.relative_to(source).as_posix(), Body=content)
         return f"s3://{stack.BUCKET}/{prefix}"
 
-    def trigger(self, dataset_uri: str | None = None, **params: Any) -> Run:
-        """Start a run, with a dataset of its own if none is given."""
+    def trigger(self, dataset_uri: str | None = None, due: datetime | None = None, **params: Any) -> Run:
+        """Start a run, with a dataset of its own if none is given; `due` is its logical date."""
         uri = dataset_uri or self.new_dataset()
         conf = {"dataset_uri": uri, "n_components": 3, **params}
-        made = self.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        made = self.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": due and due.isoformat(), "conf": conf})
         return Run(self, made["dag_run_id"], uri)
 
     def published(self, dataset_uri: str) -> str | None:

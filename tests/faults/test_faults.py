@@ -1,6 +1,7 @@
 """What a run comes to when something breaks: real Airflow processes, real Spark steps, an AWS that goes wrong."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -225,3 +226,11 @@ def test_aws_is_killed_in_a_step(stand: Stand, check: Check) -> None:
     stand.kill("local_aws")
     stand.start("local_aws")
     check(run, "failed", cause=(WAIT, "local_aws was restarted"))
+
+
+@pytest.mark.slow
+def test_the_run_is_late(stand: Stand, check: Check) -> None:
+    run = stand.trigger(due=datetime.now(UTC) - timedelta(hours=9))
+    told = f"run {run.run_id} of fruit_features is not over 8 hours after it was due, and goes on"
+    wait_until(lambda: told in (stand.folder / "triggerer.log").read_text(), "the alert")
+    check(run, "success")

@@ -184,7 +184,8 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
         lines.append(f"cluster {cluster_id} is {end_of(cluster['Status'])}")
     text, file = _log_of_failure(s3, logs)
     said = failure.get("Message", "")
-    lines += (_EXCEPTION.findall(text) or _EXCEPTION.findall(said) or said.splitlines())[-1:]
+    exceptions = _EXCEPTION.findall(text) or _EXCEPTION.findall(said)
+    lines += exceptions[-1:] or [line for line in said.splitlines()[-1:] if line not in text]
     if text:
         tail = text.rstrip().splitlines()[-LOG_LINES:]
         lines += [f"the last {len(tail)} lines of {logs}{file}:", *tail]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.emr import EmrHook
+from airflow.providers.amazon.aws.links.base_aws import BaseAwsLink
 from airflow.providers.amazon.aws.links.emr import EmrClusterLink
 from airflow.providers.amazon.aws.operators.emr import (
     EmrAddStepsOperator,
@@ -57,7 +58,7 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
             if error.response["Error"]["Code"] in _INVALID:
                 raise AirflowFailException(f"EMR refuses the cluster: {error}") from error
             raise
-        _link(self, context, cluster_id)
+        _link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return cluster_id
 
 
@@ -89,7 +90,7 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
         if state not in emr.LIVE:
             self._replace(client, request, cluster_id, len(tried))
         elif state in emr.READY:
-            _link(self, context, cluster_id)
+            _link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return PokeReturnValue(state in emr.READY, cluster_id)
 
     def _replace(self, client: "EMRClient", request: dict[str, Any], cluster_id: str, tried: int) -> None:
@@ -114,7 +115,7 @@ class AddStepOperator(EmrAddStepsOperator):
 
     def execute(self, context: Context) -> str:  # type: ignore[override]  # the id, not a list of one
         cluster_id, steps = str(self.job_flow_id), self.steps
-        _link(self, context, cluster_id)
+        _link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         try:
             return emr.add_step(_emr(self), cluster_id, steps[0])  # type: ignore[arg-type]
         except ClientError as error:
@@ -139,16 +140,9 @@ class StepEndSensor(EmrStepSensor):
         self.log_uri = log_uri
 
     def execute(self, context: Context) -> None:
-        _link(self, context, self.job_flow_id)
+        _link(self, context, EmrClusterLink, job_flow_id=self.job_flow_id)
         bucket, prefix = split_uri(self._logs())
-        StepLogsLink.persist(
-            context=context,
-            operator=self,
-            region_name=self.hook.conn_region_name,
-            aws_partition=self.hook.conn_partition,
-            bucket=bucket,
-            prefix=prefix,
-        )
+        _link(self, context, StepLogsLink, bucket=bucket, prefix=prefix)
         step = self._step()
         if step["Status"]["State"] not in emr.STEP_ACTIVE:
             self._end(step)
@@ -226,7 +220,7 @@ class TerminateClustersOperator(EmrTerminateJobFlowOperator):
         known = [cluster_id for cluster_id in self.known_ids if cluster_id not in ("", "None")]
         ids = emr.terminate_run(_emr(self), self.cluster_name, known)
         for cluster_id in ids[:1]:
-            _link(self, context, cluster_id)
+            _link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return ids
 
 
@@ -270,11 +264,11 @@ def _once(sensor: AwsBaseSensor[EmrHook]) -> "EMRClient":
     return client
 
 
-def _link(operator: Any, context: Context, cluster_id: str) -> None:
-    EmrClusterLink.persist(
+def _link(operator: Any, context: Context, link: type[BaseAwsLink], **facts: str) -> None:
+    link.persist(
         context=context,
         operator=operator,
         region_name=operator.hook.conn_region_name,
         aws_partition=operator.hook.conn_partition,
-        job_flow_id=cluster_id,
+        **facts,
     )

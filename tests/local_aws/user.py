@@ -117,8 +117,9 @@ class User:
             iam.create_instance_profile(InstanceProfileName=ROLES["JobFlowRole"])
 
     def make_bucket(self) -> None:
-        """Make the bucket of the scripts and the logs."""
-        self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        """Make the bucket of the scripts and the logs, which others of this process may have made."""
+        with contextlib.suppress(self.s3.exceptions.BucketAlreadyOwnedByYou):
+            self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
 
     def start(self, *steps: "StepConfigTypeDef", keep_alive: bool = False, **request: Any) -> str:
         """Start a cluster and return its id; its bootstrap actions are given as (script URI, arguments...)."""

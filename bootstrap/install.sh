@@ -44,6 +44,15 @@ echo "install.sh: fetched after $((SECONDS - started)) s: $(du -sh "$work" | cut
 python3.11 -m venv "$prefix/venv"
 "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
     --require-hashes --only-binary :all: "${source_options[@]}" --requirement "$work/requirements.txt"
+
+# A quarter of what the wheels unpack is loaded by no step: the libraries' own tests, headers, Arrow's RPC, LiteRT's
+# engine for GPUs and its compilers. Were any of it needed, the imports below would fail, and so would our tests.
+packages=$("$prefix/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+find "$packages"/{numpy,pandas,pyarrow} -type d -name tests -prune -exec rm -rf {} +
+rm -rf "$packages"/pyarrow/{include,src} "$packages"/pyarrow/{libarrow_flight,libarrow_python_flight,_flight}*.so* \
+    "$packages"/ai_edge_litert/{libLiteRtWebGpuAccelerator.so,tools,vendors}
+
+# These imports also leave compiled modules behind, which the executors' user may not write.
+"$prefix/venv/bin/python" -c "import ai_edge_litert.interpreter, boto3, numpy, obstore, pandas, PIL.Image, pyarrow.parquet"
 chmod -R a+rX "$prefix"
-"$prefix/venv/bin/python" -c "import ai_edge_litert.interpreter, boto3, numpy, obstore, pandas, PIL, pyarrow.parquet"
 echo "install.sh: $prefix/venv is ready after $((SECONDS - started)) s: $(du -sh "$prefix" | cut -f1)"

@@ -8,14 +8,18 @@ Reads the run's `images/`, writes its `features/` (1280 float32 an image) and `f
 import argparse
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from pyspark import Accumulator, Broadcast
-from pyspark.sql import DataFrame
+from pyspark import Accumulator
 
-from orchard_spark import images, job, mobilenet, objects, tables
+from orchard_spark import images, job, mobilenet, objects, parts, tables
+from orchard_spark.ahead import ahead
+
+# What a worker holds decoded: 32 images of 150 KB, twice ahead of the inference.
+BATCH_ROWS = 32
+NEEDED = ("path", "label", "etag", "sha256", "content")
 
 log = logging.getLogger("features")
 
@@ -24,22 +28,24 @@ class UndecodableImage(RuntimeError):
     """An image that ingest has verified does not decode here."""
 
 
-def _pixels(batch: pa.RecordBatch, size_px: int) -> Iterator[images.RgbPixels]:
-    for path, content in zip(batch["path"], batch["content"], strict=True):
-        try:
-            image, _ = images.decode(content.as_py(), max_pixels=np.iinfo(np.int64).max)
-        except images.RejectedImage as error:
-            raise UndecodableImage(f"{path}: {error.reason}: {error}") from error
-        yield images.to_model_input(image, size_px)
-
-
-def featurise(batch: pa.RecordBatch, model: mobilenet.MobileNet, model_name: str, run_id: str) -> pa.RecordBatch:
-    """A batch of FEATURES for a batch of IMAGES, in the same order.
+def pixels(batch: pa.RecordBatch, size_px: int) -> images.RgbPixels:
+    """The images of a batch as the model takes them: uint8 [rows, size_px, size_px, 3].
 
     Raises:
         UndecodableImage: a file does not decode.
     """
-    values = np.stack(list(model.features(_pixels(batch, model.size_px))))
+    decoded = np.empty((batch.num_rows, size_px, size_px, 3), np.uint8)
+    for row, (path, content) in enumerate(zip(batch["path"], batch["content"], strict=True)):
+        try:
+            image, _ = images.decode(content.as_py(), max_pixels=np.iinfo(np.int64).max)
+        except images.RejectedImage as error:
+            raise UndecodableImage(f"{path}: {error.reason}: {error}") from error
+        decoded[row] = images.to_model_input(image, size_px)
+    return decoded
+
+
+def featurise(batch: pa.RecordBatch, values: mobilenet.Features, model_name: str, run_id: str) -> pa.RecordBatch:
+    """A batch of FEATURES: the images of a batch with their features [rows, 1280]."""
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     columns = {
         "path": batch["path"],
@@ -54,19 +60,20 @@ def featurise(batch: pa.RecordBatch, model: mobilenet.MobileNet, model_name: str
 
 
 def features(
-    taken: DataFrame, model: Broadcast[bytes], model_name: str, run_id: str, inferences: Accumulator[int]
-) -> DataFrame:
-    """FEATURES of IMAGES, one inference an image; `inferences` counts them."""
+    part: parts.Part, model: mobilenet.MobileNet, model_name: str, run_id: str, inferences: Accumulator[int]
+) -> Iterator[pa.RecordBatch]:
+    """FEATURES of one file of IMAGES, in its order, one inference an image; `inferences` counts them.
 
-    def featurise_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        loaded = mobilenet.load(model.value)
-        for batch in batches:
-            if batch.num_rows:
-                inferences.add(batch.num_rows)
-                yield featurise(batch, loaded, model_name, run_id)
+    The next images are read and decoded in a thread while the model works on these: neither holds Python's lock.
 
-    needed = taken.select("path", "label", "etag", "sha256", "content")
-    return needed.mapInArrow(featurise_partition, tables.spark_schema(tables.FEATURES))
+    Raises:
+        UndecodableImage: a file does not decode.
+    """
+    read = parts.read(part, NEEDED, BATCH_ROWS)
+    for batch, decoded in ahead((batch, pixels(batch, model.size_px)) for batch in read):
+        values = np.stack(list(model.features(decoded)))
+        inferences.add(len(values))
+        yield featurise(batch, values, model_name, run_id)
 
 
 def run(run_uri: str, model_uri: str) -> dict[str, object]:
@@ -77,19 +84,23 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
         job.LostRows: not as many features as images.
     """
     started = time.monotonic()
-    name = mobilenet.model_name(model_uri)
-    with job.spark_session("features", mobilenet.BATCH_IMAGES) as spark:
+    name, run_id = mobilenet.model_name(model_uri), job.run_id(run_uri)
+    with job.spark_session("features") as spark:
         job.reopen(run_uri, "features")
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails here, once, not in every task
         model = spark.sparkContext.broadcast(content)
-        inferences = spark.sparkContext.accumulator(0)
-        taken = tables.read_table(spark, f"{run_uri}/images", tables.IMAGES)
-        rows_in = taken.count()
-        log.info("features: %d images, model %s", rows_in, name)
-        result = features(taken, model, name, job.run_id(run_uri), inferences)
+        inferences, tasks = spark.sparkContext.accumulator(0), parts.task_list(spark.sparkContext)
+        taken = parts.find(f"{run_uri}/images", tables.IMAGES)
+        rows_in = parts.rows(taken)
+        log.info("features: %d images in %d files, model %s", rows_in, len(taken), name)
+
+        def work(part: parts.Part) -> Iterator[pa.RecordBatch]:
+            return features(part, mobilenet.load(model.value), name, run_id, inferences)
+
+        result = parts.each(spark, taken, work, tables.FEATURES, tasks)
         tables.write_table(result, f"{run_uri}/features", tables.FEATURES)
-        rows_out = spark.read.parquet(f"{run_uri}/features").count()
+        rows_out = parts.rows(parts.find(f"{run_uri}/features", tables.FEATURES))
         if rows_out != rows_in:
             raise job.LostRows(f"{rows_in} images, but {rows_out} features in {run_uri}")
         return job.write_metrics(
@@ -98,6 +109,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
             rows_in=rows_in,
             rows_out=rows_out,
             started=started,
+            passes=[tasks.value],
             inferences=inferences.value,
             model=name,
         )

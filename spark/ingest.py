@@ -11,19 +11,21 @@ import hashlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from orchard_spark import images, job, objects, tables
+from orchard_spark import images, job, objects, parts, tables
 
 FILE_BYTES = 128 * 1024**2
 BATCH_BYTES = 8 * 1024**2
 BATCH_ROWS = 64
+LISTED_ROWS = 4096
 REASONS_SHOWN = 3
 
 # Both outcomes in one row: an image has a `content`, a rejected object has a `reason`.
@@ -95,23 +97,47 @@ def in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist(batch, schema=OUTCOMES)
 
 
-def ingest(inventory: DataFrame, max_pixels: int) -> DataFrame:
-    """Read and verify each object of an inventory; one row of OUTCOMES for each."""
-
-    def ingest_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        listed = (objects.Listed.from_row(row) for batch in batches for row in batch.to_pylist())
-        return in_batches(verify(item, content, max_pixels) for item, content in objects.read_all(listed))
-
-    return inventory.mapInArrow(ingest_partition, tables.spark_schema(OUTCOMES))
+def ingest(part: parts.Part, max_pixels: int) -> Iterator[pa.RecordBatch]:
+    """Read and verify each object of one file of the INVENTORY; one row of OUTCOMES for each."""
+    read = parts.read(part, tables.INVENTORY.names, LISTED_ROWS)
+    listed = (objects.Listed.from_row(row) for batch in read for row in batch.to_pylist())
+    return in_batches(verify(item, content, max_pixels) for item, content in objects.read_all(listed))
 
 
-def file_count(total_bytes: int, task_slots: int) -> int:
-    """How many Parquet files: near 128 MiB each, but one for each task slot at least.
+def file_count(rows: int, total_bytes: int, task_slots: int) -> int:
+    """How many Parquet files: at most 128 MiB each, and as many for each task slot, so that none waits for another.
 
-    >>> file_count(5_000, 2), file_count(1024**3, 2)
-    (2, 8)
+    >>> file_count(300, 5_000, 2), file_count(300, 1024**3, 2), file_count(300, 1024**3, 3), file_count(1, 5_000, 2)
+    (2, 8, 9, 1)
     """
-    return max(task_slots, math.ceil(total_bytes / FILE_BYTES))
+    return min(rows, task_slots * math.ceil(total_bytes / (FILE_BYTES * task_slots) or 1))
+
+
+def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Part]:
+    """Write the INVENTORY as so many files, replacing what is there; each has as many rows, spread over the listing.
+
+    Neighbours in a listing are alike, also in what they cost, and so they go to different tasks.
+    """
+    for file in objects.list_files(uri):
+        objects.delete(file)
+    written = []
+    for number in range(files):
+        rows = inventory.take(np.arange(number, inventory.num_rows, files))
+        written.append(parts.Part(f"{uri}/part-{number:05}.parquet", rows.num_rows))
+        objects.write_table(written[-1].uri, rows)
+    return written
+
+
+def count_reasons(rejects_uri: str) -> dict[str, int]:
+    """How many objects were refused for each reason, as the written REJECTS say."""
+    return dict(
+        Counter(
+            reason
+            for part in parts.find(rejects_uri, tables.REJECTS)
+            for batch in parts.read(part, ["reason"], LISTED_ROWS)
+            for reason in batch["reason"].to_pylist()
+        )
+    )
 
 
 def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) -> dict[str, object]:
@@ -130,33 +156,33 @@ def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) 
         if listed == 0:
             raise NoImages(input_uri)
         bytes_listed = sum(inventory["size"].to_pylist())
-        files = file_count(bytes_listed, spark.sparkContext.defaultParallelism)
+        files = file_count(listed, bytes_listed, spark.sparkContext.defaultParallelism)
         log.info("ingest: %d objects, %.1f MB below %s, into %d files", listed, bytes_listed / 1e6, input_uri, files)
-        objects.write_table(f"{run_uri}/inventory/part-00000.parquet", inventory)
+        found = write_inventory(inventory, f"{run_uri}/inventory", files)
 
-        frame = tables.read_table(spark, f"{run_uri}/inventory", tables.INVENTORY)
+        tasks = parts.task_list(spark.sparkContext)
+        outcomes = parts.each(spark, found, lambda part: ingest(part, max_pixels), OUTCOMES, tasks)
         # Kept, because it is written twice, split by outcome, and no object may be read or judged twice.
-        outcomes = ingest(frame.repartition(files), max_pixels).persist(StorageLevel.DISK_ONLY)
-        counts = {row["reason"]: row["count"] for row in outcomes.groupBy("reason").count().collect()}
-        ingested = counts.pop(None, 0)
-        rejected = sum(counts.values())
-
+        outcomes = outcomes.persist(StorageLevel.DISK_ONLY)
         rejects = outcomes.where(F.col("reason").isNotNull()).select(tables.REJECTS.names)
-        tables.write_table(rejects.repartition(1), f"{run_uri}/rejects", tables.REJECTS)
+        tables.write_table(rejects, f"{run_uri}/rejects", tables.REJECTS)
+        counts = count_reasons(f"{run_uri}/rejects")
+        rejected = sum(counts.values())
         if rejected / listed > max_reject_ratio:
             raise TooManyRejects(counts, listed, max_reject_ratio, f"{run_uri}/rejects")
         taken = outcomes.where(F.col("reason").isNull()).select(tables.IMAGES.names)
         tables.write_table(taken, f"{run_uri}/images", tables.IMAGES)
 
-        written = spark.read.parquet(f"{run_uri}/images").count()
-        if not written + rejected == ingested + rejected == listed:
+        written = parts.rows(parts.find(f"{run_uri}/images", tables.IMAGES))
+        if written + rejected != listed:
             raise job.LostRows(f"{listed} objects listed, but {written} images and {rejected} rejects in {run_uri}")
         return job.write_metrics(
             run_uri,
             "ingest",
             rows_in=listed,
-            rows_out=ingested,
+            rows_out=written,
             started=started,
+            passes=[tasks.value],
             rejects=rejected,
             reject_reasons=counts,
             bytes_in=bytes_listed,

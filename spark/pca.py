@@ -8,23 +8,27 @@ Reads the run's `features/`, writes its `embeddings/` (a vector an image), `pca_
 
 import argparse
 import logging
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import add
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark import Broadcast
-from pyspark.sql import DataFrame
+from pyspark import Accumulator
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from orchard_spark import job, objects, tables
+from orchard_spark import job, objects, parts, tables
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 
-BATCH_ROWS = 1024
-# The moments of 1280 columns are 13 MB a part, and the driver holds all parts at once, in a heap of perhaps 2 GB.
-MAX_PARTS = 16
+# 10 MB of features: the sums over a batch are then nearly as fast as over the whole, and a worker holds little.
+BATCH_ROWS = 2048
+# The sums over 1280 columns are 13 MB: what merges them, and the driver, each hold about this many at a time.
+FAN_IN = 4
+MOMENTS = pa.schema([("number", pa.int64()), ("moments", pa.binary())])
 
 log = logging.getLogger("pca")
 
@@ -35,46 +39,62 @@ def to_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return values.reshape(batch.num_rows, -1)
 
 
-def moments(features: DataFrame) -> Moments:
+def part_moments(part: parts.Part, number: int) -> Iterator[pa.RecordBatch]:
+    """The moments of one file of FEATURES, in one pass over it: a row of MOMENTS."""
+    sums = reduce(add, (Moments.of(to_matrix(batch)) for batch in parts.read(part, ["features"], BATCH_ROWS)))
+    yield pa.RecordBatch.from_pydict({"number": [number], "moments": [sums.to_bytes()]}, schema=MOMENTS)
+
+
+def merge(sums: DataFrame, count: int) -> DataFrame:
+    """Rows of MOMENTS, numbered below `count`, added up to at most FAN_IN rows, in a tree of tasks.
+
+    Always the same ones are added, in the order of their numbers, so that equal data give equal bits.
+    """
+
+    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        groups: dict[int, dict[int, Moments]] = {}
+        for batch in batches:
+            for number, content in zip(batch["number"].to_pylist(), batch["moments"].to_pylist(), strict=True):
+                groups.setdefault(number // FAN_IN, {})[number] = Moments.from_bytes(content)
+        for group, found in groups.items():
+            total = reduce(add, (found[number] for number in sorted(found)))
+            yield pa.RecordBatch.from_pydict({"number": [group], "moments": [total.to_bytes()]}, schema=MOMENTS)
+
+    while count > FAN_IN:
+        count = math.ceil(count / FAN_IN)
+        group = F.floor(F.col("number") / FAN_IN)
+        sums = sums.repartition(count, group).mapInArrow(add_up, tables.spark_schema(MOMENTS))
+    return sums
+
+
+def moments(spark: SparkSession, features: Sequence[parts.Part], tasks: Accumulator[list[parts.Task]]) -> Moments:
     """The moments of all features, in one pass over them.
 
     Raises:
         CannotFit: there are no features.
     """
-
-    def sum_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        parts = (Moments.of(to_matrix(batch)) for batch in batches if batch.num_rows)
-        first = next(parts, None)
-        if first is not None:
-            yield pa.RecordBatch.from_pydict({"moments": [reduce(add, parts, first).to_bytes()]})
-
-    parts = features.select("features").coalesce(MAX_PARTS).mapInArrow(sum_up, "moments binary")
-    sums = [Moments.from_bytes(bytes(row["moments"])) for row in parts.collect()]
-    if not sums:
+    if not features:
         raise CannotFit("PCA needs at least 2 images, and there are none")
-    return reduce(add, sums)
+    numbers = {part: number for number, part in enumerate(features)}
+    sums = parts.each(spark, features, lambda part: part_moments(part, numbers[part]), MOMENTS, tasks)
+    rows = sorted(merge(sums, len(features)).collect(), key=lambda row: row["number"])
+    return reduce(add, (Moments.from_bytes(bytes(row["moments"])) for row in rows))
 
 
-def embed(features: DataFrame, pca: Broadcast[Pca], run_id: str) -> DataFrame:
-    """EMBEDDINGS of FEATURES: each image's vector under the fitted analysis."""
-
-    def embed_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            if batch.num_rows:
-                vectors = pca.value.transform(to_matrix(batch))
-                offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
-                columns = {
-                    "path": batch["path"],
-                    "label": batch["label"],
-                    "etag": batch["etag"],
-                    "vector": pa.ListArray.from_arrays(offsets, vectors.ravel()),
-                    "pca_model": [pca.value.name] * len(vectors),
-                    "run_id": [run_id] * len(vectors),
-                }
-                yield pa.RecordBatch.from_pydict(columns, schema=tables.EMBEDDINGS)
-
-    needed = features.select("path", "label", "etag", "features")
-    return needed.mapInArrow(embed_partition, tables.spark_schema(tables.EMBEDDINGS))
+def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
+    """EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
+    for batch in parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS):
+        vectors = pca.transform(to_matrix(batch))
+        offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
+        columns = {
+            "path": batch["path"],
+            "label": batch["label"],
+            "etag": batch["etag"],
+            "vector": pa.ListArray.from_arrays(offsets, vectors.ravel()),
+            "pca_model": [pca.name] * len(vectors),
+            "run_id": [run_id] * len(vectors),
+        }
+        yield pa.RecordBatch.from_pydict(columns, schema=tables.EMBEDDINGS)
 
 
 def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
@@ -102,10 +122,11 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     """
     started = time.monotonic()
     run_id = job.run_id(run_uri)
-    with job.spark_session("pca", BATCH_ROWS) as spark:
+    with job.spark_session("pca") as spark:
         job.reopen(run_uri, "pca")
-        features = tables.read_table(spark, f"{run_uri}/features", tables.FEATURES)
-        pca = fit(moments(features), n_components)
+        features = parts.find(f"{run_uri}/features", tables.FEATURES)
+        summing, embedding = parts.task_list(spark.sparkContext), parts.task_list(spark.sparkContext)
+        pca = fit(moments(spark, features, summing), n_components)
         variance_kept = float(pca.explained_variance_ratio_.sum())
         log.info(
             "pca: %d images, %d components keep %.4f of the variance; model %s",
@@ -114,19 +135,23 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
             variance_kept,
             pca.name,
         )
-        embeddings = embed(features, spark.sparkContext.broadcast(pca), run_id)
+        fitted = spark.sparkContext.broadcast(pca)
+        embeddings = parts.each(
+            spark, features, lambda part: embed(part, fitted.value, run_id), tables.EMBEDDINGS, embedding
+        )
         tables.write_table(embeddings, f"{run_uri}/embeddings", tables.EMBEDDINGS)
-        rows_out = spark.read.parquet(f"{run_uri}/embeddings").count()
-        if rows_out != pca.n_samples_:
-            raise job.LostRows(f"{pca.n_samples_} features, but {rows_out} embeddings in {run_uri}")
-        (model,) = (row["model"] for row in features.select("model").limit(1).collect())
+        rows_in, rows_out = parts.rows(features), parts.rows(parts.find(f"{run_uri}/embeddings", tables.EMBEDDINGS))
+        if not rows_in == pca.n_samples_ == rows_out:
+            raise job.LostRows(f"{rows_in} features, {pca.n_samples_} summed, {rows_out} embeddings in {run_uri}")
+        model = next(parts.read(features[0], ["model"], 1))["model"][0].as_py()
         objects.write_table(f"{run_uri}/pca_model/part-00000.parquet", pca_model_table(pca, model, run_id))
         return job.write_metrics(
             run_uri,
             "pca",
-            rows_in=pca.n_samples_,
+            rows_in=rows_in,
             rows_out=rows_out,
             started=started,
+            passes=[summing.value, embedding.value],
             n_components=len(pca.components_),
             explained_variance=variance_kept,
             pca_model=pca.name,

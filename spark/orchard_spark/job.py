@@ -3,18 +3,19 @@
 import json
 import logging
 import platform
+import statistics
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from orchard_spark import objects
+from orchard_spark import objects, parts
 
 PROGRESS_SECONDS = 10
 
@@ -37,17 +38,15 @@ def run_id(run_uri: str) -> str:
 
 
 @contextmanager
-def spark_session(name: str, batch_rows: int = 64) -> Iterator[SparkSession]:
-    """A Spark session for one step, with a progress line in the log every ten seconds.
-
-    Record batches have `batch_rows` rows, not Spark's 10,000: a batch is held in memory whole.
-    """
+def spark_session(name: str) -> Iterator[SparkSession]:
+    """A Spark session for one step, with a progress line in the log every ten seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("py4j", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     spark = SparkSession.builder.appName(f"orchard-{name}").getOrCreate()
     settings = {
-        "spark.sql.execution.arrow.maxRecordsPerBatch": str(batch_rows),
+        # Not Spark's 10,000: what goes to Python is the number of a file, or a matrix of 13 MB.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1",
         "spark.sql.session.timeZone": "UTC",
         # Spark's default, INT96, is deprecated, and other readers take it for nanoseconds.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -93,10 +92,22 @@ def _report(spark: SparkSession, name: str, done: threading.Event) -> None:
 
 
 def write_metrics(
-    run_uri: str, job: str, *, rows_in: int, rows_out: int, started: float, **more: object
+    run_uri: str,
+    job: str,
+    *,
+    rows_in: int,
+    rows_out: int,
+    started: float,
+    passes: Sequence[Sequence[parts.Task]],
+    **more: object,
 ) -> dict[str, object]:
-    """Write `<job>.metrics.json` into the run's folder and log it; `started` is `time.monotonic()` at the start."""
+    """Write `<job>.metrics.json` into the run's folder and log it; `started` is `time.monotonic()` at the start.
+
+    `passes` are the tasks that did the step's work, a list for each pass over the data: `task_seconds` is how long the
+    longest of each took, added up, and `task_skew` the longest's seconds over the median's, in the worst pass.
+    """
     seconds = time.monotonic() - started
+    taken = [[task.seconds for task in tasks] for tasks in passes if tasks]
     metrics = {
         "job": job,
         "run_id": run_id(run_uri),
@@ -104,6 +115,10 @@ def write_metrics(
         "rows_out": rows_out,
         "seconds": round(seconds, 3),
         "images_per_second": round(rows_in / seconds, 2),
+        "tasks": sum(len(tasks) for tasks in passes),
+        "task_seconds": round(sum(max(times) for times in taken), 3),
+        "task_skew": round(max((max(times) / statistics.median(times) for times in taken), default=1), 3),
+        "worker_peak_mb": round(max((task.peak_bytes for tasks in passes for task in tasks), default=0) / 1e6, 1),
         **more,
         "executable": sys.executable,
         "versions": {

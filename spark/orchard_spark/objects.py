@@ -1,6 +1,7 @@
 """Read many small objects of S3 (or files of a local folder) with many requests in flight."""
 
 import asyncio
+import io
 import re
 import threading
 from collections import deque
@@ -227,6 +228,47 @@ def _outcome(future: Future[bytes]) -> bytes | Exception:
         return future.result()
     except (UnreadableKey, ObjectGone, ObjectChanged) as fault:
         return fault
+
+
+def list_files(uri: str) -> list[str]:
+    """The URIs of the files below a folder of ours, ordered; none that Spark hides (`_SUCCESS`, `_temporary/…`)."""
+    root, prefix = split(uri.rstrip("/") + "/")
+    paths = (str(item["path"]) for page in obstore.list(store(root), prefix) for item in page)
+    shown = (path for path in paths if not any(name.startswith(("_", ".")) for name in path[len(prefix) :].split("/")))
+    return sorted(f"{root}/{path}" for path in shown)
+
+
+class RangedFile(io.RawIOBase):
+    """An object or file that is read a range at a time, so that it need not be held whole."""
+
+    def __init__(self, uri: str) -> None:
+        root, self._key = split(uri)
+        self._store = store(root)
+        self._size = int(obstore.head(self._store, self._key)["size"])
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        length = left if size < 0 else min(size, left)
+        if length == 0:
+            return b""
+        content = obstore.get_range(self._store, self._key, start=self._position, length=length)
+        self._position += length
+        return bytes(content)
 
 
 def read(uri: str) -> bytes:

@@ -1,7 +1,7 @@
 """The columns of every dataset that the steps exchange, each declared once."""
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
@@ -71,31 +71,21 @@ def spark_schema(schema: pa.Schema) -> StructType:
     return from_arrow_schema(schema)
 
 
-def check_columns(frame: DataFrame, schema: pa.Schema, uri: str) -> DataFrame:
-    """Return the frame when it has exactly the columns of the schema.
+def check_columns(found: pa.Schema, schema: pa.Schema, uri: str) -> None:
+    """Let columns pass that are exactly those of the schema.
 
     Raises:
-        WrongColumns: it does not; the message lists every difference.
+        WrongColumns: they are not; the message lists every difference.
     """
-    found = {field.name: field.type for field in to_arrow_schema(frame.schema)}
+    have = {field.name: field.type for field in found}
     want = {field.name: field.type for field in schema}
     differences = [
-        *(f"no column {name}" for name in want if name not in found),
-        *(f"unknown column {name}" for name in found if name not in want),
-        *(f"{name} is {found[name]}, not {want[name]}" for name in want if name in found and found[name] != want[name]),
+        *(f"no column {name}" for name in want if name not in have),
+        *(f"unknown column {name}" for name in have if name not in want),
+        *(f"{name} is {have[name]}, not {want[name]}" for name in want if name in have and have[name] != want[name]),
     ]
     if differences:
         raise WrongColumns(f"{uri}: {'; '.join(differences)}")
-    return frame
-
-
-def read_table(spark: SparkSession, uri: str, schema: pa.Schema) -> DataFrame:
-    """Read a Parquet dataset and check its columns.
-
-    Raises:
-        WrongColumns: the dataset has other columns.
-    """
-    return check_columns(spark.read.parquet(uri), schema, uri)
 
 
 def write_table(frame: DataFrame, uri: str, schema: pa.Schema) -> None:
@@ -104,4 +94,5 @@ def write_table(frame: DataFrame, uri: str, schema: pa.Schema) -> None:
     Raises:
         WrongColumns: the frame has other columns.
     """
-    check_columns(frame, schema, uri).write.mode("overwrite").parquet(uri)
+    check_columns(to_arrow_schema(frame.schema), schema, uri)
+    frame.write.mode("overwrite").parquet(uri)

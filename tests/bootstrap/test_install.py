@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyspark
 import pytest
 
 from infra import release
@@ -31,6 +32,25 @@ def install(node: Node) -> Install:
     return run
 
 
+# What the steps do with the libraries, beside what they import: decode, infer, multiply, write and read Parquet.
+USE = """
+import io, pathlib, sys
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+from PIL import Image
+import features, ingest, pca
+from orchard_spark import images, mobilenet, moments, objects
+for image_format in images.FORMATS:
+    file = io.BytesIO()
+    Image.new("RGB", (100, 100), "red").save(file, image_format)
+    decoded, _ = images.decode(file.getvalue())
+model = mobilenet.load(pathlib.Path(sys.argv[1]).read_bytes())
+values = np.stack(list(model.features([images.to_model_input(decoded, model.size_px)] * 9)))
+moments.Moments.of(values)
+objects.write_table(f"file://{sys.argv[2]}/table.parquet", pa.table({"features": list(values)}))
+print(values.shape, pq.read_table(f"{sys.argv[2]}/table.parquet").num_rows, np.__file__.split("/lib/")[0])
+"""
+
+
 @pytest.fixture
 def release_uri(s3: "S3Client", bucket: str) -> str:
     """A release on S3 without wheels."""
@@ -51,6 +71,16 @@ def test_the_steps_python_is_made_from_the_wheels_of_the_release(
     names = {line.split()[0] for line in listed.splitlines()[2:]}
     assert {"ai-edge-litert", "boto3", "numpy", "obstore", "pandas", "pillow", "pyarrow"} <= names
     assert not {"tensorflow-cpu", "tensorflow", "pyspark", "apache-airflow"} & names
+
+    # Everything else is Spark's, which a node has.
+    (model,) = (build_dir / "model").glob("*.tflite")
+    zips = (Path(pyspark.__file__).parent / "python/lib").glob("*.zip")
+    modules = {"PYTHONPATH": ":".join(map(str, [release.ROOT / "spark", *zips]))}
+    command = [python, "-W", "error::ImportWarning", "-c", USE, str(model), str(node.root / "tmp")]
+    used = subprocess.run(command, env=node.environment() | modules, capture_output=True, text=True, check=False)
+    assert used.stdout == f"(9, 1280) 9 {node.root}/opt/orchard/venv\n", used.stderr
+    size = sum(file.lstat().st_blocks * 512 for file in (node.root / "opt/orchard").rglob("*"))
+    assert size <= 400 * 1024**2
 
 
 def test_a_wheel_that_is_missing_fails_and_is_named(release_uri: str, install: Install) -> None:

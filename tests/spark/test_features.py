@@ -29,6 +29,7 @@ def test_each_image_has_features_and_was_inferred_once(ingested: str, model_file
     metrics = features.run(ingested, str(model_file))
     table = read(f"{ingested}/features")
     assert (metrics["rows_in"], metrics["rows_out"], metrics["inferences"]) == (24, 24, 24)
+    assert metrics["tasks"] == 2
     assert table.schema.remove_metadata().equals(tables.FEATURES)
     assert sorted(table["path"].to_pylist()) == sorted(read(f"{ingested}/images")["path"].to_pylist())
     assert {len(values) for values in table["features"].to_pylist()} == {1280}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import ingest
-from orchard_spark import tables
+from orchard_spark import parts, tables
 
 Read = Callable[[str], pa.Table]
 Encode = Callable[..., bytes]
@@ -78,6 +78,17 @@ def test_the_metrics_file_tells_rows_time_and_versions(images: Path, run_uri: st
 def test_there_is_a_file_for_each_task_slot_at_least(images: Path, run_uri: str) -> None:
     ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     assert len(list(Path(f"{run_uri}/images".removeprefix("file://")).glob("part-*"))) == 2
+
+
+def test_the_inventory_is_that_of_the_last_attempt_in_files_of_equal_size(run_uri: str, read: Read) -> None:
+    names = [f"{number:02}" for number in range(11)]
+    columns = {"path": names, "label": names, "etag": names, "size": [1] * 11, "modified": [0] * 11}
+    inventory = pa.table(columns, schema=tables.INVENTORY)
+    ingest.write_inventory(inventory, f"{run_uri}/inventory", 5)
+    written = ingest.write_inventory(inventory, f"{run_uri}/inventory", 3)
+    assert [part.rows for part in written] == [4, 4, 3]
+    assert parts.find(f"{run_uri}/inventory", tables.INVENTORY) == written
+    assert sorted(read(f"{run_uri}/inventory")["path"].to_pylist()) == names
 
 
 def test_too_many_rejects_fail_with_count_ratio_and_reasons(spoiled: Path, run_uri: str, read: Read) -> None:

@@ -3,11 +3,13 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from sklearn.decomposition import PCA
 
 import pca
-from orchard_spark import objects, tables
-from orchard_spark.moments import CannotFit
+from orchard_spark import objects, parts, tables
+from orchard_spark.moments import CannotFit, Moments
 
 Read = Callable[[str], pa.Table]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -57,6 +59,7 @@ def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_comp
     np.testing.assert_allclose(model["mean_"], theirs.mean_, rtol=1e-6)
     assert model["n_components_"] == theirs.n_components_ == metrics["n_components"]
     assert model["n_samples_"] == 300
+    assert metrics["tasks"] == 2 * 3  # each file is read for the fit, and for the vectors
     assert metrics["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
 
@@ -65,6 +68,27 @@ def test_an_empty_partition_is_no_obstacle(run_uri: str, read: Read) -> None:
     write_features(run_uri, matrix(4), files=6)
     assert pca.run(run_uri, 2)["rows_out"] == 4
     assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
+
+
+def test_many_files_are_added_up_in_a_tree_always_alike(run_uri: str, read: Read, spark: SparkSession) -> None:
+    values = matrix(40)
+    write_features(run_uri, values, files=18)
+    found = parts.find(f"{run_uri}/features", tables.FEATURES)
+    sums, again = (pca.moments(spark, found, parts.task_list(spark.sparkContext)) for _ in range(2))
+    whole = Moments.of(values)
+    assert sums.n == 40
+    np.testing.assert_allclose(sums.gram, whole.gram, rtol=1e-12)
+    np.testing.assert_array_equal(sums.gram, again.gram)
+    np.testing.assert_array_equal(sums.total, again.total)
+
+
+def test_the_driver_gets_no_more_than_a_few_sums(run_uri: str, spark: SparkSession) -> None:
+    numbers = spark.range(0, 18, 1, 18).selectExpr("id AS number")
+    one = Moments.of(matrix(2)).to_bytes()
+    sums = numbers.withColumn("moments", F.lit(bytearray(one)))
+    merged = pca.merge(sums, 18).collect()
+    assert len(merged) <= pca.FAN_IN
+    assert sum(Moments.from_bytes(bytes(row["moments"])).n for row in merged) == 36
 
 
 @pytest.mark.parametrize(("rows", "n_components"), [(1, 1), (3, 50)])

@@ -45,6 +45,10 @@ test-slow: release-parts ## Run the tests that `make test` leaves out
 test-faults: release-parts ## Break everything, one thing at a time, and print what comes of it (about half an hour)
 	@$(RUN) -m pytest tests/faults
 
+.PHONY: bench
+bench: release-parts ## Measure the steps beside the predecessor's recipe and bare loops, half an hour [DATA=folder or zip]
+	@$(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
+
 .PHONY: lint
 lint: setup ## Check style and types, and that generated files are up to date
 	@.venv/bin/ruff check .

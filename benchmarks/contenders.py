@@ -1,0 +1,218 @@
+"""What `benchmarks.run` measures, each in a process of its own: `python -m benchmarks.contenders NAME ARGUMENT…`.
+
+Each prints one line of JSON. The steps themselves are not here: they are started with spark-submit, as on a cluster.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+PCA_COMPONENTS = 50
+BATCH_IMAGES = 8
+FEATURE_ROWS, FEATURE_COLUMNS, FEATURE_FILES = 67_692, 1280, 4
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held, in MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+
+
+def predecessor(images: str, work: str) -> dict[str, float]:
+    """The hand-made pipeline's recipe: seconds to read and featurise, and to scale and reduce what was written."""
+    import io
+
+    import pandas as pd
+    from PIL import Image
+    from pyspark.ml.feature import PCA, StandardScaler
+    from pyspark.ml.linalg import Vectors, VectorUDT
+    from pyspark.sql import SparkSession
+    from pyspark.sql.functions import col, udf
+    from pyspark.sql.pandas.functions import pandas_udf
+
+    started = time.monotonic()
+    spark = SparkSession.builder.getOrCreate()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from keras.applications.mobilenet_v2 import MobileNetV2
+
+    # Random weights are as fast as trained ones, and need no download.
+    trained = MobileNetV2(weights=None, include_top=False, pooling="avg", input_shape=(224, 224, 3))
+    weights = spark.sparkContext.broadcast(trained.get_weights())
+
+    def preprocess(content: bytes) -> npt.NDArray[np.float32]:
+        image = Image.open(io.BytesIO(content)).resize((224, 224), Image.Resampling.BICUBIC)
+        return np.asarray(image, np.float32) / 127.5 - 1
+
+    @pandas_udf("array<float>")  # type: ignore[call-overload,untyped-decorator]  # by its type hints, a scalar iterator
+    def featurise(series: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        model = MobileNetV2(weights=None, include_top=False, pooling="avg", input_shape=(224, 224, 3))
+        model.set_weights(weights.value)
+        for contents in series:
+            yield pd.Series(list(model.predict(np.stack([preprocess(one) for one in contents]))))
+
+    read = spark.read.format("binaryFile").option("pathGlobFilter", "*.jpg").option("recursiveFileLookup", "true")
+    frame = read.load(images).repartition(24)
+    features = frame.select(col("path"), featurise("content").alias("features"))
+    features.write.mode("overwrite").parquet(f"{work}/features")
+    featurised = time.monotonic()
+
+    to_vector = udf(lambda values: Vectors.dense(values), VectorUDT())
+    vectors = spark.read.parquet(f"{work}/features").select("path", to_vector("features").alias("vector"))
+    scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True, withStd=True)
+    scaled = scaler.fit(vectors).transform(vectors)
+    model = PCA(k=PCA_COMPONENTS, inputCol="scaled", outputCol="pca").fit(scaled)
+    model.transform(scaled).select("path", "pca").write.mode("overwrite").parquet(f"{work}/pca")
+    spark.stop()
+    return {"read_and_featurise": featurised - started, "pca": time.monotonic() - featurised}
+
+
+def bare_features(images: str, model_file: str, number: str, count: str) -> dict[str, float]:
+    """One bare loop over every `count`-th image: read, decode, resize, infer."""
+    from ai_edge_litert.interpreter import Interpreter
+    from PIL import Image
+
+    files = sorted(Path(images).rglob("*.jpg"))[int(number) :: int(count)]
+    interpreter = Interpreter(model_path=model_file, num_threads=1)
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    features = np.empty((len(files), 1280), np.float32)
+    ready = 0
+    started = time.monotonic()
+    for first in range(0, len(files), BATCH_IMAGES):
+        batch = np.stack(
+            [
+                np.asarray(Image.open(file).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+                for file in files[first : first + BATCH_IMAGES]
+            ]
+        )
+        if len(batch) != ready:
+            interpreter.resize_tensor_input(taken["index"], batch.shape)
+            interpreter.allocate_tensors()
+            ready = len(batch)
+        interpreter.set_tensor(taken["index"], batch)
+        interpreter.invoke()
+        features[first : first + len(batch)] = interpreter.get_tensor(given["index"])
+    return {"loop": time.monotonic() - started, "images": len(files), "peak_mb": peak_mb()}
+
+
+def write_features(target: str) -> dict[str, float]:
+    """Features such as those of 67,692 images: correlated, never negative, half of them zero."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(target)
+    rng = np.random.default_rng(360)
+    mixing = rng.normal(size=(100, FEATURE_COLUMNS)).astype(np.float32)
+    folder.mkdir(parents=True)
+    for number, count in enumerate(len(part) for part in np.array_split(np.arange(FEATURE_ROWS), FEATURE_FILES)):
+        noise = rng.normal(size=(count, FEATURE_COLUMNS)).astype(np.float32)
+        values = np.maximum(rng.normal(size=(count, 100)).astype(np.float32) @ mixing / 10 + noise, 0)
+        offsets = np.arange(0, values.size + 1, FEATURE_COLUMNS, dtype=np.int32)
+        texts = {name: [f"{name} {row}" for row in range(count)] for name in ("path", "label", "etag", "sha256")}
+        columns = {**texts, "features": pa.ListArray.from_arrays(offsets, values.ravel())}
+        columns |= {"model": ["m"] * count, "run_id": ["r"] * count}
+        pq.write_table(pa.table(columns), folder / f"part-{number}.parquet")
+    return {"rows": FEATURE_ROWS}
+
+
+def our_fit(features: str) -> dict[str, float]:
+    """Our fit: seconds from an open session to the components."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "spark"))
+    import pca
+    from orchard_spark import job, moments, parts, tables
+
+    with job.spark_session("benchmark") as spark:
+        started = time.monotonic()
+        found = parts.find(features, tables.FEATURES)
+        tasks = parts.task_list(spark.sparkContext)
+        sums = pca.moments(spark, found, tasks)
+        moments.fit(sums, PCA_COMPONENTS)
+        seconds = time.monotonic() - started
+        worker_mb = max(task.peak_bytes for task in tasks.value) / 1e6
+    return {"fit": seconds, "rows": sums.n, "peak_mb": peak_mb(), "worker_peak_mb": round(worker_mb, 1)}
+
+
+def spark_ml_fit(features: str) -> dict[str, float]:
+    """Spark ML's StandardScaler and PCA: seconds from an open session to the components."""
+    from pyspark.ml.feature import PCA, StandardScaler
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.sql import SparkSession
+    from pyspark.sql.functions import col
+
+    spark = SparkSession.builder.getOrCreate()
+    started = time.monotonic()
+    vectors = spark.read.parquet(features).select(array_to_vector(col("features")).alias("vector"))
+    scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True, withStd=True)
+    scaled = scaler.fit(vectors).transform(vectors)
+    PCA(k=PCA_COMPONENTS, inputCol="scaled", outputCol="pca").fit(scaled)
+    seconds = time.monotonic() - started
+    spark.stop()
+    return {"fit": seconds}
+
+
+def bare_gram(features: str) -> dict[str, float]:
+    """The sums alone, of all cores' BLAS, over the same files, without a fit."""
+    import pyarrow.parquet as pq
+
+    def gram(file: Path) -> npt.NDArray[np.float64]:
+        column = pq.read_table(file, columns=["features"])["features"].combine_chunks()
+        rows = column.flatten().to_numpy().reshape(len(column), -1).astype(np.float64)
+        return np.asarray(rows.T @ rows)
+
+    started = time.monotonic()
+    reduce(add, (gram(file) for file in sorted(Path(features).glob("*.parquet"))))
+    return {"fit": time.monotonic() - started, "peak_mb": peak_mb()}
+
+
+def binary_file(uri: str) -> dict[str, float]:
+    """Spark's own reader of small files, over S3A: seconds from an open session until the last byte is there."""
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.getOrCreate()
+    started = time.monotonic()
+    frame = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(uri)
+    rows = frame.selectExpr("count(*)", "sum(length(content))").first()
+    seconds = time.monotonic() - started
+    spark.stop()
+    assert rows is not None  # noqa: S101  # an aggregate has a row
+    return {"read": seconds, "objects": float(rows[0])}
+
+
+def bare_ingest(uri: str, number: str, count: str) -> dict[str, float]:
+    """Our client in a bare loop over every `count`-th object: read and verify, nothing else."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "spark"))
+    import ingest
+    from orchard_spark import images, objects
+
+    listed = [objects.Listed.from_row(row) for row in objects.list_images(uri).to_pylist()][int(number) :: int(count)]
+    objects.store(objects.split(uri)[0])
+    started = time.monotonic()
+    for item, content in objects.read_all(listed):
+        ingest.verify(item, content, images.DEFAULT_MAX_PIXELS)
+    return {"loop": time.monotonic() - started, "objects": len(listed), "peak_mb": peak_mb()}
+
+
+CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
+    function.__name__: function
+    for function in (
+        predecessor,
+        bare_features,
+        write_features,
+        our_fit,
+        spark_ml_fit,
+        bare_gram,
+        binary_file,
+        bare_ingest,
+    )
+}
+
+
+if __name__ == "__main__":
+    print(json.dumps(CONTENDERS[sys.argv[1]](*sys.argv[2:])))

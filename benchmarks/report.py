@@ -1,0 +1,143 @@
+"""What the rounds come to: medians and ratios, into benchmarks/results.json and docs/performance.md."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PARTS = ("features", "pca", "ingest", "scaling", "bootstrap")
+PAGE = Path(__file__).parent.parent / "docs/performance.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+Rounds = Sequence[dict[str, Any]]
+
+
+def median(rounds: Rounds, figure: Callable[[dict[str, Any]], float]) -> float:
+    """The median over the rounds of a figure, to three digits."""
+    return float(f"{statistics.median(figure(one) for one in rounds):.3g}")
+
+
+def bare_seconds(one: dict[str, Any]) -> float:
+    """How long the slower of the bare loops took, without its start."""
+    return max(float(loop["loop"]) for loop in one["bare"])
+
+
+def _features(rounds: Rounds) -> dict[str, Any]:
+    compared = [one for one in rounds if "predecessor" in one]
+    measured: dict[str, Any] = {
+        "images": rounds[0]["ours"]["features"]["rows_in"],
+        "inferences_per_image": median(
+            rounds, lambda one: one["ours"]["features"]["inferences"] / one["ours"]["features"]["rows_in"]
+        ),
+        "images_per_second_per_vcpu": median(
+            rounds, lambda one: one["ours"]["features"]["rows_in"] / one["ours"]["features"]["process"] / 2
+        ),
+        "vs_bare_loop": median(rounds, lambda one: bare_seconds(one) / one["ours"]["features"]["task_seconds"]),
+        "vs_bare_loop_with_startup": median(
+            rounds, lambda one: max(loop["seconds"] for loop in one["bare"]) / one["ours"]["features"]["process"]
+        ),
+        "task_skew": median(rounds, lambda one: one["ours"]["features"]["task_skew"]),
+        "worker_peak_mb": median(rounds, lambda one: one["ours"]["features"]["worker_peak_mb"]),
+        "largest_process_mb": median(rounds, lambda one: one["ours"]["features"]["largest_process_mb"]),
+    }
+    if compared:
+        measured["vs_predecessor"] = median(
+            compared,
+            lambda one: (
+                one["predecessor"]["read_and_featurise"]
+                / (one["ours"]["ingest"]["process"] + one["ours"]["features"]["process"])
+            ),
+        )
+        measured["predecessor_images_per_second_per_vcpu"] = median(
+            compared,
+            lambda one: one["ours"]["features"]["rows_in"] / one["predecessor"]["read_and_featurise"] / 2,
+        )
+    return measured
+
+
+def _whole_run(rounds: Rounds) -> dict[str, Any]:
+    compared = [one for one in rounds if "predecessor" in one]
+    whole: dict[str, Any] = {
+        "seconds": median(rounds, lambda one: sum(step["process"] for step in one["ours"].values())),
+        **{
+            f"{name}_seconds": median(rounds, lambda one, name=name: one["ours"][name]["process"])  # type: ignore[misc]
+            for name in ("ingest", "features", "pca")
+        },
+    }
+    if compared:
+        whole["vs_predecessor"] = median(
+            compared,
+            lambda one: one["predecessor"]["seconds"] / sum(step["process"] for step in one["ours"].values()),
+        )
+        whole["predecessor_seconds"] = median(compared, lambda one: one["predecessor"]["seconds"])
+    return whole
+
+
+def _pca(rounds: Rounds) -> dict[str, Any]:
+    return {
+        "rows": rounds[0]["our_fit"]["rows"],
+        "fit_seconds": median(rounds, lambda one: one["our_fit"]["fit"]),
+        "vs_spark_ml": median(rounds, lambda one: one["spark_ml_fit"]["fit"] / one["our_fit"]["fit"]),
+        "times_bare_gram": median(rounds, lambda one: one["our_fit"]["fit"] / one["bare_gram"]["fit"]),
+        "worker_peak_mb": median(rounds, lambda one: one["our_fit"]["worker_peak_mb"]),
+        "driver_peak_mb": median(rounds, lambda one: one["our_fit"]["peak_mb"]),
+    }
+
+
+def _ingest(rounds: Rounds) -> dict[str, Any]:
+    def bare(one: dict[str, Any]) -> float:
+        return float(sum(loop["objects"] for loop in one["bare"])) / bare_seconds(one)
+
+    def ours(one: dict[str, Any]) -> float:
+        return float(one["ours"]["rows_in"] / one["ours"]["task_seconds"])
+
+    def theirs(one: dict[str, Any]) -> float:
+        return float(one["binary_file"]["objects"] / one["binary_file"]["read"])
+
+    return {
+        "objects_per_second": median(rounds, ours),
+        "objects_per_second_with_startup": median(rounds, lambda one: one["ours"]["rows_in"] / one["ours"]["process"]),
+        "vs_binary_file": median(rounds, lambda one: ours(one) / theirs(one)),
+        "vs_bare_loop": median(rounds, lambda one: ours(one) / bare(one)),
+        "worker_peak_mb": median(rounds, lambda one: one["ours"]["worker_peak_mb"]),
+    }
+
+
+def _scaling(rounds: Rounds) -> dict[str, Any]:
+    return {
+        "speedup_2_executors": median(rounds, lambda one: one["one"]["seconds"] / one["two"]["seconds"]),
+        "speedup_2_executors_with_startup": median(rounds, lambda one: one["one"]["process"] / one["two"]["process"]),
+    }
+
+
+def _bootstrap(rounds: Rounds) -> dict[str, Any]:
+    return {name: median(rounds, lambda one, name=name: one[name]) for name in ("seconds", "mb")}  # type: ignore[misc]
+
+
+def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, Any]:
+    """The results of a part: its figures, the machine, the raw rounds. The features' rounds are whole runs, too."""
+    figures = {"features": _features, "pca": _pca, "ingest": _ingest, "scaling": _scaling, "bootstrap": _bootstrap}
+    results = {part: {**figures[part](rounds), "machine": machine, "rounds": list(rounds)}}
+    if part == "features":
+        results["whole_run"] = {**_whole_run(rounds), "machine": machine, "rounds": "those of features"}
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures of all parts as a Markdown table."""
+    lines = ["| part | figure | median | rounds | machine's load before |", "|---|---|---|---|---|"]
+    for part, found in results.items():
+        rounds = found["rounds"] if isinstance(found["rounds"], list) else results["features"]["rounds"]
+        for name, value in found.items():
+            if name not in ("machine", "rounds"):
+                load = found["machine"]["load_before"][0]
+                lines.append(f"| {part} | {name.replace('_', ' ')} | {value:g} | {len(rounds)} | {load} |")
+    return "\n".join(lines)
+
+
+def write_table(results: dict[str, Any]) -> None:
+    """Put the table into the page, between its two marks."""
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")

@@ -1,0 +1,94 @@
+"""An S3 of one bucket that answers each GET of an object after 50 ms: `python -m benchmarks.slow_s3 FOLDER PORT`.
+
+It lists and serves the files below a folder, from memory; it knows no more of S3 than a reader asks for.
+"""
+
+import asyncio
+import hashlib
+import sys
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+DELAY_SECONDS = 0.05
+PAGE = 1000
+MODIFIED = 1_700_000_000
+
+
+class SlowS3:
+    """The objects of a folder; the bucket has any name."""
+
+    def __init__(self, folder: Path) -> None:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        self.objects = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+        self.etags = {key: hashlib.md5(content).hexdigest() for key, content in self.objects.items()}  # noqa: S324
+        self.keys = sorted(self.objects)
+
+    def listing(self, query: dict[str, list[str]]) -> bytes:
+        """One page of ListObjectsV2."""
+        prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
+        delimiter = query.get("delimiter", [""])[0]
+        found = [key for key in self.keys if key.startswith(prefix)]
+        if delimiter:
+            folders = sorted(
+                {prefix + key[len(prefix) :].split("/")[0] + "/" for key in found if "/" in key[len(prefix) :]}
+            )
+            found = [key for key in found if "/" not in key[len(prefix) :]]
+        else:
+            folders = []
+        left = [key for key in found if key > after]
+        page = left[: min(PAGE, int(query.get("max-keys", ["1000"])[0]))]
+        more = len(left) > len(page)
+        items = "".join(
+            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>&quot;{self.etags[key]}&quot;</ETag><Size>{len(self.objects[key])}</Size></Contents>"
+            for key in page
+        )
+        prefixes = "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<Name>b</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{items}{prefixes}</ListBucketResult>"
+        ).encode()
+
+    async def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
+        """Status, ETag and body of a request."""
+        url = urlsplit(target)
+        _, _, key = unquote(url.path).lstrip("/").partition("/")
+        if not key:
+            return 200, "", self.listing(parse_qs(url.query))
+        content = self.objects.get(key)
+        if method == "GET":
+            await asyncio.sleep(DELAY_SECONDS)
+        return (404, "", b"") if content is None else (200, self.etags[key], content)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, request after request."""
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method, target, _ = head.split(" ", 2)
+                status, etag, body = await self.answer(method, target)
+                headers = [
+                    f"HTTP/1.1 {status} {'OK' if status == 200 else 'Not Found'}",
+                    f"Content-Length: {len(body)}",
+                    f"Last-Modified: {formatdate(MODIFIED, usegmt=True)}",
+                    "Accept-Ranges: bytes",
+                    *([f'ETag: "{etag}"'] if etag else ["Content-Type: application/xml"]),
+                ]
+                writer.write("\r\n".join([*headers, "", ""]).encode() + (b"" if method == "HEAD" else body))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+async def main(folder: str, port: str) -> None:
+    """Serve until the process is ended."""
+    server = await asyncio.start_server(SlowS3(Path(folder)).serve, "127.0.0.1", int(port))
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -76,7 +76,7 @@ def test_the_steps_python_is_made_from_the_wheels_of_the_release(
     (model,) = (build_dir / "model").glob("*.tflite")
     zips = (Path(pyspark.__file__).parent / "python/lib").glob("*.zip")
     modules = {"PYTHONPATH": ":".join(map(str, [release.ROOT / "spark", *zips]))}
-    command = [python, "-W", "error::ImportWarning", "-c", USE, str(model), str(node.root / "tmp")]
+    command: list[str | Path] = [python, "-W", "error::ImportWarning", "-c", USE, str(model), str(node.root / "tmp")]
     used = subprocess.run(command, env=node.environment() | modules, capture_output=True, text=True, check=False)
     assert used.stdout == f"(9, 1280) 9 {node.root}/opt/orchard/venv\n", used.stderr
     size = sum(file.lstat().st_blocks * 512 for file in (node.root / "opt/orchard").rglob("*"))

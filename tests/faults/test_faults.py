@@ -39,6 +39,7 @@ def test_a_failed_step_is_cleared_when_its_cluster_has_gone(stand: Stand, check:
     check(run, "success", clusters=2)
 
 
+@pytest.mark.slow
 def test_every_bootstrap_fails(stand: Stand, check: Check) -> None:
     stand.aws.end_cluster("BOOTSTRAP_FAILURE")
     check(stand.trigger(), "failed", clusters=3, cause=("cluster_ready", "BOOTSTRAP_FAILURE"))

@@ -1,5 +1,6 @@
 import errno
 import socket
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,9 +59,11 @@ def test_sts_knows_the_account_of_the_clusters(user: User, session: boto3.Sessio
 def test_glue_keeps_databases_by_region(user: User, session: boto3.Session) -> None:
     glue = session.client("glue", endpoint_url=user.endpoint_url)
     elsewhere = session.client("glue", endpoint_url=user.endpoint_url, region_name="us-west-2")
-    glue.create_database(DatabaseInput={"Name": "features"})
-    assert [database["Name"] for database in glue.get_databases()["DatabaseList"]] == ["features"]
-    assert elsewhere.get_databases()["DatabaseList"] == []
+    name = f"features-{uuid.uuid4().hex}"  # moto's databases belong to the process: other tests have made some
+    glue.create_database(DatabaseInput={"Name": name})
+    assert glue.get_database(Name=name)["Database"]["Name"] == name
+    with pytest.raises(elsewhere.exceptions.EntityNotFoundException):
+        elsewhere.get_database(Name=name)
 
 
 def test_leaving_a_server_ends_what_its_clusters_run_protected_or_not(tmp_path: Path) -> None:

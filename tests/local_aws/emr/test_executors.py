@@ -44,9 +44,8 @@ SETTINGS = {"spark.pyspark.python": "/opt/python/bin/python", "spark.executor.me
 
 
 @pytest.mark.usefixtures("user")  # for its bucket: moto's are those of the process
-@pytest.mark.parametrize(
-    "master", [pytest.param("local-cluster[2,1,512]", marks=pytest.mark.slow), "standalone[2,1,512]"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("master", ["local-cluster[2,1,512]", "standalone[2,1,512]"])
 def test_a_step_is_spread_over_executor_processes(tmp_path: Path, master: str) -> None:
     with LocalAws(tmp_path, master=master) as server:
         user = User(server.endpoint_url)

@@ -105,6 +105,7 @@ def test_nothing_of_the_standalone_cluster_outlives_a_killed_server(tmp_path: Pa
             wait_for_death(pid)
 
 
+@pytest.mark.slow
 def test_all_that_runs_listens_on_this_machine_only(served: Served, tmp_path: Path) -> None:
     cluster_id = served.begin_step(tmp_path)
     assert listening(served.descendants()) == {"0100007F", "0000000000000000FFFF00000100007F"}
@@ -112,6 +113,7 @@ def test_all_that_runs_listens_on_this_machine_only(served: Served, tmp_path: Pa
     served.user().wait_for(cluster_id, "TERMINATED")
 
 
+@pytest.mark.slow
 def test_the_executors_of_a_cancelled_step_end_but_not_the_workers(served: Served, tmp_path: Path) -> None:
     cluster_id = served.begin_step(tmp_path)
     user = served.user()

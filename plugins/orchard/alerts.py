@@ -10,10 +10,11 @@ log = logging.getLogger(__name__)
 async def tell_of_late_run(hours: int, topic_arn: str, region: str, context: Mapping[str, Any]) -> None:
     """Say in the triggerer's log, and to an SNS topic if there is one, that a run is not over at its deadline.
 
-    The run goes on: Airflow's dagrun_timeout would skip the teardown, and leave the cluster behind.
+    The run goes on: Airflow's dagrun_timeout would skip the teardown, and leave the cluster behind. `context["dag_run"]`
+    is the run as the REST API shows it, which calls its id dag_run_id.
     """
     run = context["dag_run"]
-    said = f"run {run['run_id']} of {run['dag_id']} is not over {hours} hours after it was due, and goes on"
+    said = f"run {run['dag_run_id']} of {run['dag_id']} is not over {hours} hours after it was due, and goes on"
     log.error("%s", said)
     if topic_arn:
         # Imported here, as this module is imported at each parse of the DAG.

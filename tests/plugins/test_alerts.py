@@ -9,7 +9,7 @@ import pytest
 from demo import stack
 from orchard.alerts import tell_of_late_run
 
-CONTEXT = {"dag_run": {"dag_id": "fruit_features", "run_id": "scheduled__1"}}
+CONTEXT = {"dag_run": {"dag_id": "fruit_features", "dag_run_id": "scheduled__1"}}
 SAID = "run scheduled__1 of fruit_features is not over 8 hours after it was due, and goes on"
 
 

@@ -10,8 +10,8 @@ log = logging.getLogger(__name__)
 async def tell_of_late_run(hours: int, topic_arn: str, region: str, context: Mapping[str, Any]) -> None:
     """Say in the triggerer's log, and to an SNS topic if there is one, that a run is not over at its deadline.
 
-    The run goes on: Airflow's dagrun_timeout would skip the teardown, and leave the cluster behind. `context["dag_run"]`
-    is the run as the REST API shows it, which calls its id dag_run_id.
+    The run goes on: Airflow's dagrun_timeout would skip the teardown, and leave the cluster behind. The context has the
+    run as the REST API shows it, which calls its id dag_run_id.
     """
     run = context["dag_run"]
     said = f"run {run['dag_run_id']} of {run['dag_id']} is not over {hours} hours after it was due, and goes on"

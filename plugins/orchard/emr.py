@@ -14,6 +14,7 @@ from orchard.dataset import split_uri
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_emr.literals import ClusterStateType
+    from mypy_boto3_emr.type_defs import ClusterSummaryTypeDef
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,20 @@ LOG_FILES = ("stdout.gz", "stderr.gz")
 _EXCEPTION = re.compile(r"^(?:Exception in thread.*|(?:[\w$]+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
 
+def list_clusters(
+    emr: "EMRClient", states: Sequence["ClusterStateType"], created_after: datetime | None = None
+) -> list["ClusterSummaryTypeDef"]:
+    """All clusters of the account and region in some states, in no order."""
+    since = {} if created_after is None else {"CreatedAfter": created_after}
+    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=states, **since)  # type: ignore[arg-type]
+    return [cluster for page in pages for cluster in page["Clusters"]]
+
+
 def clusters_named(
     emr: "EMRClient", name: str, states: Sequence["ClusterStateType"], created_after: datetime | None = None
 ) -> list[dict[str, Any]]:
     """The ClusterSummary of each cluster with a name, in some states, newest first."""
-    since = {} if created_after is None else {"CreatedAfter": created_after}
-    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=states, **since)  # type: ignore[arg-type]
-    found: list[Any] = [cluster for page in pages for cluster in page["Clusters"] if cluster["Name"] == name]
+    found: list[Any] = [item for item in list_clusters(emr, states, created_after) if item["Name"] == name]
     # EMR lists them "in unsorted order".
     return sorted(found, key=lambda cluster: cluster["Status"]["Timeline"]["CreationDateTime"], reverse=True)
 
@@ -128,11 +136,9 @@ def terminate_run(emr: "EMRClient", name: str, known_ids: Sequence[str]) -> list
 
 def still_there(emr: "EMRClient", name: str, ids: Collection[str]) -> dict[str, str]:
     """Which of a run's clusters have not ended yet, with their states."""
-    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=NOT_GONE)
-    listed = [cluster for page in pages for cluster in page["Clusters"]]
     return {
         cluster["Id"]: cluster["Status"]["State"]
-        for cluster in listed
+        for cluster in list_clusters(emr, NOT_GONE)
         if cluster["Id"] in ids or cluster["Name"] == name
     }
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import DAG_TAG, NAME_PREFIX, RUN_TAG
-from orchard.emr import LIVE, terminate_cluster
+from orchard.emr import LIVE, list_clusters, terminate_cluster
 from orchard.plan import run_name
 from orchard.settings import Settings
 
@@ -63,8 +63,7 @@ def hash_in_name(name: str, bucket: str) -> str | None:
 
 def our_clusters(emr: "EMRClient", settings: Settings) -> list[tuple[str, str]]:
     """The id and the name of each live cluster that is named like one of this deployment."""
-    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=list(LIVE))
-    listed = [(cluster["Id"], cluster["Name"]) for page in pages for cluster in page["Clusters"]]
+    listed = [(cluster["Id"], cluster["Name"]) for cluster in list_clusters(emr, LIVE)]
     return [(cluster_id, name) for cluster_id, name in listed if hash_in_name(name, settings.bucket)]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import DAG_TAG, DATASET_TAG, NAME_PREFIX, RUN_TAG
-from orchard.emr import LIVE
+from orchard.emr import LIVE, list_clusters
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,16 +32,15 @@ class LiveCluster:
 def live_clusters(emr: "EMRClient") -> list[LiveCluster]:
     """The clusters that Orchard made and that still live; one that is TERMINATING does no more work."""
     found = []
-    for page in emr.get_paginator("list_clusters").paginate(ClusterStates=LIVE):
-        for summary in page.get("Clusters", []):
-            # ListClusters tells no tags; the name spares a call for each cluster of somebody else.
-            if not summary["Name"].startswith(NAME_PREFIX):
-                continue
-            cluster = emr.describe_cluster(ClusterId=summary["Id"])["Cluster"]
-            tags = {tag["Key"]: tag.get("Value", "") for tag in cluster.get("Tags", [])}
-            state = cluster["Status"]["State"]
-            if DAG_TAG in tags and state in LIVE:  # it may have ended since it was listed
-                found.append(LiveCluster(cluster["Id"], state, tags.get(RUN_TAG, ""), tags.get(DATASET_TAG, "")))
+    for summary in list_clusters(emr, LIVE):
+        # ListClusters tells no tags; the name spares a call for each cluster of somebody else.
+        if not summary["Name"].startswith(NAME_PREFIX):
+            continue
+        cluster = emr.describe_cluster(ClusterId=summary["Id"])["Cluster"]
+        tags = {tag["Key"]: tag.get("Value", "") for tag in cluster.get("Tags", [])}
+        state = cluster["Status"]["State"]
+        if DAG_TAG in tags and state in LIVE:  # it may have ended since it was listed
+            found.append(LiveCluster(cluster["Id"], state, tags.get(RUN_TAG, ""), tags.get(DATASET_TAG, "")))
     return found
 
 

@@ -1,6 +1,4 @@
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,16 +15,3 @@ def left_running(folder: Path) -> dict[int, str]:
         if str(folder).encode() in command + environment:
             found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float) -> None:
-    """Wait for a condition.
-
-    Raises:
-        TimeoutError: it does not come true.
-    """
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(0.2)

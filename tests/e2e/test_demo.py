@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import pictures, stack
-from tests.e2e.processes import left_running, wait_until
+from tests.e2e.processes import left_running
+from tests.local_aws.user import wait_until
 
 TASKS = {
     *(

@@ -16,7 +16,8 @@ import pytest
 from demo import pictures, stack
 from orchard.cluster import DAG_TAG, RUN_TAG
 from orchard.plan import run_name
-from tests.e2e.processes import left_running, wait_until
+from tests.e2e.processes import left_running
+from tests.local_aws.user import wait_until
 
 RUN_TIMEOUT_SECONDS = 300
 

@@ -128,11 +128,11 @@ def our_fit(features: str) -> dict[str, float]:
     import pca
     from orchard_spark import job, moments, parts, tables
 
-    with job.spark_session("benchmark") as spark:
+    with job.spark_context("benchmark") as context:
         started = time.monotonic()
         found = parts.find(features, tables.FEATURES)
-        tasks = parts.task_list(spark.sparkContext)
-        sums = pca.moments(spark, found, tasks)
+        tasks = parts.task_list(context)
+        sums = pca.moments(context, found, tasks)
         moments.fit(sums, PCA_COMPONENTS)
         seconds = time.monotonic() - started
         worker_mb = max(task.peak_bytes for task in tasks.value) / 1e6

@@ -85,12 +85,12 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """
     started = time.monotonic()
     name, run_id = mobilenet.model_name(model_uri), job.run_id(run_uri)
-    with job.spark_session("features") as spark:
+    with job.spark_context("features") as context:
         job.reopen(run_uri, "features")
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails here, once, not in every task
-        model = spark.sparkContext.broadcast(content)
-        inferences, tasks = spark.sparkContext.accumulator(0), parts.task_list(spark.sparkContext)
+        model = context.broadcast(content)
+        inferences, tasks = context.accumulator(0), parts.task_list(context)
         taken = parts.find(f"{run_uri}/images", tables.IMAGES)
         rows_in = parts.rows(taken)
         log.info("features: %d images in %d files, model %s", rows_in, len(taken), name)
@@ -98,9 +98,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
         def work(part: parts.Part) -> Iterator[pa.RecordBatch]:
             return features(part, mobilenet.load(model.value), name, run_id, inferences)
 
-        result = parts.each(spark, taken, work, tables.FEATURES, tasks)
-        tables.write_table(result, f"{run_uri}/features", tables.FEATURES)
-        rows_out = parts.rows(parts.find(f"{run_uri}/features", tables.FEATURES))
+        rows_out = parts.make(context, taken, work, f"{run_uri}/features", tables.FEATURES, tasks)
         if rows_out != rows_in:
             raise job.LostRows(f"{rows_in} images, but {rows_out} features in {run_uri}")
         return job.write_metrics(

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark import StorageLevel
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from orchard_spark import images, job, objects, parts, tables
 
@@ -118,8 +117,7 @@ def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Par
 
     Neighbours in a listing are alike, also in what they cost, and so they go to different tasks.
     """
-    for file in objects.list_files(uri):
-        objects.delete(file)
+    objects.clear(uri)
     written = []
     for number in range(files):
         rows = inventory.take(np.arange(number, inventory.num_rows, files))
@@ -128,16 +126,19 @@ def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Par
     return written
 
 
-def count_reasons(rejects_uri: str) -> dict[str, int]:
-    """How many objects were refused for each reason, as the written REJECTS say."""
-    return dict(
-        Counter(
-            reason
-            for part in parts.find(rejects_uri, tables.REJECTS)
-            for batch in parts.read(part, ["reason"], LISTED_ROWS)
-            for reason in batch["reason"].to_pylist()
-        )
-    )
+def sort(part: parts.Part, outcomes: Iterable[pa.RecordBatch], images_uri: str, rejects_uri: str) -> Counter[str]:
+    """Write each outcome of one file of the INVENTORY into its dataset; count the rejects by reason, images as ""."""
+    counts: Counter[str] = Counter()
+    with (
+        parts.Writer(f"{images_uri}/{part.name}", tables.IMAGES) as taken,
+        parts.Writer(f"{rejects_uri}/{part.name}", tables.REJECTS) as refused,
+    ):
+        for batch in outcomes:
+            is_image = pc.is_null(batch["reason"])
+            taken.write(batch.filter(is_image).select(tables.IMAGES.names))
+            refused.write(batch.filter(pc.invert(is_image)).select(tables.REJECTS.names))
+            counts.update(reason or "" for reason in batch["reason"].to_pylist())
+    return counts
 
 
 def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) -> dict[str, object]:
@@ -149,42 +150,45 @@ def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) 
         job.LostRows: images and rejects do not add up to the listing.
     """
     started = time.monotonic()
-    with job.spark_session("ingest") as spark:
+    images_uri, rejects_uri = f"{run_uri}/images", f"{run_uri}/rejects"
+    with job.spark_context("ingest") as context:
         job.reopen(run_uri, "ingest")
         inventory = objects.list_images(input_uri)
         listed = inventory.num_rows
         if listed == 0:
             raise NoImages(input_uri)
         bytes_listed = sum(inventory["size"].to_pylist())
-        files = file_count(listed, bytes_listed, spark.sparkContext.defaultParallelism)
+        files = file_count(listed, bytes_listed, context.defaultParallelism)
         log.info("ingest: %d objects, %.1f MB below %s, into %d files", listed, bytes_listed / 1e6, input_uri, files)
         found = write_inventory(inventory, f"{run_uri}/inventory", files)
+        for uri in (images_uri, rejects_uri):
+            objects.clear(uri)
 
-        tasks = parts.task_list(spark.sparkContext)
-        outcomes = parts.each(spark, found, lambda part: ingest(part, max_pixels), OUTCOMES, tasks)
-        # Kept, because it is written twice, split by outcome, and no object may be read or judged twice.
-        outcomes = outcomes.persist(StorageLevel.DISK_ONLY)
-        rejects = outcomes.where(F.col("reason").isNotNull()).select(tables.REJECTS.names)
-        tables.write_table(rejects, f"{run_uri}/rejects", tables.REJECTS)
-        counts = count_reasons(f"{run_uri}/rejects")
+        tasks = parts.task_list(context)
+        outcomes = parts.each(
+            context, found, lambda part: sort(part, ingest(part, max_pixels), images_uri, rejects_uri), tasks
+        )
+        counts = sum(outcomes.collect(), Counter())
+        images_written = counts.pop("", 0)
         rejected = sum(counts.values())
+        parts.show_columns(rejects_uri, tables.REJECTS, rejected)
         if rejected / listed > max_reject_ratio:
-            raise TooManyRejects(counts, listed, max_reject_ratio, f"{run_uri}/rejects")
-        taken = outcomes.where(F.col("reason").isNull()).select(tables.IMAGES.names)
-        tables.write_table(taken, f"{run_uri}/images", tables.IMAGES)
-
-        written = parts.rows(parts.find(f"{run_uri}/images", tables.IMAGES))
-        if written + rejected != listed:
-            raise job.LostRows(f"{listed} objects listed, but {written} images and {rejected} rejects in {run_uri}")
+            objects.clear(images_uri)
+            raise TooManyRejects(counts, listed, max_reject_ratio, rejects_uri)
+        parts.show_columns(images_uri, tables.IMAGES, images_written)
+        if images_written + rejected != listed:
+            raise job.LostRows(
+                f"{listed} objects listed, but {images_written} images and {rejected} rejects in {run_uri}"
+            )
         return job.write_metrics(
             run_uri,
             "ingest",
             rows_in=listed,
-            rows_out=written,
+            rows_out=images_written,
             started=started,
             passes=[tasks.value],
             rejects=rejected,
-            reject_reasons=counts,
+            reject_reasons=dict(counts),
             bytes_in=bytes_listed,
             input_uri=objects.absolute(input_uri),
             files=files,

@@ -17,9 +17,7 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark import Accumulator
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark import RDD, Accumulator, SparkContext
 
 from orchard_spark import job, objects, parts, tables
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
@@ -28,7 +26,8 @@ from orchard_spark.moments import CannotFit, Moments, Pca, fit
 BATCH_ROWS = 2048
 # The sums over 1280 columns are 13 MB: what merges them, and the driver, each hold about this many at a time.
 FAN_IN = 4
-MOMENTS = pa.schema([("number", pa.int64()), ("moments", pa.binary())])
+# The moments of a file, or of several, and their place in the order in which they are added up.
+Numbered = tuple[int, Moments]
 
 log = logging.getLogger("pca")
 
@@ -39,35 +38,32 @@ def to_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return values.reshape(batch.num_rows, -1)
 
 
-def part_moments(part: parts.Part, number: int) -> Iterator[pa.RecordBatch]:
-    """The moments of one file of FEATURES, in one pass over it: a row of MOMENTS."""
-    sums = reduce(add, (Moments.of(to_matrix(batch)) for batch in parts.read(part, ["features"], BATCH_ROWS)))
-    yield pa.RecordBatch.from_pydict({"number": [number], "moments": [sums.to_bytes()]}, schema=MOMENTS)
+def part_moments(part: parts.Part) -> Moments:
+    """The moments of one file of FEATURES, in one pass over it."""
+    return reduce(add, (Moments.of(to_matrix(batch)) for batch in parts.read(part, ["features"], BATCH_ROWS)))
 
 
-def merge(sums: DataFrame, count: int) -> DataFrame:
-    """Rows of MOMENTS, numbered below `count`, added up to at most FAN_IN rows, in a tree of tasks.
+def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
+    """Moments, numbered below `count`, added up to at most FAN_IN of them, in a tree of tasks.
 
     Always the same ones are added, in the order of their numbers, so that equal data give equal bits.
     """
 
-    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add_up(grouped: Iterable[tuple[int, Numbered]]) -> Iterator[Numbered]:
         groups: dict[int, dict[int, Moments]] = {}
-        for batch in batches:
-            for number, content in zip(batch["number"].to_pylist(), batch["moments"].to_pylist(), strict=True):
-                groups.setdefault(number // FAN_IN, {})[number] = Moments.from_bytes(content)
-        for group, found in groups.items():
-            total = reduce(add, (found[number] for number in sorted(found)))
-            yield pa.RecordBatch.from_pydict({"number": [group], "moments": [total.to_bytes()]}, schema=MOMENTS)
+        for group, (number, found) in grouped:
+            groups.setdefault(group, {})[number] = found
+        for group, members in groups.items():
+            yield group, reduce(add, (members[number] for number in sorted(members)))
 
     while count > FAN_IN:
         count = math.ceil(count / FAN_IN)
-        group = F.floor(F.col("number") / FAN_IN)
-        sums = sums.repartition(count, group).mapInArrow(add_up, tables.spark_schema(MOMENTS))
+        grouped = sums.map(lambda numbered: (numbered[0] // FAN_IN, numbered)).partitionBy(count, int)
+        sums = grouped.mapPartitions(add_up)
     return sums
 
 
-def moments(spark: SparkSession, features: Sequence[parts.Part], tasks: Accumulator[list[parts.Task]]) -> Moments:
+def moments(context: SparkContext, features: Sequence[parts.Part], tasks: Accumulator[list[parts.Task]]) -> Moments:
     """The moments of all features, in one pass over them.
 
     Raises:
@@ -76,9 +72,9 @@ def moments(spark: SparkSession, features: Sequence[parts.Part], tasks: Accumula
     if not features:
         raise CannotFit("PCA needs at least 2 images, and there are none")
     numbers = {part: number for number, part in enumerate(features)}
-    sums = parts.each(spark, features, lambda part: part_moments(part, numbers[part]), MOMENTS, tasks)
-    rows = sorted(merge(sums, len(features)).collect(), key=lambda row: row["number"])
-    return reduce(add, (Moments.from_bytes(bytes(row["moments"])) for row in rows))
+    sums = parts.each(context, features, lambda part: (numbers[part], part_moments(part)), tasks)
+    found = dict(merge(sums, len(features)).collect())
+    return reduce(add, (found[number] for number in sorted(found)))
 
 
 def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
@@ -122,11 +118,11 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     """
     started = time.monotonic()
     run_id = job.run_id(run_uri)
-    with job.spark_session("pca") as spark:
+    with job.spark_context("pca") as context:
         job.reopen(run_uri, "pca")
         features = parts.find(f"{run_uri}/features", tables.FEATURES)
-        summing, embedding = parts.task_list(spark.sparkContext), parts.task_list(spark.sparkContext)
-        pca = fit(moments(spark, features, summing), n_components)
+        summing, embedding = parts.task_list(context), parts.task_list(context)
+        pca = fit(moments(context, features, summing), n_components)
         variance_kept = float(pca.explained_variance_ratio_.sum())
         log.info(
             "pca: %d images, %d components keep %.4f of the variance; model %s",
@@ -135,12 +131,16 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
             variance_kept,
             pca.name,
         )
-        fitted = spark.sparkContext.broadcast(pca)
-        embeddings = parts.each(
-            spark, features, lambda part: embed(part, fitted.value, run_id), tables.EMBEDDINGS, embedding
+        fitted = context.broadcast(pca)
+        rows_in = parts.rows(features)
+        rows_out = parts.make(
+            context,
+            features,
+            lambda part: embed(part, fitted.value, run_id),
+            f"{run_uri}/embeddings",
+            tables.EMBEDDINGS,
+            embedding,
         )
-        tables.write_table(embeddings, f"{run_uri}/embeddings", tables.EMBEDDINGS)
-        rows_in, rows_out = parts.rows(features), parts.rows(parts.find(f"{run_uri}/embeddings", tables.EMBEDDINGS))
         if not rows_in == pca.n_samples_ == rows_out:
             raise job.LostRows(f"{rows_in} features, {pca.n_samples_} summed, {rows_out} embeddings in {run_uri}")
         model = next(parts.read(features[0], ["model"], 1))["model"][0].as_py()

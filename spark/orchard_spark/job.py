@@ -1,4 +1,4 @@
-"""What the three steps share around their work: the Spark session, progress in the log, the metrics file."""
+"""What the three steps share around their work: Spark's context, progress in the log, the metrics file."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark import SparkConf, SparkContext
 
 from orchard_spark import objects, parts
 
@@ -38,35 +38,26 @@ def run_id(run_uri: str) -> str:
 
 
 @contextmanager
-def spark_session(name: str) -> Iterator[SparkSession]:
-    """A Spark session for one step, with a progress line in the log every ten seconds."""
+def spark_context(name: str) -> Iterator[SparkContext]:
+    """Spark's context for one step, with a progress line in the log every ten seconds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("py4j", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    spark = SparkSession.builder.appName(f"orchard-{name}").getOrCreate()
-    settings = {
-        # Not Spark's 10,000: what goes to Python is the number of a file, or a matrix of 13 MB.
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "1",
-        "spark.sql.session.timeZone": "UTC",
-        # Spark's default, INT96, is deprecated, and other readers take it for nanoseconds.
-        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    }
-    for key, value in settings.items():
-        spark.conf.set(key, value)
+    context = SparkContext.getOrCreate(SparkConf().setAppName(f"orchard-{name}"))
     done = threading.Event()
-    reporter = threading.Thread(target=_report, args=(spark, name, done), name="progress", daemon=True)
+    reporter = threading.Thread(target=_report, args=(context, name, done), name="progress", daemon=True)
     reporter.start()
     try:
-        yield spark
+        yield context
     except Exception:
         # EMR looks for the cause in the step's stderr, and that is the JVM's: Spark sends a Python program's to stdout.
-        jvm: Any = spark.sparkContext._jvm
+        jvm: Any = context._jvm
         jvm.java.lang.System.err.println(traceback.format_exc())
         raise
     finally:
         done.set()
         reporter.join()
-        spark.stop()
+        context.stop()
 
 
 def reopen(run_uri: str, job: str) -> None:
@@ -75,8 +66,8 @@ def reopen(run_uri: str, job: str) -> None:
         objects.delete(f"{run_uri.rstrip('/')}/{name}")
 
 
-def _report(spark: SparkSession, name: str, done: threading.Event) -> None:
-    tracker = spark.sparkContext.statusTracker()
+def _report(context: SparkContext, name: str, done: threading.Event) -> None:
+    tracker = context.statusTracker()
     while not done.wait(PROGRESS_SECONDS):
         for stage_id in tracker.getActiveStageIds():
             stage = tracker.getStageInfo(stage_id)
@@ -123,7 +114,7 @@ def write_metrics(
         "executable": sys.executable,
         "versions": {
             "python": platform.python_version(),
-            "pyspark": SparkSession.builder.getOrCreate().version,
+            "pyspark": SparkContext.getOrCreate().version,
             **{library: version(library) for library in _LIBRARIES},
         },
     }

@@ -39,17 +39,6 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.n + other.n, self.total + other.total, self.gram + other.gram)
 
-    def to_bytes(self) -> bytes:
-        """All three sums as float64, one behind the other."""
-        return np.concatenate([[self.n], self.total, self.gram.ravel()]).astype(np.float64).tobytes()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "Moments":
-        """What `to_bytes` gave."""
-        numbers = np.frombuffer(content, np.float64)
-        p = int(np.sqrt(len(numbers)))  # 1 + p + p*p numbers
-        return cls(int(numbers[0]), numbers[1 : p + 1], numbers[p + 1 :].reshape(p, p))
-
 
 @dataclass(frozen=True)
 class Pca:

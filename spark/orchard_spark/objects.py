@@ -23,7 +23,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import PreconditionError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from orchard_spark.tables import INVENTORY
+from orchard_spark.tables import INVENTORY, parquet_options
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
@@ -283,6 +283,19 @@ def write(uri: str, content: bytes) -> None:
     obstore.put(store(root), key, content)
 
 
+def upload(uri: str, file: str) -> None:
+    """Copy a local file to an object or file, in pieces when it is large; it is seen once it is whole."""
+    root, key = split(uri)
+    obstore.put(store(root), key, Path(file))
+
+
+def clear(uri: str) -> None:
+    """Delete the files below a folder of ours."""
+    root, _ = split(uri)
+    if files := list_files(uri):
+        obstore.delete(store(root), [split(file)[1] for file in files])
+
+
 def delete(uri: str) -> None:
     """Delete one object or file, if it is there."""
     root, key = split(uri)
@@ -293,5 +306,5 @@ def delete(uri: str) -> None:
 def write_table(uri: str, table: pa.Table) -> None:
     """Write a table as one Parquet object or file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, **parquet_options(table.schema))
     write(uri, sink.getvalue().to_pybytes())

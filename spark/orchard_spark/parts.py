@@ -1,26 +1,34 @@
-"""The Parquet files of a dataset: counted by the driver through their footers, read by the workers, one task a file.
+"""The Parquet files of a dataset: a task reads one, and writes one of the same name into the dataset that it makes.
 
-Spark's own reader would pack and split files by their bytes, so that tasks are uneven, and hand each value to Python
-through its rows. Read here, a task is a file, all files of a dataset have as many rows, and columns arrive as they lie.
+Spark gives each task its file and does again what a lost executor has not finished; the files themselves go past it.
+Its own reader packs and splits files by their bytes, so that tasks are uneven; its frames hand each row through the
+JVM, and loading what plans and compiles them takes longer than the work on thousands of images.
 """
 
+import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark import Accumulator, SparkContext
+from pyspark import RDD, Accumulator, SparkContext
 from pyspark.accumulators import AccumulatorParam
-from pyspark.sql import DataFrame, SparkSession
 
 from orchard_spark import objects, tables
+
+Result = TypeVar("Result")
 
 FOOTERS_AT_ONCE = 16
 # What is asked of S3 at a time, and held of each column: a whole column of images may be 128 MiB.
 BUFFER_BYTES = 4 * 1024**2
+# What a writer gathers before it compresses: large groups read fast, and a worker holds about twice as much.
+ROW_GROUP_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class Part:
 
     uri: str
     rows: int
+
+    @property
+    def name(self) -> str:
+        """The file's name, which is the same in every dataset that is made from this file."""
+        return self.uri.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -83,25 +96,91 @@ def read(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Rec
         yield from opened.iter_batches(batch_rows, columns=list(columns), use_threads=False)
 
 
+class Writer:
+    """One Parquet file, written batch by batch and seen once it is whole; without rows, or after an error, never.
+
+    It grows on the local disk of the task, in Spark's scratch folder, so that a worker holds one row group and not the
+    file. `rows` counts what was written.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self.uri = uri
+        self.rows = 0
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._held_bytes = 0
+        scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+        self._file = tempfile.NamedTemporaryFile(dir=scratch or None, suffix=".parquet")  # noqa: SIM115  # ends in exit
+        self._parquet = pq.ParquetWriter(self._file, schema, **tables.parquet_options(schema))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take the rows of a batch, which has the columns of the schema."""
+        self.rows += batch.num_rows
+        self._batches.append(batch)
+        self._held_bytes += batch.nbytes
+        if self._held_bytes >= ROW_GROUP_BYTES:
+            self._write_row_group()
+
+    def _write_row_group(self) -> None:
+        self._parquet.write_table(pa.Table.from_batches(self._batches, self._schema))
+        self._batches, self._held_bytes = [], 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None and self._batches:
+                self._write_row_group()
+            self._parquet.close()
+            if kind is None and self.rows:
+                self._file.flush()
+                objects.upload(self.uri, self._file.name)
+
+
 def each(
-    spark: SparkSession,
-    found: Sequence[Part],
-    work: Callable[[Part], Iterator[pa.RecordBatch]],
-    schema: pa.Schema,
-    tasks: Accumulator[list[Task]],
-) -> DataFrame:
-    """What `work` makes of every file, as a frame of the schema, computed in one task for each file; no shuffle.
+    context: SparkContext, found: Sequence[Part], work: Callable[[Part], Result], tasks: Accumulator[list[Task]]
+) -> RDD[Result]:
+    """What `work` makes of every file, in the files' order, computed in one task for each file.
 
     `tasks` collects what each task took.
     """
 
-    def run_task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch["id"].to_pylist():
-                started = time.monotonic()
-                yield from work(found[number])
-                peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-                tasks.add([Task(time.monotonic() - started, peak_bytes)])
+    def run_task(part: Part) -> Result:
+        started = time.monotonic()
+        result = work(part)
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        tasks.add([Task(time.monotonic() - started, peak_bytes)])
+        return result
 
-    numbers = spark.range(0, len(found), 1, max(1, len(found)))
-    return numbers.mapInArrow(run_task, tables.spark_schema(schema))
+    return context.parallelize(found, max(1, len(found))).map(run_task)
+
+
+def make(
+    context: SparkContext,
+    found: Sequence[Part],
+    work: Callable[[Part], Iterator[pa.RecordBatch]],
+    uri: str,
+    schema: pa.Schema,
+    tasks: Accumulator[list[Task]],
+) -> int:
+    """Make a dataset of what `work` makes of every file, a file of each, in place of what was there; count its rows."""
+
+    def write(part: Part) -> int:
+        with Writer(f"{uri}/{part.name}", schema) as writer:
+            for batch in work(part):
+                writer.write(batch)
+        return writer.rows
+
+    objects.clear(uri)
+    written = sum(each(context, found, write, tasks).collect())
+    show_columns(uri, schema, written)
+    return written
+
+
+def show_columns(uri: str, schema: pa.Schema, written: int) -> None:
+    """Give a dataset into which no rows were written a file without rows, which tells its columns."""
+    if not written:
+        objects.write_table(f"{uri}/part-00000.parquet", schema.empty_table())

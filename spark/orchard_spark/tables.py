@@ -1,9 +1,8 @@
 """The columns of every dataset that the steps exchange, each declared once."""
 
+from typing import Any
+
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
-from pyspark.sql.types import StructType
 
 _OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
 _MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
@@ -62,13 +61,11 @@ PCA_MODEL = pa.schema(
 )
 
 
+_REPEATED = ("label", "format", "stage", "reason", "model", "pca_model", "run_id")
+
+
 class WrongColumns(ValueError):
     """A dataset does not have the columns that it should have."""
-
-
-def spark_schema(schema: pa.Schema) -> StructType:
-    """The Spark schema of an Arrow schema."""
-    return from_arrow_schema(schema)
 
 
 def check_columns(found: pa.Schema, schema: pa.Schema, uri: str) -> None:
@@ -88,11 +85,17 @@ def check_columns(found: pa.Schema, schema: pa.Schema, uri: str) -> None:
         raise WrongColumns(f"{uri}: {'; '.join(differences)}")
 
 
-def write_table(frame: DataFrame, uri: str, schema: pa.Schema) -> None:
-    """Write a Parquet dataset, replacing what an earlier attempt of the same step left.
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How to write Parquet of a schema, for pyarrow: no dictionary of what hardly repeats, no minimum of a photograph.
 
-    Raises:
-        WrongColumns: the frame has other columns.
+    >>> parquet_options(pa.schema([("path", pa.string()), ("label", pa.string()), ("content", pa.binary())]))
+    {'use_dictionary': ['label'], 'write_statistics': ['path', 'label']}
     """
-    check_columns(to_arrow_schema(frame.schema), schema, uri)
-    frame.write.mode("overwrite").parquet(uri)
+    return {
+        "use_dictionary": [name for name in schema.names if name in _REPEATED],
+        "write_statistics": [field.name for field in schema if not _is_large(field.type)],
+    }
+
+
+def _is_large(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_list(kind))

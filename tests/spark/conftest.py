@@ -6,15 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from demo import pictures
 
 
 @pytest.fixture
-def spark() -> SparkSession:
-    """The session of the moment: the jobs under test stop theirs, the next one starts in the same JVM."""
-    return SparkSession.builder.getOrCreate()
+def context() -> SparkContext:
+    """The context of the moment: the jobs under test stop theirs, the next one starts in the same JVM."""
+    return SparkContext.getOrCreate()
 
 
 @pytest.fixture
@@ -51,6 +51,4 @@ def encoded() -> Callable[..., bytes]:
 @pytest.fixture(scope="session", autouse=True)
 def stopped_at_the_end() -> Iterator[None]:
     yield
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        active.stop()
+    SparkContext.getOrCreate().stop()

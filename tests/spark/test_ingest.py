@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import ingest
-from orchard_spark import parts, tables
+from orchard_spark import objects, parts, tables
 
 Read = Callable[[str], pa.Table]
 Encode = Callable[..., bytes]
@@ -100,7 +100,7 @@ def test_too_many_rejects_fail_with_count_ratio_and_reasons(spoiled: Path, run_u
     assert "Commonest reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
     assert f"{run_uri}/rejects" in message
     assert read(f"{run_uri}/rejects").num_rows == 5
-    assert not Path(f"{run_uri}/images".removeprefix("file://")).exists()
+    assert objects.list_files(f"{run_uri}/images") == []
 
 
 def test_rejects_up_to_the_ratio_itself_are_tolerated(images: Path, run_uri: str) -> None:

@@ -35,14 +35,6 @@ def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
     np.testing.assert_allclose(parts.gram, whole.gram)
 
 
-def test_moments_survive_their_bytes() -> None:
-    moments = Moments.of(data(5, 4))
-    again = Moments.from_bytes(moments.to_bytes())
-    assert again.n == 5
-    np.testing.assert_array_equal(again.gram, moments.gram)
-    np.testing.assert_array_equal(again.total, moments.total)
-
-
 def test_the_order_of_the_rows_changes_neither_signs_nor_values() -> None:
     rows = data(200, 20)
     one, other = (fit(Moments.of(some), 5) for some in (rows, rows[::-1]))

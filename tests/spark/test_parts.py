@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from orchard_spark import objects, parts, tables
 from orchard_spark.parts import Part
@@ -60,27 +60,72 @@ def test_a_file_is_read_in_order_and_in_small_batches(folder: str) -> None:
     assert [batch["number"].to_pylist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_each_file_is_one_task_and_tells_what_it_took(folder: str, spark: SparkSession) -> None:
+def double(part: Part) -> Iterator[pa.RecordBatch]:
+    for batch in parts.read(part, ["number"], 2):
+        yield pa.RecordBatch.from_pydict({"number": [2 * one.as_py() for one in batch["number"]]}, schema=NUMBERS)
+
+
+def test_each_file_is_one_task_and_tells_what_it_took(folder: str, context: SparkContext) -> None:
     write(folder, 3, 0, 1, 4)
-    found = parts.find(folder, NUMBERS)
-    tasks = parts.task_list(spark.sparkContext)
-
-    def double(part: Part) -> Iterator[pa.RecordBatch]:
-        for batch in parts.read(part, ["number"], 2):
-            yield pa.RecordBatch.from_pydict({"number": [2 * one.as_py() for one in batch["number"]]}, schema=NUMBERS)
-
-    frame = parts.each(spark, found, double, NUMBERS, tasks)
-    assert frame.rdd.getNumPartitions() == 3
-    assert [row["number"] for row in frame.collect()] == [0, 2, 4, 6, 8, 10, 12, 14]
+    found, tasks = parts.find(folder, NUMBERS), parts.task_list(context)
+    results = parts.each(context, found, lambda part: part.rows, tasks)
+    assert results.getNumPartitions() == 3
+    assert results.collect() == [3, 1, 4]
     assert len(tasks.value) == 3
     assert all(task.seconds > 0 and task.peak_bytes > 10e6 for task in tasks.value)
 
 
-def test_no_files_are_a_frame_without_rows(spark: SparkSession) -> None:
-    tasks = parts.task_list(spark.sparkContext)
-    frame = parts.each(spark, [], lambda part: parts.read(part, ["number"], 1), NUMBERS, tasks)
-    assert frame.collect() == []
-    assert frame.columns == ["number"]
+def test_a_dataset_has_a_file_for_each_file_that_it_is_made_of(folder: str, context: SparkContext) -> None:
+    write(folder, 3, 0, 1, 4)
+    found, made = parts.find(folder, NUMBERS), f"{folder}-doubled"
+    assert parts.make(context, found, double, made, NUMBERS, parts.task_list(context)) == 8
+    assert [(part.name, part.rows) for part in parts.find(made, NUMBERS)] == [(part.name, part.rows) for part in found]
+    numbers = [number for part in parts.find(made, NUMBERS) for number in read_numbers(part)]
+    assert numbers == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_a_dataset_that_is_made_again_keeps_nothing_of_the_first(folder: str, context: SparkContext) -> None:
+    write(folder, 3, 1, 4)
+    found, made = parts.find(folder, NUMBERS), f"{folder}-doubled"
+    for taken in (found, found[1:2]):
+        parts.make(context, taken, double, made, NUMBERS, parts.task_list(context))
+    assert [part.rows for part in parts.find(made, NUMBERS)] == [1]
+
+
+def test_a_dataset_made_of_nothing_shows_its_columns(folder: str, context: SparkContext) -> None:
+    assert parts.make(context, [], double, folder, NUMBERS, parts.task_list(context)) == 0
+    assert parts.find(folder, NUMBERS) == []
+
+
+def read_numbers(part: Part) -> list[int]:
+    return [number for batch in parts.read(part, ["number"], 100) for number in batch["number"].to_pylist()]
+
+
+def test_a_written_file_is_not_seen_before_it_is_whole(folder: str) -> None:
+    with parts.Writer(f"{folder}/part-0.parquet", NUMBERS) as writer:
+        writer.write(pa.RecordBatch.from_pydict({"number": [1, 2]}, schema=NUMBERS))
+        assert objects.list_files(folder) == []
+    assert read_numbers(Part(f"{folder}/part-0.parquet", 2)) == [1, 2]
+
+
+def test_a_file_whose_writing_fails_is_never_seen(folder: str) -> None:
+    def fails(writer: parts.Writer) -> None:
+        with writer:
+            writer.write(pa.RecordBatch.from_pydict({"number": [1, 2]}, schema=NUMBERS))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails(parts.Writer(f"{folder}/part-0.parquet", NUMBERS))
+    assert objects.list_files(folder) == []
+
+
+def test_a_writer_holds_one_row_group(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 8 * 10)
+    with parts.Writer(f"{folder}/part-0.parquet", NUMBERS) as writer:
+        for number in range(25):
+            writer.write(pa.RecordBatch.from_pydict({"number": [number]}, schema=NUMBERS))
+    with pq.ParquetFile(f"{folder.removeprefix('file://')}/part-0.parquet") as file:
+        assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [10, 10, 5]
 
 
 def test_a_ranged_file_reads_as_any_file_does(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+from pyspark import SparkContext
 from sklearn.decomposition import PCA
 
 import pca
@@ -70,11 +69,11 @@ def test_an_empty_partition_is_no_obstacle(run_uri: str, read: Read) -> None:
     assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
 
 
-def test_many_files_are_added_up_in_a_tree_always_alike(run_uri: str, read: Read, spark: SparkSession) -> None:
+def test_many_files_are_added_up_in_a_tree_always_alike(run_uri: str, read: Read, context: SparkContext) -> None:
     values = matrix(40)
     write_features(run_uri, values, files=18)
     found = parts.find(f"{run_uri}/features", tables.FEATURES)
-    sums, again = (pca.moments(spark, found, parts.task_list(spark.sparkContext)) for _ in range(2))
+    sums, again = (pca.moments(context, found, parts.task_list(context)) for _ in range(2))
     whole = Moments.of(values)
     assert sums.n == 40
     np.testing.assert_allclose(sums.gram, whole.gram, rtol=1e-12)
@@ -82,13 +81,12 @@ def test_many_files_are_added_up_in_a_tree_always_alike(run_uri: str, read: Read
     np.testing.assert_array_equal(sums.total, again.total)
 
 
-def test_the_driver_gets_no_more_than_a_few_sums(run_uri: str, spark: SparkSession) -> None:
-    numbers = spark.range(0, 18, 1, 18).selectExpr("id AS number")
-    one = Moments.of(matrix(2)).to_bytes()
-    sums = numbers.withColumn("moments", F.lit(bytearray(one)))
+def test_the_driver_gets_no_more_than_a_few_sums(context: SparkContext) -> None:
+    one = Moments.of(matrix(2))
+    sums = context.parallelize([(number, one) for number in range(18)], 18)
     merged = pca.merge(sums, 18).collect()
     assert len(merged) <= pca.FAN_IN
-    assert sum(Moments.from_bytes(bytes(row["moments"])).n for row in merged) == 36
+    assert sum(found.n for _, found in merged) == 36
 
 
 @pytest.mark.parametrize(("rows", "n_components"), [(1, 1), (3, 50)])

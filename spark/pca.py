@@ -20,13 +20,14 @@ import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
 from orchard_spark import job, objects, parts, tables
+from orchard_spark.ahead import ahead
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 
 # 10 MB of features: the sums over a batch are then nearly as fast as over the whole, and a worker holds little.
 BATCH_ROWS = 2048
 # The sums over 1280 columns are 13 MB: what merges them, and the driver, each hold about this many at a time.
 FAN_IN = 4
-# The moments of a file, or of several, and their place in the order in which they are added up.
+# Moments, and their place in the order in which they are added up.
 Numbered = tuple[int, Moments]
 
 log = logging.getLogger("pca")
@@ -38,9 +39,10 @@ def to_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return values.reshape(batch.num_rows, -1)
 
 
-def part_moments(part: parts.Part) -> Moments:
-    """The moments of one file of FEATURES, in one pass over it."""
-    return reduce(add, (Moments.of(to_matrix(batch)) for batch in parts.read(part, ["features"], BATCH_ROWS)))
+def moments_of_parts(features: Iterable[parts.Part]) -> Moments:
+    """The moments of some files of FEATURES, in one pass over them."""
+    batches = (batch for part in features for batch in parts.read(part, ["features"], BATCH_ROWS))
+    return Moments.of_batches(to_matrix(batch) for batch in ahead(batches))
 
 
 def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
@@ -64,22 +66,25 @@ def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
 
 
 def moments(context: SparkContext, features: Sequence[parts.Part], tasks: Accumulator[list[parts.Task]]) -> Moments:
-    """The moments of all features, in one pass over them.
+    """The moments of all features, in one pass over them, with one task for each task slot.
+
+    A sum is 13 MB, however many rows it is over: fewer tasks send fewer.
 
     Raises:
         CannotFit: there are no features.
     """
     if not features:
         raise CannotFit("PCA needs at least 2 images, and there are none")
-    numbers = {part: number for number, part in enumerate(features)}
-    sums = parts.each(context, features, lambda part: (numbers[part], part_moments(part)), tasks)
-    found = dict(merge(sums, len(features)).collect())
+    count = min(len(features), context.defaultParallelism)
+    shares = [(number, features[number::count]) for number in range(count)]
+    sums = parts.each(context, shares, lambda share: (share[0], moments_of_parts(share[1])), tasks)
+    found = dict(merge(sums, count).collect())
     return reduce(add, (found[number] for number in sorted(found)))
 
 
 def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
     """EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
-    for batch in parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS):
+    for batch in ahead(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
         vectors = pca.transform(to_matrix(batch))
         offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
         columns = {

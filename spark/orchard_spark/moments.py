@@ -5,8 +5,10 @@ All in float64: the features lie between 0 and about 6, so the subtraction costs
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +35,27 @@ class Moments:
     @classmethod
     def of(cls, rows: Singles | Doubles) -> "Moments":
         """The moments of rows [n, p]."""
-        rows = rows.astype(np.float64)
-        return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
+        return cls.of_batches([rows])
+
+    @classmethod
+    def of_batches(cls, batches: Iterable[Singles | Doubles]) -> "Moments":
+        """The moments of the rows of all batches [n, p], of which there must be one.
+
+        Every batch is multiplied in the same memory: touching new pages takes nearly as long as the multiplication.
+        """
+        batches = iter(batches)
+        first = next(batches)
+        p = first.shape[1]
+        n, total, gram = 0, np.zeros(p), np.zeros((p, p))
+        doubles, product = np.empty(first.shape), np.empty((p, p))
+        for rows in chain([first], batches):
+            if len(rows) > len(doubles):
+                doubles = np.empty(rows.shape)
+            held = doubles[: len(rows)]
+            held[...] = rows
+            np.matmul(held.T, held, out=product)
+            n, total, gram = n + len(rows), total + held.sum(axis=0), np.add(gram, product, out=gram)
+        return cls(n, total, gram)
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.n + other.n, self.total + other.total, self.gram + other.gram)

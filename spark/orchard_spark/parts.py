@@ -22,6 +22,7 @@ from pyspark.accumulators import AccumulatorParam
 
 from orchard_spark import objects, tables
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FOOTERS_AT_ONCE = 16
@@ -141,21 +142,21 @@ class Writer:
 
 
 def each(
-    context: SparkContext, found: Sequence[Part], work: Callable[[Part], Result], tasks: Accumulator[list[Task]]
+    context: SparkContext, items: Sequence[Item], work: Callable[[Item], Result], tasks: Accumulator[list[Task]]
 ) -> RDD[Result]:
-    """What `work` makes of every file, in the files' order, computed in one task for each file.
+    """What `work` makes of every item, such as a file or some files, in their order, each in a task of its own.
 
     `tasks` collects what each task took.
     """
 
-    def run_task(part: Part) -> Result:
+    def run_task(item: Item) -> Result:
         started = time.monotonic()
-        result = work(part)
+        result = work(item)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         tasks.add([Task(time.monotonic() - started, peak_bytes)])
         return result
 
-    return context.parallelize(found, max(1, len(found))).map(run_task)
+    return context.parallelize(items, max(1, len(items))).map(run_task)
 
 
 def make(

@@ -35,6 +35,14 @@ def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
     np.testing.assert_allclose(parts.gram, whole.gram)
 
 
+def test_moments_of_batches_of_any_sizes_are_those_of_all_rows() -> None:
+    rows = data(90, 7)
+    whole, batched = Moments.of(rows), Moments.of_batches([rows[:3], rows[3:60], rows[60:60], rows[60:]])
+    assert batched.n == 90
+    np.testing.assert_allclose(batched.total, whole.total)
+    np.testing.assert_allclose(batched.gram, whole.gram)
+
+
 def test_the_order_of_the_rows_changes_neither_signs_nor_values() -> None:
     rows = data(200, 20)
     one, other = (fit(Moments.of(some), 5) for some in (rows, rows[::-1]))

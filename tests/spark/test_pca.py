@@ -58,7 +58,7 @@ def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_comp
     np.testing.assert_allclose(model["mean_"], theirs.mean_, rtol=1e-6)
     assert model["n_components_"] == theirs.n_components_ == metrics["n_components"]
     assert model["n_samples_"] == 300
-    assert metrics["tasks"] == 2 * 3  # each file is read for the fit, and for the vectors
+    assert metrics["tasks"] == 2 + 3  # a task for each slot fits, one for each file makes the vectors
     assert metrics["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
 
@@ -69,13 +69,16 @@ def test_an_empty_partition_is_no_obstacle(run_uri: str, read: Read) -> None:
     assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
 
 
-def test_many_files_are_added_up_in_a_tree_always_alike(run_uri: str, read: Read, context: SparkContext) -> None:
+def test_many_files_are_added_up_by_a_task_for_each_slot_always_alike(
+    run_uri: str, read: Read, context: SparkContext
+) -> None:
     values = matrix(40)
     write_features(run_uri, values, files=18)
-    found = parts.find(f"{run_uri}/features", tables.FEATURES)
-    sums, again = (pca.moments(context, found, parts.task_list(context)) for _ in range(2))
+    found, tasks = parts.find(f"{run_uri}/features", tables.FEATURES), parts.task_list(context)
+    sums, again = (pca.moments(context, found, tasks) for _ in range(2))
     whole = Moments.of(values)
     assert sums.n == 40
+    assert len(tasks.value) == 2 * context.defaultParallelism
     np.testing.assert_allclose(sums.gram, whole.gram, rtol=1e-12)
     np.testing.assert_array_equal(sums.gram, again.gram)
     np.testing.assert_array_equal(sums.total, again.total)

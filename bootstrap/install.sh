@@ -48,11 +48,11 @@ python3.11 -m venv "$prefix/venv"
 # A quarter of what the wheels unpack is loaded by no step: the libraries' own tests, headers, Arrow's RPC, LiteRT's
 # engine for GPUs and its compilers. Were any of it needed, the imports below would fail, and so would our tests.
 packages=$("$prefix/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-find "$packages"/{numpy,pandas,pyarrow} -type d -name tests -prune -exec rm -rf {} +
+find "$packages"/{numpy,pyarrow} -type d -name tests -prune -exec rm -rf {} +
 rm -rf "$packages"/pyarrow/{include,src} "$packages"/pyarrow/{libarrow_flight,libarrow_python_flight,_flight}*.so* \
     "$packages"/ai_edge_litert/{libLiteRtWebGpuAccelerator.so,tools,vendors}
 
 # These imports also leave compiled modules behind, which the executors' user may not write.
-"$prefix/venv/bin/python" -c "import ai_edge_litert.interpreter, boto3, numpy, obstore, pandas, PIL.Image, pyarrow.parquet"
+"$prefix/venv/bin/python" -c "import ai_edge_litert.interpreter, boto3, numpy, obstore, PIL.Image, pyarrow.parquet"
 chmod -R a+rX "$prefix"
 echo "install.sh: $prefix/venv is ready after $((SECONDS - started)) s: $(du -sh "$prefix" | cut -f1)"

@@ -131,9 +131,10 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.local.dir": str(root / "mnt"),
         "spark.driver.extraClassPath": jars,
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
+        # EMR's own options are in these, too: the extra ones are the user's.
+        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         "spark.executor.extraClassPath": jars,
-        "spark.executor.extraJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
+        "spark.executor.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": endpoint_url,
         "spark.hadoop.fs.s3a.path.style.access": "true",

@@ -9,6 +9,8 @@ from orchard.settings import Settings
 # Where bootstrap/install.sh puts the steps' Python on each node.
 NODE_PREFIX = "/opt/orchard"
 NODE_PYTHON = f"{NODE_PREFIX}/venv/bin/python"
+# The steps work in Python. Compiling the JVM's code thoroughly takes more of a node than such short runs give back.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 # What clusters of ours are known by.
 NAME_PREFIX = "orchard-"
 DAG_TAG = "orchard:dag_id"
@@ -119,6 +121,8 @@ def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str
         "spark.executor.memory": f"{quarter_mib}m",
         "spark.executor.memoryOverhead": f"{quarter_mib}m",
         "spark.default.parallelism": str(spec.task_slots),
+        "spark.driver.extraJavaOptions": JAVA_OPTIONS,
+        "spark.executor.extraJavaOptions": JAVA_OPTIONS,
         # boto3 does not learn the region from the node.
         "spark.executorEnv.AWS_DEFAULT_REGION": settings.region,
     }

@@ -27,7 +27,7 @@ from orchard_spark.tables import INVENTORY, parquet_options
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-READ_AHEAD_OBJECTS = 64
+READ_AHEAD_OBJECTS = 128
 READ_AHEAD_BYTES = 64 * 1024**2
 REQUEST_TIMEOUT = "60s"
 

@@ -69,7 +69,7 @@ def test_the_steps_python_is_made_from_the_wheels_of_the_release(
     python = node.root / "opt/orchard/venv/bin/python"
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
     names = {line.split()[0] for line in listed.splitlines()[2:]}
-    assert {"ai-edge-litert", "boto3", "numpy", "obstore", "pandas", "pillow", "pyarrow"} <= names
+    assert {"ai-edge-litert", "boto3", "numpy", "obstore", "pillow", "pyarrow"} <= names
     assert not {"tensorflow-cpu", "tensorflow", "pyspark", "apache-airflow"} & names
 
     # Everything else is Spark's, which a node has.

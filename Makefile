@@ -47,7 +47,7 @@ test-faults: release-parts ## Break everything, one thing at a time, and print w
 
 .PHONY: bench
 bench: release-parts ## Measure the steps beside the predecessor's recipe and bare loops, half an hour [DATA=folder or zip]
-	@$(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
+	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
 
 .PHONY: lint
 lint: setup ## Check style and types, and that generated files are up to date

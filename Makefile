@@ -46,7 +46,7 @@ test-faults: release-parts ## Break everything, one thing at a time, and print w
 	@$(RUN) -m pytest tests/faults
 
 .PHONY: bench
-bench: release-parts ## Measure the steps beside the predecessor's recipe and bare loops, half an hour [DATA=folder or zip]
+bench: release-parts ## Measure the steps beside the predecessor's recipe and bare loops, three quarters of an hour [DATA=folder or zip]
 	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
 
 .PHONY: lint

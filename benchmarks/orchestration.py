@@ -126,17 +126,21 @@ def measure(folder: Path, data: Path, build_dir: Path) -> dict[str, Any]:
         run, seen = follow(airflow, run_id)
         if run["state"] != "success":
             raise RuntimeError(f"the run {run_id} failed; the logs are in {folder}")
+        publish = airflow.call("GET", f"dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/publish")
         (cluster,) = emr.list_clusters()["Clusters"]
         steps = emr.list_steps(ClusterId=cluster["Id"])["Steps"]
+    timeline = cluster["Status"]["Timeline"]
     run_seconds = (datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])).total_seconds()
-    start_seconds = seconds(cluster["Status"]["Timeline"], "CreationDateTime", "ReadyDateTime")
+    start_seconds = seconds(timeline, "CreationDateTime", "ReadyDateTime")
     step_seconds = {step["Name"]: seconds(step["Status"]["Timeline"], "StartDateTime", "EndDateTime") for step in steps}
+    ready_to_published = (datetime.fromisoformat(publish["end_date"]) - timeline["ReadyDateTime"]).total_seconds()
     waiting = [task for task in seen if task in WAITING or task.endswith("wait_step")]
     return {
         "run": run_seconds,
         "cluster_start": start_seconds,
         "steps": step_seconds,
         "rest": run_seconds - start_seconds - sum(step_seconds.values()),
+        "rest_from_ready_to_published": ready_to_published - sum(step_seconds.values()),
         "longest_slot_of_a_waiting_task": max((longest(seen[task]) for task in waiting), default=0.0),
         "parse": parse_seconds(folder),
     }

@@ -126,7 +126,9 @@ def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Par
     return written
 
 
-def sort(part: parts.Part, outcomes: Iterable[pa.RecordBatch], images_uri: str, rejects_uri: str) -> Counter[str]:
+def write_outcomes(
+    part: parts.Part, outcomes: Iterable[pa.RecordBatch], images_uri: str, rejects_uri: str
+) -> Counter[str]:
     """Write each outcome of one file of the INVENTORY into its dataset; count the rejects by reason, images as ""."""
     counts: Counter[str] = Counter()
     with (
@@ -166,7 +168,7 @@ def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) 
 
         tasks = parts.task_list(context)
         outcomes = parts.each(
-            context, found, lambda part: sort(part, ingest(part, max_pixels), images_uri, rejects_uri), tasks
+            context, found, lambda part: write_outcomes(part, ingest(part, max_pixels), images_uri, rejects_uri), tasks
         )
         counts = sum(outcomes.collect(), Counter())
         images_written = counts.pop("", 0)

@@ -46,6 +46,13 @@ def test_seconds_in_proportion_to_the_images_have_exponent_one() -> None:
     assert scaling["speedup_2_executors"] == 1.9
 
 
+def test_the_whole_run_has_the_tasks_between_the_steps_when_both_were_measured() -> None:
+    steps = {"whole_run": {"seconds": 40, "predecessor_seconds": 300}}
+    tasks = {"orchestration": {"seconds_beside_steps_from_ready_to_published": 10}}
+    assert report.with_airflow(steps) == steps
+    assert report.with_airflow(steps | tasks)["whole_run"]["vs_predecessor_with_airflow"] == 6
+
+
 def test_the_table_goes_between_the_marks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")

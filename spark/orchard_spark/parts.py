@@ -98,7 +98,9 @@ def read(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Rec
 
 
 class Writer:
-    """One Parquet file, written batch by batch and seen once it is whole; without rows, or after an error, never.
+    """One Parquet file, written batch by batch and seen once it is whole; after an error, never.
+
+    Without rows there is no file, nor that of an earlier attempt of the same task.
 
     It grows on the local disk of the task, in Spark's scratch folder, so that a worker holds one row group and not the
     file. `rows` counts what was written.
@@ -139,6 +141,8 @@ class Writer:
             if kind is None and self.rows:
                 self._file.flush()
                 objects.upload(self.uri, self._file.name)
+            elif kind is None:
+                objects.delete(self.uri)
 
 
 def each(

@@ -119,6 +119,13 @@ def test_a_file_whose_writing_fails_is_never_seen(folder: str) -> None:
     assert objects.list_files(folder) == []
 
 
+def test_without_rows_there_is_no_file_not_even_that_of_an_earlier_attempt(folder: str) -> None:
+    (uri,) = write(folder, 3)
+    with parts.Writer(uri, NUMBERS) as writer:
+        writer.write(pa.RecordBatch.from_pydict({"number": []}, schema=NUMBERS))
+    assert objects.list_files(folder) == []
+
+
 def test_a_writer_holds_one_row_group(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 8 * 10)
     with parts.Writer(f"{folder}/part-0.parquet", NUMBERS) as writer:

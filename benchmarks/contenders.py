@@ -104,7 +104,6 @@ def bare_features(images: str, model_file: str, number: str, count: str) -> dict
 
 def stages(ingested: str, model_file: str, target: str) -> dict[str, float]:
     """Where our features step's time goes, one stage after the other in one thread: microseconds an image."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "spark"))
     import features
     from orchard_spark import images, mobilenet, parts, tables
 
@@ -141,6 +140,8 @@ def write_features(target: str) -> dict[str, float]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from orchard_spark import tables
+
     folder = Path(target)
     rng = np.random.default_rng(360)
     mixing = rng.normal(size=(100, FEATURE_COLUMNS)).astype(np.float32)
@@ -148,9 +149,8 @@ def write_features(target: str) -> dict[str, float]:
     for number, count in enumerate(len(part) for part in np.array_split(np.arange(FEATURE_ROWS), FEATURE_FILES)):
         noise = rng.normal(size=(count, FEATURE_COLUMNS)).astype(np.float32)
         values = np.maximum(rng.normal(size=(count, 100)).astype(np.float32) @ mixing / 10 + noise, 0)
-        offsets = np.arange(0, values.size + 1, FEATURE_COLUMNS, dtype=np.int32)
         texts = {name: [f"{name} {row}" for row in range(count)] for name in ("path", "label", "etag", "sha256")}
-        columns = {**texts, "features": pa.ListArray.from_arrays(offsets, values.ravel())}
+        columns = {**texts, "features": tables.to_lists(values)}
         columns |= {"model": ["m"] * count, "run_id": ["r"] * count}
         pq.write_table(pa.table(columns), folder / f"part-{number}.parquet")
     return {"rows": FEATURE_ROWS}
@@ -158,7 +158,6 @@ def write_features(target: str) -> dict[str, float]:
 
 def our_fit(features: str) -> dict[str, float]:
     """Our fit: seconds from an open session to the components."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "spark"))
     import pca
     from orchard_spark import job, moments, parts, tables
 
@@ -221,7 +220,6 @@ def binary_file(uri: str) -> dict[str, float]:
 
 def bare_ingest(uri: str, number: str, count: str) -> dict[str, float]:
     """Our client in a bare loop over every `count`-th object: read and verify, nothing else."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "spark"))
     import ingest
     from orchard_spark import images, objects
 

@@ -63,19 +63,19 @@ def _features(rounds: Rounds) -> dict[str, Any]:
 
 
 def _whole_run(rounds: Rounds) -> dict[str, Any]:
+    def ours(one: dict[str, Any]) -> float:
+        return float(sum(step["process"] for step in one["ours"].values()))
+
     compared = [one for one in rounds if "predecessor" in one]
     whole: dict[str, Any] = {
-        "seconds": median(rounds, lambda one: sum(step["process"] for step in one["ours"].values())),
+        "seconds": median(rounds, ours),
         **{
             f"{name}_seconds": median(rounds, lambda one, name=name: one["ours"][name]["process"])  # type: ignore[misc]
             for name in ("ingest", "features", "pca")
         },
     }
     if compared:
-        whole["vs_predecessor"] = median(
-            compared,
-            lambda one: one["predecessor"]["seconds"] / sum(step["process"] for step in one["ours"].values()),
-        )
+        whole["vs_predecessor"] = median(compared, lambda one: one["predecessor"]["seconds"] / ours(one))
         whole["predecessor_seconds"] = median(compared, lambda one: one["predecessor"]["seconds"])
     return whole
 
@@ -92,9 +92,6 @@ def _pca(rounds: Rounds) -> dict[str, Any]:
 
 
 def _ingest(rounds: Rounds) -> dict[str, Any]:
-    def bare(one: dict[str, Any]) -> float:
-        return float(one["ours"]["rows_in"]) / bare_seconds(one)
-
     def ours(one: dict[str, Any]) -> float:
         return float(one["ours"]["rows_in"] / one["ours"]["task_seconds"])
 
@@ -105,7 +102,7 @@ def _ingest(rounds: Rounds) -> dict[str, Any]:
         "objects_per_second": median(rounds, ours),
         "objects_per_second_with_startup": median(rounds, lambda one: one["ours"]["rows_in"] / one["ours"]["process"]),
         "vs_binary_file": median(rounds, lambda one: ours(one) / theirs(one)),
-        "vs_bare_loop": median(rounds, lambda one: ours(one) / bare(one)),
+        "vs_bare_loop": median(rounds, lambda one: bare_seconds(one) / one["ours"]["task_seconds"]),
         "worker_peak_mb": median(rounds, lambda one: one["ours"]["worker_peak_mb"]),
     }
 

@@ -25,7 +25,7 @@ import pyspark
 from benchmarks import orchestration, report
 from demo import pictures, stack
 from infra import release
-from local_aws.emr.node import Node, make_node, s3a_jars
+from local_aws.emr.node import Node, make_node, s3a_settings
 from orchard.cluster import JAVA_OPTIONS, NODE_PREFIX, ClusterSpec, spark_configurations
 from orchard.settings import Settings
 
@@ -159,20 +159,10 @@ def slow_s3(images: Path) -> Iterator[tuple[str, str]]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     url = f"http://127.0.0.1:{port}"
-    hadoop = {
-        "spark.driver.extraClassPath": ":".join(map(str, s3a_jars())),
-        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-        "spark.hadoop.fs.s3a.endpoint": url,
-        "spark.hadoop.fs.s3a.path.style.access": "true",
-        "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
-        "spark.hadoop.fs.s3a.access.key": "local",
-        "spark.hadoop.fs.s3a.secret.key": "local",
-        "spark.hadoop.fs.s3a.change.detection.mode": "none",
-    }
     command = [sys.executable, "-m", "benchmarks.slow_s3", str(bucket), str(port)]
     with stack.running(command, WORK / "slow_s3.log", os.environ) as server:
         stack.wait_for_port(port, server, WORK / "slow_s3.log")
-        yield url, " ".join(f"--conf {key}={value}" for key, value in hadoop.items())
+        yield url, " ".join(f"--conf {key}={value}" for key, value in s3a_settings(url).items())
 
 
 def measure_features(node: Node, images: Path, model: Path, *, with_predecessor: bool) -> dict[str, Any]:

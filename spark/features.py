@@ -46,13 +46,12 @@ def pixels(batch: pa.RecordBatch, size_px: int) -> images.RgbPixels:
 
 def featurise(batch: pa.RecordBatch, values: mobilenet.Features, model_name: str, run_id: str) -> pa.RecordBatch:
     """A batch of FEATURES: the images of a batch with their features [rows, 1280]."""
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     columns = {
         "path": batch["path"],
         "label": batch["label"],
         "etag": batch["etag"],
         "sha256": batch["sha256"],
-        "features": pa.ListArray.from_arrays(offsets, values.ravel()),
+        "features": tables.to_lists(values),
         "model": [model_name] * len(values),
         "run_id": [run_id] * len(values),
     }

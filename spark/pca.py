@@ -86,12 +86,11 @@ def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
     """EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
     for batch in ahead(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
         vectors = pca.transform(to_matrix(batch))
-        offsets = np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32)
         columns = {
             "path": batch["path"],
             "label": batch["label"],
             "etag": batch["etag"],
-            "vector": pa.ListArray.from_arrays(offsets, vectors.ravel()),
+            "vector": tables.to_lists(vectors),
             "pca_model": [pca.name] * len(vectors),
             "run_id": [run_id] * len(vectors),
         }

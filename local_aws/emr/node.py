@@ -123,18 +123,24 @@ def make_node(
 
 
 def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
-    # S3A stands for EMR's own file system, as it does on EMR from 7.10 on.
-    jars = ":".join(str(jar) for jar in s3a_jars())
     return {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.local.dir": str(root / "mnt"),
-        "spark.driver.extraClassPath": jars,
         # EMR's own options are in these, too: the extra ones are the user's.
         "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
-        "spark.executor.extraClassPath": jars,
         "spark.executor.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
+        **s3a_settings(endpoint_url),
+    }
+
+
+def s3a_settings(endpoint_url: str) -> dict[str, str]:
+    """Spark's settings for s3:// at an endpoint. S3A stands for EMR's own file system, as on EMR from 7.10 on."""
+    jars = ":".join(str(jar) for jar in s3a_jars())
+    return {
+        "spark.driver.extraClassPath": jars,
+        "spark.executor.extraClassPath": jars,
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": endpoint_url,
         "spark.hadoop.fs.s3a.path.style.access": "true",

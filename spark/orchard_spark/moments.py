@@ -54,7 +54,9 @@ class Moments:
             held = doubles[: len(rows)]
             held[...] = rows
             np.matmul(held.T, held, out=product)
-            n, total, gram = n + len(rows), total + held.sum(axis=0), np.add(gram, product, out=gram)
+            n += len(rows)
+            total += held.sum(axis=0)
+            gram += product
         return cls(n, total, gram)
 
     def __add__(self, other: "Moments") -> "Moments":

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 _OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
@@ -83,6 +85,12 @@ def check_columns(found: pa.Schema, schema: pa.Schema, uri: str) -> None:
     ]
     if differences:
         raise WrongColumns(f"{uri}: {'; '.join(differences)}")
+
+
+def to_lists(matrix: npt.NDArray[np.float32]) -> pa.ListArray:
+    """The rows of a matrix [n, p] as a column of n lists."""
+    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, matrix.ravel())
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from demo import pictures
 
 
 @pytest.fixture
-def context() -> SparkContext:
-    """The context of the moment: the jobs under test stop theirs, the next one starts in the same JVM."""
-    return SparkContext.getOrCreate()
+def context() -> Iterator[SparkContext]:
+    """A context of the test's own, in the JVM that the jobs under test start theirs in."""
+    with SparkContext.getOrCreate() as context:
+        yield context
 
 
 @pytest.fixture
@@ -46,9 +47,3 @@ def encoded() -> Callable[..., bytes]:
         return buffer.getvalue()
 
     return encode
-
-
-@pytest.fixture(scope="session", autouse=True)
-def stopped_at_the_end() -> Iterator[None]:
-    yield
-    SparkContext.getOrCreate().stop()

@@ -1,4 +1,4 @@
-# Orchard. `make` alone lists the targets; each does its own set-up. Needed: Python 3.11 with venv, and a PyPI index.
+# Orchard. `make` alone lists the targets. Each target does its own set-up. Required: Python 3.11 with venv, a PyPI index.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 DATA ?=
@@ -11,9 +11,9 @@ UV_VERSION := 0.13.9
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/python
-# The wheels are for the nodes: EMR 7's Amazon Linux 2023 on x86_64 has glibc 2.34.
+# The nodes' wheels must fit EMR 7: Amazon Linux 2023 on x86_64 with glibc 2.34.
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
-CODE := benchmarks bootstrap dags demo infra local_aws plugins spark tests
+CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
 
 .DEFAULT_GOAL := help
 
@@ -26,31 +26,31 @@ demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder 
 	@$(RUN) -m demo $(if $(DATA),--data "$(DATA)")
 
 .PHONY: up
-up: release-parts ## Start the local AWS and Airflow to click through [DATA=folder AWS_PORT=5000 WEB_PORT=8080]
-	@$(RUN) -m demo.up $(if $(DATA),--data "$(DATA)") --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
+up: release-parts ## Start the local AWS and the Airflow UI [DATA=folder AWS_PORT=5000 WEB_PORT=8080]
+	@$(RUN) -m sandbox.up $(if $(DATA),--data "$(DATA)") --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
 
 .PHONY: down
 down: setup ## Stop what `make up` started
-	@$(RUN) -m demo.up --down
+	@$(RUN) -m sandbox.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests but the slow ones (about eleven minutes on two cores)
+test: release-parts ## Run all tests except the slow ones (about eleven minutes on two cores)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 .PHONY: test-slow
-test-slow: release-parts ## Run the tests that `make test` leaves out
+test-slow: release-parts ## Run the slow tests
 	@$(RUN) -m pytest -m slow
 
 .PHONY: test-faults
-test-faults: release-parts ## Break everything, one thing at a time, and print what comes of it (about half an hour)
+test-faults: release-parts ## Inject faults into a whole Orchard and print the outcomes (about half an hour)
 	@$(RUN) -m pytest tests/faults
 
 .PHONY: bench
-bench: release-parts ## Measure the steps beside the predecessor's recipe and bare loops, three quarters of an hour [DATA=folder or zip]
+bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]
 	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
 
 .PHONY: lint
-lint: setup ## Check style and types, and that generated files are up to date
+lint: setup ## Check style, types and generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy $(CODE)
@@ -58,33 +58,33 @@ lint: setup ## Check style and types, and that generated files are up to date
 	@diff <($(EXPORT)) bootstrap/requirements.txt || { echo "bootstrap/requirements.txt is stale: make requirements"; exit 1; }
 
 .PHONY: setup
-setup: .venv/.synced ## Install everything into .venv, as uv.lock says
+setup: .venv/.synced ## Install the packages of uv.lock into .venv
 
 .PHONY: release-parts
-release-parts: setup build/wheels/.complete build/model/.complete ## Download the nodes' wheels, export the model
+release-parts: setup build/wheels/.complete build/model/.complete ## Download the nodes' wheels and export the model
 
 .PHONY: release
 release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
-	@test -n "$(BUCKET)" || { echo "say where to: make release BUCKET=name"; exit 2; }
+	@test -n "$(BUCKET)" || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
 	@$(RUN) -m infra.release --bucket "$(BUCKET)"
 
 .PHONY: requirements
-requirements: setup ## Write bootstrap/requirements.txt anew from uv.lock
+requirements: setup ## Export bootstrap/requirements.txt from uv.lock
 	@$(EXPORT) > bootstrap/requirements.txt
 
 .PHONY: clean
-clean: ## Remove everything that was built (not .venv)
+clean: ## Remove build/
 	rm -rf build
 
 EXPORT = $(UV) export --quiet --frozen --only-group node --no-emit-project --no-header
 
 $(UV):
-	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is needed; where it has another name: make PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is required. If it has another name, run: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
-	@echo "installing what uv.lock names into .venv"
+	@echo "installing the packages of uv.lock into .venv"
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
@@ -95,10 +95,10 @@ build/wheels/.complete: bootstrap/requirements.txt .venv/.synced
 		--python-version 3.11 $(PLATFORMS) --requirement bootstrap/requirements.txt --dest build/wheels
 	@touch $@
 
-build/model/.complete: bootstrap/export_model.py uv.lock | .venv/.synced
+build/model/.complete: model/export.py uv.lock | .venv/.synced
 	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log"
 	@rm -rf build/model && mkdir -p build/model
-	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) bootstrap/export_model.py --output-dir build/model > build/export_model.log 2>&1 \
+	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m model.export --output-dir build/model > build/export_model.log 2>&1 \
 		|| { tail -n 20 build/export_model.log; exit 1; }
-	@grep export_model: build/export_model.log
+	@grep model.export: build/export_model.log
 	@touch $@

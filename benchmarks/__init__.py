@@ -1,1 +1,4 @@
-"""What is claimed about speed, measured: each program writes its figures beside itself."""
+"""Programs that measure how fast Orchard is. Each writes its results as JSON into this folder.
+
+They may import everything except `demo` and `tests`. Nothing imports them.
+"""

@@ -1,12 +1,13 @@
-"""What `benchmarks.run` measures, each in a process of its own: `python -m benchmarks.contenders NAME ARGUMENT…`.
+"""Run one of the programs that `benchmarks.run` measures, and print its measurements as one line of JSON.
 
-Each prints one line of JSON. The steps themselves are not here: they are started with spark-submit, as on a cluster.
+Each contender runs in a process of its own. The steps are not among them: `benchmarks.run` starts those with
+spark-submit, as on a cluster.
 """
 
+import argparse
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -19,19 +20,23 @@ import numpy.typing as npt
 PCA_COMPONENTS = 50
 BATCH_IMAGES = 8
 FEATURE_ROWS, FEATURE_COLUMNS, FEATURE_FILES = 67_692, 1280, 4
+EXAMPLE = """\
+example:
+  python -m benchmarks.contenders bare_gram build/bench/features
+"""
 
 
 def peak_mb() -> float:
-    """The most memory that this program has held, in MB.
+    """Return the peak memory of this program in MB.
 
-    Not getrusage's: Linux counts in it what the process held before it became this program, its parent's memory.
+    The figure of `getrusage` would be wrong: on Linux it includes the memory of the parent process from before `exec`.
     """
-    (held_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return round(int(held_kb) * 1024 / 1e6, 1)
+    (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return round(int(peak_kb) * 1024 / 1e6, 1)
 
 
 def predecessor(images: str, work: str) -> dict[str, float]:
-    """The hand-made pipeline's recipe: seconds to read and featurise, and to scale and reduce what was written."""
+    """The recipe of the predecessor: seconds to read and featurise, and seconds to scale and reduce the features."""
     import io
 
     import pandas as pd
@@ -47,7 +52,7 @@ def predecessor(images: str, work: str) -> dict[str, float]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from keras.applications.mobilenet_v2 import MobileNetV2
 
-    # Random weights are as fast as trained ones, and need no download.
+    # Random weights are as fast as trained ones and need no download.
     trained = MobileNetV2(weights=None, include_top=False, pooling="avg", input_shape=(224, 224, 3))
     weights = spark.sparkContext.broadcast(trained.get_weights())
 
@@ -55,12 +60,12 @@ def predecessor(images: str, work: str) -> dict[str, float]:
         image = Image.open(io.BytesIO(content)).resize((224, 224), Image.Resampling.BICUBIC)
         return np.asarray(image, np.float32) / 127.5 - 1
 
-    @pandas_udf("array<float>")  # type: ignore[call-overload,untyped-decorator]  # by its type hints, a scalar iterator
+    @pandas_udf("array<float>")  # type: ignore[call-overload,untyped-decorator]  # its type hints make it a scalar iterator
     def featurise(series: Iterator[pd.Series]) -> Iterator[pd.Series]:
         model = MobileNetV2(weights=None, include_top=False, pooling="avg", input_shape=(224, 224, 3))
         model.set_weights(weights.value)
         for contents in series:
-            yield pd.Series(list(model.predict(np.stack([preprocess(one) for one in contents]))))
+            yield pd.Series(list(model.predict(np.stack([preprocess(content) for content in contents]))))
 
     read = spark.read.format("binaryFile").option("pathGlobFilter", "*.jpg").option("recursiveFileLookup", "true")
     frame = read.load(images).repartition(24)
@@ -79,15 +84,15 @@ def predecessor(images: str, work: str) -> dict[str, float]:
 
 
 def bare_features(images: str, model_file: str, number: str, count: str) -> dict[str, float]:
-    """One bare loop over every `count`-th image: read, decode, resize, infer."""
+    """A bare loop over every `count`-th image: read, decode, resize, infer."""
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image
 
     files = sorted(Path(images).rglob("*.jpg"))[int(number) :: int(count)]
     interpreter = Interpreter(model_path=model_file, num_threads=1)
-    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_tensor,), (output_tensor,) = interpreter.get_input_details(), interpreter.get_output_details()
     features = np.empty((len(files), 1280), np.float32)
-    ready = 0
+    allocated = 0
     started = time.monotonic()
     for first in range(0, len(files), BATCH_IMAGES):
         batch = np.stack(
@@ -96,55 +101,55 @@ def bare_features(images: str, model_file: str, number: str, count: str) -> dict
                 for file in files[first : first + BATCH_IMAGES]
             ]
         )
-        if len(batch) != ready:
-            interpreter.resize_tensor_input(taken["index"], batch.shape)
+        if len(batch) != allocated:
+            interpreter.resize_tensor_input(input_tensor["index"], batch.shape)
             interpreter.allocate_tensors()
-            ready = len(batch)
-        interpreter.set_tensor(taken["index"], batch)
+            allocated = len(batch)
+        interpreter.set_tensor(input_tensor["index"], batch)
         interpreter.invoke()
-        features[first : first + len(batch)] = interpreter.get_tensor(given["index"])
+        features[first : first + len(batch)] = interpreter.get_tensor(output_tensor["index"])
     return {"loop": time.monotonic() - started, "images": len(files), "peak_mb": peak_mb()}
 
 
-def stages(ingested: str, model_file: str, target: str) -> dict[str, float]:
-    """Where our features step's time goes, one stage after the other in one thread: microseconds an image."""
+def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
+    """Microseconds per image of each phase of the features step, one phase after the other in one thread."""
     import features
-    from orchard_spark import images, mobilenet, parts, tables
+    from orchard_spark import images, mobilenet, parts, schemas
 
     model = mobilenet.load(Path(model_file).read_bytes())
-    found = parts.find(ingested, tables.IMAGES)
+    found = parts.find(ingested, schemas.IMAGES)
     seconds: dict[str, float] = {}
-    done = time.monotonic()
+    ended = time.monotonic()
 
-    def lap(stage: str) -> None:
-        nonlocal done
-        before, done = done, time.monotonic()
-        seconds[stage] = seconds.get(stage, 0.0) + done - before
+    def end(phase: str) -> None:
+        nonlocal ended
+        started, ended = ended, time.monotonic()
+        seconds[phase] = seconds.get(phase, 0.0) + ended - started
 
     for part in found:
-        with parts.Writer(f"file://{target}/{part.name}", tables.FEATURES) as writer:
-            for batch in parts.read(part, features.NEEDED, features.BATCH_ROWS):
-                lap("read")
+        with parts.Writer(f"file://{target}/{part.name}", schemas.FEATURES) as writer:
+            for batch in parts.read(part, features.COLUMNS, features.BATCH_ROWS):
+                end("read")
                 decoded = [images.decode(content.as_py())[0] for content in batch["content"]]
-                lap("decode")
+                end("decode")
                 pixels = [images.to_model_input(image, model.size_px) for image in decoded]
-                lap("resize")
+                end("resize")
                 values = np.stack(list(model.features(pixels)))
-                lap("inference")
-                featurised = features.featurise(batch, values, "model", "run")
-                lap("arrow")
-                writer.write(featurised)
-                lap("write")
-        lap("write")
-    return {f"{stage}_us": round(taken * 1e6 / parts.rows(found), 1) for stage, taken in seconds.items()}
+                end("inference")
+                rows = features.features_batch(batch, values, "model", "run")
+                end("arrow")
+                writer.write(rows)
+                end("write")
+        end("write")
+    return {f"{phase}_us": round(duration * 1e6 / parts.count_rows(found), 1) for phase, duration in seconds.items()}
 
 
 def write_features(target: str) -> dict[str, float]:
-    """Features such as those of 67,692 images: correlated, never negative, half of them zero."""
+    """Write features that resemble those of 67,692 images: correlated, not negative, half of them zero."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from orchard_spark import tables
+    from orchard_spark import schemas
 
     folder = Path(target)
     rng = np.random.default_rng(360)
@@ -154,30 +159,30 @@ def write_features(target: str) -> dict[str, float]:
         noise = rng.normal(size=(count, FEATURE_COLUMNS)).astype(np.float32)
         values = np.maximum(rng.normal(size=(count, 100)).astype(np.float32) @ mixing / 10 + noise, 0)
         texts = {name: [f"{name} {row}" for row in range(count)] for name in ("path", "label", "etag", "sha256")}
-        columns = {**texts, "features": tables.to_lists(values)}
+        columns = {**texts, "features": schemas.to_list_array(values)}
         columns |= {"model": ["m"] * count, "run_id": ["r"] * count}
         pq.write_table(pa.table(columns), folder / f"part-{number}.parquet")
     return {"rows": FEATURE_ROWS}
 
 
 def our_fit(features: str) -> dict[str, float]:
-    """Our fit: seconds from an open session to the components."""
+    """The fit of the pca step: seconds from an open session to the components."""
     import pca
-    from orchard_spark import job, moments, parts, tables
+    from orchard_spark import moments, parts, schemas, step
 
-    with job.spark_context("benchmark") as context:
+    with step.spark_context("benchmark") as context:
         started = time.monotonic()
-        found = parts.find(features, tables.FEATURES)
-        tasks = parts.task_list(context)
-        sums = pca.moments(context, found, tasks)
+        found = parts.find(features, schemas.FEATURES)
+        usage = parts.task_usage(context)
+        sums = pca.moments(context, found, usage)
         moments.fit(sums, PCA_COMPONENTS)
         seconds = time.monotonic() - started
-        worker_mb = max(task.peak_bytes for task in tasks.value) / 1e6
+        worker_mb = max(task.peak_bytes for task in usage.value) / 1e6
     return {"fit": seconds, "rows": sums.n, "peak_mb": peak_mb(), "worker_peak_mb": round(worker_mb, 1)}
 
 
 def spark_ml_fit(features: str) -> dict[str, float]:
-    """Spark ML's StandardScaler and PCA: seconds from an open session to the components."""
+    """StandardScaler and PCA of Spark ML: seconds from an open session to the components."""
     from pyspark.ml.feature import PCA, StandardScaler
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import SparkSession
@@ -195,7 +200,7 @@ def spark_ml_fit(features: str) -> dict[str, float]:
 
 
 def bare_gram(features: str) -> dict[str, float]:
-    """The sums alone, of all cores' BLAS, over the same files, without a fit."""
+    """Only the sums of products over the same files, with BLAS on all cores, without a fit."""
     import pyarrow.parquet as pq
 
     def gram(file: Path) -> npt.NDArray[np.float64]:
@@ -209,7 +214,7 @@ def bare_gram(features: str) -> dict[str, float]:
 
 
 def binary_file(uri: str) -> dict[str, float]:
-    """Spark's own reader of small files, over S3A: seconds from an open session until the last byte is there."""
+    """Spark's reader of binary files over S3A: seconds from an open session until the last byte is read."""
     from pyspark.sql import SparkSession
 
     spark = SparkSession.builder.getOrCreate()
@@ -218,19 +223,19 @@ def binary_file(uri: str) -> dict[str, float]:
     rows = frame.selectExpr("count(*)", "sum(length(content))").first()
     seconds = time.monotonic() - started
     spark.stop()
-    assert rows is not None  # noqa: S101  # an aggregate has a row
+    assert rows is not None  # noqa: S101  # an aggregate returns a row
     return {"read": seconds, "objects": float(rows[0])}
 
 
 def bare_ingest(uri: str, number: str, count: str) -> dict[str, float]:
-    """Our client in a bare loop over every `count`-th object: read and verify, nothing else."""
+    """The reader of the ingest step in a bare loop over every `count`-th object: read and verify only."""
     import ingest
-    from orchard_spark import images, objects
+    from orchard_spark import dataset, images, objects
 
-    listed = [objects.Listed.from_row(row) for row in objects.list_images(uri).to_pylist()][int(number) :: int(count)]
+    listed = [dataset.Listed.from_row(row) for row in dataset.list_images(uri).to_pylist()][int(number) :: int(count)]
     objects.store(objects.split(uri)[0])
     started = time.monotonic()
-    for item, content in objects.read_all(listed):
+    for item, content in dataset.read_all(listed):
         ingest.verify(item, content, images.DEFAULT_MAX_PIXELS)
     return {"loop": time.monotonic() - started, "objects": len(listed), "peak_mb": peak_mb()}
 
@@ -240,7 +245,7 @@ CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
     for function in (
         predecessor,
         bare_features,
-        stages,
+        phases,
         write_features,
         our_fit,
         spark_ml_fit,
@@ -251,5 +256,19 @@ CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Run a contender and print its measurements."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.contenders",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="arguments of the contender's function")
+    arguments = parser.parse_args(argv)
+    print(json.dumps(CONTENDERS[arguments.name](*arguments.arguments)))
+
+
 if __name__ == "__main__":
-    print(json.dumps(CONTENDERS[sys.argv[1]](*sys.argv[2:])))
+    main()

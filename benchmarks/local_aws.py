@@ -1,9 +1,10 @@
-"""How fast the local AWS answers, beside stock moto, in alternation on one machine: `python -m benchmarks.local_aws`.
+"""Measure how many requests per second the local AWS and stock moto serve, in alternation on one machine.
 
-Writes benchmarks/local_aws.json with every round and prints the medians. Each server is a process of its own; a client
+Write every round to benchmarks/local_aws.json and print the medians. Each server is a process of its own. The client
 sends one request after the other over one connection.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -15,43 +16,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from demo import stack
+from sandbox import aws
+from sandbox.processes import free_port, running, wait_for_port
 
 OBJECT = os.urandom(5_000)
 OBJECTS = 500
 DESCRIPTIONS = 1_000
 ROUNDS = 5
 TARGET = Path(__file__).with_suffix(".json")
+EXAMPLE = """\
+example:
+  python -m benchmarks.local_aws
+"""
 
 
 @contextmanager
 def serving(module: str) -> Iterator[str]:
-    """A server as a process; gives its endpoint URL."""
-    port = stack.free_port()
+    """Run a server as a process while the context is open. The value of the context is its endpoint URL."""
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         arguments = {
             "local_aws": ["--port", str(port), "--data", folder],
             "moto.server": ["--host", "127.0.0.1", "--port", str(port)],
         }
         log_file = Path(folder) / "log"
-        with stack.running([sys.executable, "-m", module, *arguments[module]], log_file, os.environ) as process:
-            stack.wait_for_port(port, process, log_file)
+        with running([sys.executable, "-m", module, *arguments[module]], log_file, os.environ) as process:
+            wait_for_port(port, process, log_file)
             yield f"http://127.0.0.1:{port}"
 
 
 def per_second(count: int, call: Callable[[int], object]) -> float:
-    """How many calls are done in a second."""
-    began = time.perf_counter()
+    """Make `count` calls, and return the number of calls per second."""
+    started = time.perf_counter()
     for number in range(count):
         call(number)
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - started)
 
 
 def measure_s3(url: str, round_number: int) -> dict[str, float]:
-    """PUT and GET of 5 KB objects, a second."""
-    s3 = stack.client("s3", url)
+    """Return the number of PUT and of GET requests per second, with objects of 5 KB."""
+    s3 = aws.client("s3", url)
     bucket = f"round-{round_number}"
-    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": stack.REGION})
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.REGION})
     return {
         "put": per_second(OBJECTS, lambda number: s3.put_object(Bucket=bucket, Key=str(number), Body=OBJECT)),
         "get": per_second(OBJECTS, lambda number: s3.get_object(Bucket=bucket, Key=str(number))["Body"].read()),
@@ -59,8 +65,8 @@ def measure_s3(url: str, round_number: int) -> dict[str, float]:
 
 
 def measure_describe(url: str) -> float:
-    """DescribeCluster, a second."""
-    emr = stack.client("emr", url)
+    """Return the number of DescribeCluster requests per second."""
+    emr = aws.client("emr", url)
     cluster_id = emr.run_job_flow(
         Name="benchmark",
         ReleaseLabel="emr-7.14.0",
@@ -71,12 +77,19 @@ def measure_describe(url: str) -> float:
     return per_second(DESCRIPTIONS, lambda _: emr.describe_cluster(ClusterId=cluster_id))
 
 
-def main() -> None:
-    """Measure, write, print."""
+def main(argv: list[str] | None = None) -> None:
+    """Measure, write the results and print the medians."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.local_aws",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
     ours: list[dict[str, float]] = []
     moto: list[dict[str, float]] = []
     with serving("local_aws") as our_url, serving("moto.server") as moto_url:
-        iam = stack.client("iam", our_url)
+        iam = aws.client("iam", our_url)
         iam.create_role(RoleName="benchmark", AssumeRolePolicyDocument="{}")
         iam.create_instance_profile(InstanceProfileName="benchmark")
         for number in range(ROUNDS):
@@ -88,7 +101,7 @@ def main() -> None:
             f"{name}_vs_moto": round(statistics.median(a[name] / b[name] for a, b in zip(ours, moto, strict=True)), 2)
             for name in ("put", "get")
         },
-        "describe_cluster_per_second": round(statistics.median(one["describe_cluster"] for one in ours)),
+        "describe_cluster_per_second": round(statistics.median(figures["describe_cluster"] for figures in ours)),
         "rounds": {"ours": ours, "moto": moto},
     }
     TARGET.write_text(json.dumps(result, indent=2) + "\n")

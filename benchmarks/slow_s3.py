@@ -1,11 +1,11 @@
-"""An S3 of one bucket that answers each GET of an object after 50 ms: `python -m benchmarks.slow_s3 FOLDER PORT`.
+"""Serve the files of a folder as an S3 bucket that responds to each GET of an object after 50 ms.
 
-It lists and serves the files below a folder, from memory; it knows no more of S3 than a reader asks for.
+It holds the files in memory. It implements only the part of S3's API that reading needs.
 """
 
+import argparse
 import asyncio
 import hashlib
-import sys
 from email.utils import formatdate
 from pathlib import Path
 from typing import cast
@@ -15,10 +15,14 @@ from xml.sax.saxutils import escape
 DELAY_SECONDS = 0.05
 PAGE = 1000
 MODIFIED = 1_700_000_000
+EXAMPLE = """\
+example:
+  python -m benchmarks.slow_s3 build/bench/bucket 5001
+"""
 
 
 class SlowS3:
-    """The objects of a folder; the bucket has any name."""
+    """The objects of a folder. Every bucket name is accepted."""
 
     def __init__(self, folder: Path) -> None:
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -27,7 +31,7 @@ class SlowS3:
         self.keys = sorted(self.objects)
 
     def listing(self, query: dict[str, list[str]]) -> bytes:
-        """One page of ListObjectsV2."""
+        """Return one page of ListObjectsV2."""
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
         delimiter = query.get("delimiter", [""])[0]
         found = [key for key in self.keys if key.startswith(prefix)]
@@ -38,44 +42,44 @@ class SlowS3:
             found = [key for key in found if "/" not in key[len(prefix) :]]
         else:
             folders = []
-        left = [key for key in found if key > after]
-        page = left[: min(PAGE, int(query.get("max-keys", ["1000"])[0]))]
-        more = len(left) > len(page)
+        remaining = [key for key in found if key > after]
+        page = remaining[: min(PAGE, int(query.get("max-keys", ["1000"])[0]))]
+        truncated = len(remaining) > len(page)
         items = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
             f"<ETag>&quot;{self.etags[key]}&quot;</ETag><Size>{len(self.objects[key])}</Size></Contents>"
             for key in page
         )
         prefixes = "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if truncated else ""
         return (
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"<Name>b</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount>"
-            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{items}{prefixes}</ListBucketResult>"
+            f"<IsTruncated>{str(truncated).lower()}</IsTruncated>{token}{items}{prefixes}</ListBucketResult>"
         ).encode()
 
-    def answer(self, method: str, target: str) -> bytes:
-        """The response to a request."""
+    def response(self, method: str, target: str) -> bytes:
+        """Return the response to a request."""
         url = urlsplit(target)
         _, _, key = unquote(url.path).lstrip("/").partition("/")
         if key:
             found, body = key in self.objects, self.objects.get(key, b"")
-            fields = [f'ETag: "{self.etags[key]}"'] if found else []
+            headers = [f'ETag: "{self.etags[key]}"'] if found else []
         else:
             found, body = True, self.listing(parse_qs(url.query))
-            fields = ["Content-Type: application/xml"]
+            headers = ["Content-Type: application/xml"]
         head = [
             f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}",
             f"Content-Length: {len(body)}",
             f"Last-Modified: {formatdate(MODIFIED, usegmt=True)}",
             "Accept-Ranges: bytes",
-            *fields,
+            *headers,
         ]
         return "\r\n".join([*head, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
 
 class Connection(asyncio.Protocol):
-    """One connection, request after request; less work per request than asyncio's streams would be."""
+    """A connection with one request after the other. It does less work per request than asyncio's streams."""
 
     def __init__(self, s3: SlowS3) -> None:
         self._s3 = s3
@@ -94,15 +98,29 @@ class Connection(asyncio.Protocol):
 
     def _send(self, method: str, target: str) -> None:
         if not self._transport.is_closing():
-            self._transport.write(self._s3.answer(method, target))
+            self._transport.write(self._s3.response(method, target))
 
 
-async def main(folder: str, port: str) -> None:
-    """Serve until the process is ended."""
-    s3 = SlowS3(Path(folder))
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(s3), "127.0.0.1", int(port))
+async def serve(folder: Path, port: int) -> None:
+    """Serve until the process is terminated."""
+    s3 = SlowS3(folder)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(s3), "127.0.0.1", port)
     await server.serve_forever()
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Serve a folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.slow_s3",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder to serve; the paths of its files are the keys")
+    parser.add_argument("port", type=int, help="port on 127.0.0.1")
+    arguments = parser.parse_args(argv)
+    asyncio.run(serve(arguments.folder, arguments.port))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main()

@@ -1,15 +1,29 @@
 #!/bin/bash
-# Bootstrap action: make the Python environment of the Spark steps on this node.
-#
-#   install.sh --release s3://BUCKET/releases/VERSION --prefix /opt/orchard [--index-url URL]
-#
-# The wheels come from the release's wheels/ folder in S3, each checked against the hashes in requirements.txt; a package
-# index is asked only when one is named. The environment is at PREFIX/venv. Any failure ends the node, so say why.
+# Bootstrap action: create the Python environment of the Spark steps on a cluster node. EMR terminates the node if this
+# script fails, so every failure is logged with its cause.
 set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: install.sh --release URI --prefix FOLDER [--index-url URL]
+
+Create the Python environment of the Spark steps in FOLDER/venv. Every wheel is checked against the hashes in the
+release's bootstrap/requirements.txt.
+
+  --release URI     the release on S3; its folder wheels/ has the wheels
+  --prefix FOLDER   where to create venv/
+  --index-url URL   install from this package index instead of from the release's wheels/
+  -h, --help        show this help
+
+example:
+  install.sh --release s3://BUCKET/releases/VERSION --prefix /opt/orchard
+END
+}
 
 release="" prefix="" index_url=""
 while (($#)); do
     case "$1" in
+        -h | --help) usage && exit ;;
         --release) release=${2%/} ;;
         --prefix) prefix=${2%/} ;;
         --index-url) index_url=$2 ;;
@@ -18,13 +32,13 @@ while (($#)); do
     shift 2
 done
 if [[ -z $release || -z $prefix ]]; then
-    echo "install.sh: --release and --prefix are needed" >&2
+    echo "install.sh: --release and --prefix are required" >&2
     exit 2
 fi
 trap 'echo "install.sh: failed at line $LINENO: $BASH_COMMAND" >&2' ERR
 
 started=$SECONDS
-# /opt belongs to root on a node; the Spark executors only read below it.
+# On a node, root owns /opt. The Spark executors only read below it.
 if ! mkdir -p "$prefix" 2>/dev/null; then
     sudo mkdir -p "$prefix"
     sudo chown "$(id -u):$(id -g)" "$prefix"
@@ -39,20 +53,20 @@ if [[ -n $index_url ]]; then
 else
     aws s3 cp --only-show-errors --recursive "$release/wheels/" "$work/wheels/"
 fi
-echo "install.sh: fetched after $((SECONDS - started)) s: $(du -sh "$work" | cut -f1)"
+echo "install.sh: downloaded after $((SECONDS - started)) s: $(du -sh "$work" | cut -f1)"
 
 python3.11 -m venv "$prefix/venv"
 "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
     --require-hashes --only-binary :all: "${source_options[@]}" --requirement "$work/requirements.txt"
 
-# A quarter of what the wheels unpack is loaded by no step: the libraries' own tests, headers, Arrow's RPC, LiteRT's
-# engine for GPUs and its compilers. Were any of it needed, the imports below would fail, and so would our tests.
+# No step uses a quarter of the installed files: the libraries' tests, headers, Arrow's RPC, LiteRT's GPU engine and
+# compilers. If a step did, the imports below or the tests of this script would fail.
 packages=$("$prefix/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 find "$packages"/{numpy,pyarrow} -type d -name tests -prune -exec rm -rf {} +
 rm -rf "$packages"/pyarrow/{include,src} "$packages"/pyarrow/{libarrow_flight,libarrow_python_flight,_flight}*.so* \
     "$packages"/ai_edge_litert/{libLiteRtWebGpuAccelerator.so,tools,vendors}
 
-# These imports also leave compiled modules behind, which the executors' user may not write.
+# These imports also compile the modules, because the executors' user cannot write the compiled files.
 "$prefix/venv/bin/python" -c "import ai_edge_litert.interpreter, boto3, numpy, obstore, PIL.Image, pyarrow.parquet"
 chmod -R a+rX "$prefix"
 echo "install.sh: $prefix/venv is ready after $((SECONDS - started)) s: $(du -sh "$prefix" | cut -f1)"

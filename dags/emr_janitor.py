@@ -1,22 +1,23 @@
 """# EMR janitor
 
-Ends clusters of this deployment that have outlived their run: the teardown of `fruit_features` ends a run's cluster,
-but a run may be deleted, its teardown may be cleared or refused by AWS, and a cluster costs money until somebody looks.
+Terminates clusters of this deployment that have outlived their run. The teardown of `fruit_features` normally
+terminates a run's cluster. But a run can be deleted, and its teardown can be cleared or refused by AWS. A forgotten
+cluster costs money until somebody notices it.
 
-| a live cluster | what becomes of it |
+| active cluster | action |
 |---|---|
-| whose run is queued or running | left alone |
-| whose run succeeded or failed | terminated |
-| whose run Airflow does not know | terminated |
-| older than `ORCHARD_MAX_CLUSTER_HOURS` | terminated, even if its run is live |
-| without our tags, or named for another bucket | left alone |
+| its run is queued or running | kept |
+| its run succeeded or failed | terminated |
+| Airflow does not know its run | terminated |
+| it is older than `ORCHARD_MAX_CLUSTER_HOURS` | terminated, even if its run is active |
+| it lacks Orchard's tags, or has a name of another bucket | kept |
 
-A cluster's run is read from its tags `orchard:dag_id` and `orchard:run_id`. Each Airflow needs a bucket of its own, as
-it does not know the runs of another.
+The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. Each Airflow needs its own bucket, because it
+does not know the runs of another Airflow.
 
-**What it did** is in the log of `reap`, a line a cluster, and as a list in its XCom.
-**By hand:** Trigger with *dry run* to see what it would do.
-**When it fails**, the error names the clusters that may live on, and why; all others have been dealt with.
+**Results** are in the log of `reap`, one line per cluster, and as a list in its XCom.
+**To run it by hand,** trigger it with *dry run* to see what it would do.
+**When it fails,** the error names the clusters that may still be active, and why. All other clusters are done.
 """
 
 import os
@@ -26,7 +27,7 @@ from typing import Any
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import CronTriggerTimetable, DagRunState, Param, dag, task
 
-from orchard.janitor import reap_clusters
+from orchard.run.janitor import terminate_orphans
 from orchard.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ)
@@ -36,23 +37,23 @@ PARAMS = {
         False,
         type="boolean",
         title="Dry run",
-        description="Only say which clusters would be terminated.",
+        description="Only report which clusters would be terminated.",
     ),
 }
 
 
 @task(execution_timeout=timedelta(minutes=10))
 def reap(*, params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
-    """Terminate the clusters that no live run owns; report on all of ours."""
+    """Terminate the clusters that no active run owns. Report on all clusters of the deployment."""
 
     def state_of_run(dag_id: str, run_id: str) -> str | None:
-        # A count of 0 is an answer of Airflow's; "not found" might as well come from something in between.
+        # A count of 0 is Airflow's own answer. A "not found" could also come from a proxy.
         if ti.get_dr_count(dag_id, run_ids=[run_id]) == 0:
             return None
         return DagRunState(ti.get_dagrun_state(dag_id, run_id)).value
 
     emr = AwsBaseHook(client_type="emr", region_name=SETTINGS.region).conn
-    return reap_clusters(emr, SETTINGS, state_of_run, now=datetime.now(UTC), dry_run=params["dry_run"])
+    return terminate_orphans(emr, SETTINGS, state_of_run, now=datetime.now(UTC), dry_run=params["dry_run"])
 
 
 @dag(

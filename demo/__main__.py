@@ -1,10 +1,12 @@
-"""`python -m demo [--data FOLDER]`: run the whole pipeline once on this machine, and leave nothing running."""
+"""Run the whole pipeline once on this machine, show its progress, and stop everything at the end.
+
+The folder of the run keeps the logs, the run's files and summary.json.
+"""
 
 import argparse
 import json
 import logging
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,9 +18,12 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from demo import pictures, stack, watch
+from demo import watch
+from sandbox import airflow, aws, pictures, processes
+from sandbox.folders import ROOT, image_folder, make_empty
 
 DAG_ID = "fruit_features"
+# The keys of the summary that `publish` writes, which the summary of the demo repeats.
 RUN_KEYS = (
     "images_listed",
     "images_ingested",
@@ -34,84 +39,93 @@ RUN_KEYS = (
     "database",
     "tables",
 )
-GONE_TIMEOUT_SECONDS = 20
+TERMINATED_TIMEOUT_SECONDS = 20
+EXAMPLE = """\
+example:
+  python -m demo --data ~/fruits --params '{"n_components": 50}'
+"""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, SIGTERM or SIGHUP: unwind and stop everything."""
+    """Ctrl-C, SIGTERM or SIGHUP: stop everything and exit."""
 
 
 def _interrupt(number: int, _frame: object) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # a second Ctrl-C must not break off the tidying up
+        signal.signal(ignored, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean-up
     raise Interrupted(signal.Signals(number).name)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the signals that ask for an end into Interrupted."""
+    """Raise Interrupted on the signals that request an exit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     yield
 
 
-class Teller:
-    """Prints lines with the seconds since the start before them."""
+class TimedPrinter:
+    """Prints each line after the seconds since the start."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._lock = threading.Lock()
 
     def __call__(self, line: str) -> None:
         with self._lock:
-            print(f"{time.monotonic() - self._began:7.1f} s  {line}", flush=True)
+            print(f"{time.monotonic() - self._started:7.1f} s  {line}", flush=True)
 
 
 def run_demo(
-    folder: Path, build_dir: Path, data: Path | None, params: Mapping[str, Any], say: watch.Say
+    folder: Path, build_dir: Path, data: Path | None, params: Mapping[str, Any], print_line: watch.PrintLine
 ) -> dict[str, Any]:
-    """Run the pipeline on the images below `data`, or on rendered pictures; return the summary, also of a failed run.
+    """Run the pipeline, and return the summary of the run, whether it succeeds or fails.
 
-    Everything of the run lies in `folder`: logs, the nodes of the clusters, Airflow's home, `summary.json`.
+    Args:
+        folder: the folder for logs, the nodes of the clusters and Airflow's home. It is emptied first.
+        build_dir: the folder of the release's wheels and model.
+        data: the folder of the images, or None to render some.
+        params: the params of the DAG.
+        print_line: prints a line about the progress.
 
     Raises:
-        FileNotFoundError: no images in `data`, or the release has not been built.
-        FileExistsError: `folder` holds something else than an earlier run, or the images.
-        demo.stack.DidNotStart: the local AWS or Airflow cannot be started.
+        FileNotFoundError: there are no images in `data`, or the release has not been built.
+        FileExistsError: `folder` contains the images, or files that are not from an earlier run.
+        sandbox.processes.DidNotStart: the local AWS or Airflow does not start.
     """
-    stack.make_empty(folder, data)
+    make_empty(folder, data)
     with ExitStack() as cleanup:
-        port = stack.free_port()
-        url = cleanup.enter_context(stack.local_aws(folder / "aws", port, folder / "local_aws.log"))
-        say(f"local AWS on {url}, its log in {folder / 'local_aws.log'}")
-        release = stack.provision(url, build_dir)
+        port = processes.free_port()
+        url = cleanup.enter_context(aws.local_aws(folder / "aws", port, folder / "local_aws.log"))
+        print_line(f"local AWS on {url}, log in {folder / 'local_aws.log'}")
+        release = aws.provision(url, build_dir)
         if data is None:
             data = folder / "pictures"
-            say(f"rendered {pictures.write_dataset(data)} pictures into {data}")
-        s3, emr = stack.client("s3", url), stack.client("emr", url)
-        uploaded = stack.upload_images(s3, data)
-        say(f"release {release}; {uploaded} files of {data} in s3://{stack.BUCKET}/{stack.DATASET_PREFIX}")
+            print_line(f"rendered {pictures.write_dataset(data)} images in {data}")
+        s3, emr = aws.client("s3", url), aws.client("emr", url)
+        count = aws.upload_images(s3, data)
+        print_line(f"release {release}; {count} files from {data} in s3://{aws.BUCKET}/{aws.DATASET_PREFIX}")
 
-        env = stack.airflow_environment(folder / "airflow", url, release)
-        migrate_airflow(env, folder / "airflow-db.log")
-        say("Airflow is set up; running the DAG fruit_features")
-        times = watch.TaskTimes(say)
-        with watch.EmrWatcher(emr, say):
+        env = airflow.airflow_environment(folder / "airflow", url, release)
+        airflow.migrate_airflow(env, folder / "airflow-db.log")
+        print_line("Airflow is set up; running the DAG fruit_features")
+        times = watch.TaskTimes(print_line)
+        with watch.EmrWatcher(emr, print_line):
             outcome = run_dag(env, folder, params, times)
-            found = wait_until_gone(emr)
+            clusters = wait_until_terminated(emr)
         published = read_run_summary(s3) or {}
         if published:
             download_run(s3, published["run_uri"], folder / "run")
-            say(f"copied the run's files to {folder / 'run'}")
+            print_line(f"copied the run's files to {folder / 'run'}")
         return {
             "run_state": outcome["run_state"],
             **{key: published.get(key) for key in RUN_KEYS},
-            "clusters_created": len(found),
-            "clusters_alive": sum(cluster["Status"]["State"] not in watch.OVER for cluster in found),
-            "clusters": {cluster["Id"]: cluster["Status"]["State"] for cluster in found},
+            "clusters_created": len(clusters),
+            "clusters_alive": sum(cluster["Status"]["State"] not in watch.ENDED for cluster in clusters),
+            "clusters": {cluster["Id"]: cluster["Status"]["State"] for cluster in clusters},
             "failed_steps": {
                 step["Name"]: step["Status"].get("FailureDetails", {}).get("Message", "")
-                for cluster in found
+                for cluster in clusters
                 for step in cluster["Steps"]
                 if step["Status"]["State"] == "FAILED"
             },
@@ -120,74 +134,65 @@ def run_demo(
         }
 
 
-def migrate_airflow(env: Mapping[str, str], log_file: Path) -> None:
-    """Make Airflow's database.
-
-    Raises:
-        DidNotStart: Airflow cannot be set up.
-    """
-    done = subprocess.run(["airflow", "db", "migrate"], env=dict(env), capture_output=True, text=True, check=False)
-    log_file.write_text(done.stdout + done.stderr)
-    if done.returncode != 0:
-        raise stack.DidNotStart(f"`airflow db migrate` failed, see {log_file}: {done.stderr[-500:]}")
-
-
 def run_dag(env: Mapping[str, str], folder: Path, params: Mapping[str, Any], times: watch.TaskTimes) -> dict[str, Any]:
-    """Run the DAG in a process of its own and follow its log.
+    """Run the DAG in a process of its own, follow its log, and return the outcome that the process writes.
 
     Raises:
-        DidNotStart: the process ended without a word about the run.
+        DidNotStart: the process exits without an outcome.
     """
     outcome = folder / "outcome.json"
     log_file = folder / "airflow.log"
-    command = [sys.executable, "-m", "demo.dag_run", "--dag-id", DAG_ID, "--outcome", str(outcome)]
-    with stack.running([*command, "--params", json.dumps(params)], log_file, env) as process, log_file.open() as log:
+    command = [sys.executable, "-m", "sandbox.dag_run", "--dag-id", DAG_ID, "--outcome", str(outcome)]
+    with (
+        processes.running([*command, "--params", json.dumps(params)], log_file, env) as process,
+        log_file.open() as log,
+    ):
 
         def lines() -> Iterator[str]:
             partial = ""
             while True:
-                ended = process.poll() is not None
+                exited = process.poll() is not None
                 while line := log.readline():
                     partial += line
                     if partial.endswith("\n"):
                         yield partial
                         partial = ""
-                if ended:
+                if exited:
                     return
                 time.sleep(0.1)
 
         times.follow(lines())
     if not outcome.exists():
         tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
-        raise stack.DidNotStart(f"the DAG did not run; the end of {log_file}:\n{tail}")
-    read: dict[str, Any] = json.loads(outcome.read_text())
-    return read
+        raise processes.DidNotStart(f"the DAG did not run. The last lines of {log_file}:\n{tail}")
+    content: dict[str, Any] = json.loads(outcome.read_text())
+    return content
 
 
-def wait_until_gone(emr: Any) -> list[dict[str, Any]]:
-    """The clusters, after a moment for those that are just terminating."""
-    deadline = time.monotonic() + GONE_TIMEOUT_SECONDS
+def wait_until_terminated(emr: Any) -> list[dict[str, Any]]:
+    """Return the clusters, after a wait of at most 20 s for those that are terminating."""
+    deadline = time.monotonic() + TERMINATED_TIMEOUT_SECONDS
     while True:
-        found = watch.clusters(emr)
-        ending = [cluster for cluster in found if cluster["Status"]["State"] == "TERMINATING"]
-        if not ending or time.monotonic() > deadline:
-            return found
+        clusters = watch.clusters(emr)
+        terminating = [cluster for cluster in clusters if cluster["Status"]["State"] == "TERMINATING"]
+        if not terminating or time.monotonic() > deadline:
+            return clusters
         time.sleep(0.2)
 
 
 def read_run_summary(s3: Any) -> dict[str, Any] | None:
-    """The `summary.json` that publish wrote, if it did."""
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=stack.BUCKET, Prefix="runs/"):
+    """Return the content of the `summary.json` that `publish` writes, or None if there is none."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=aws.BUCKET, Prefix="runs/"):
         for item in page.get("Contents", []):
             if item["Key"].endswith("/summary.json"):
-                content = s3.get_object(Bucket=stack.BUCKET, Key=item["Key"])["Body"].read()
+                content = s3.get_object(Bucket=aws.BUCKET, Key=item["Key"])["Body"].read()
                 summary: dict[str, Any] = json.loads(content)
                 return summary
     return None
 
 
 def download_run(s3: Any, run_uri: str, folder: Path) -> None:
-    """Copy a run's files from the local S3, which keeps them only while it lives."""
+    """Copy a run's files from the local S3, which loses them when its process exits."""
     parts = urlsplit(run_uri)
     prefix = parts.path.lstrip("/") + "/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix):
@@ -198,7 +203,7 @@ def download_run(s3: Any, run_uri: str, folder: Path) -> None:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The short table at the end."""
+    """Format the summary as a short table."""
     rows = [("run", summary["run_state"])]
     if summary["images_listed"] is not None:
         rows += [
@@ -207,7 +212,7 @@ def table(summary: Mapping[str, Any]) -> str:
             *(
                 (
                     name,
-                    f"{seconds:.1f} s, {summary['step_images_per_second'][name]:.0f} images/s, Spark's start included",
+                    f"{seconds:.1f} s, {summary['step_images_per_second'][name]:.0f} images/s, including Spark's start",
                 )
                 for name, seconds in summary["step_seconds"].items()
             ),
@@ -220,7 +225,7 @@ def table(summary: Mapping[str, Any]) -> str:
     rows += [("cluster", f"{cluster} {state}") for cluster, state in summary["clusters"].items()]
     rows += [("task failed", name) for name, state in summary["tasks"].items() if state == "failed"]
     rows += [
-        (f"step {name} failed", (message.splitlines() or ["its log says why"])[-1])
+        (f"step {name} failed", (message.splitlines() or ["see the log of the step"])[-1])
         for name, message in summary["failed_steps"].items()
     ]
     width = max(len(name) for name, _ in rows)
@@ -228,30 +233,41 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when the run succeeded and no cluster is left."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument(
-        "--data", type=stack.image_folder, help="folder of images, a folder per label; default: rendered pictures"
+    """Run the demo, and return 0 if the run succeeds and no cluster is active at the end."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--folder", type=Path, default=stack.ROOT / "build/demo", help="for all that the run leaves")
-    parser.add_argument("--build-dir", type=Path, default=stack.ROOT / "build", help="with wheels/ and model/")
-    parser.add_argument("--params", type=json.loads, default={}, help="JSON object, as in the UI's trigger form")
+    parser.add_argument(
+        "--data", type=image_folder, help="folder that contains a folder of images per label (default: rendered images)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build/demo", help="folder for logs and results (default: build/demo)"
+    )
+    parser.add_argument(
+        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
+    )
+    parser.add_argument(
+        "--params", type=json.loads, default={}, help="JSON object with the DAG's params, as in Airflow's trigger form"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    say = Teller()
+    print_line = TimedPrinter()
     try:
         with interruptible():
-            summary = run_demo(arguments.folder, arguments.build_dir, arguments.data, arguments.params, say)
+            summary = run_demo(arguments.folder, arguments.build_dir, arguments.data, arguments.params, print_line)
     except Interrupted as signal_name:
-        say(f"{signal_name}: stopped, nothing is left running")
+        print_line(f"{signal_name}: all processes are stopped")
         return 130
-    except (FileNotFoundError, FileExistsError, stack.DidNotStart, ClientError) as error:
-        say(f"failed: {error}")
+    except (FileNotFoundError, FileExistsError, processes.DidNotStart, ClientError) as error:
+        print_line(f"failed: {error}")
         return 1
     target = arguments.folder / "summary.json"
     target.write_text(json.dumps(summary, indent=2))
     print(table(summary))
-    print(f"  written to {target}; logs are beside it")
+    print(f"  summary written to {target}, logs in the same folder")
     return 0 if summary["run_state"] == "success" and summary["clusters_alive"] == 0 else 1
 
 

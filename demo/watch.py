@@ -1,4 +1,4 @@
-"""Follow a run while it happens: the tasks by the lines that `dag.test` logs, clusters and steps by asking EMR."""
+"""Follow a run while it happens: tasks through the log of `dag.test`, clusters and steps through EMR's API."""
 
 import re
 import threading
@@ -13,41 +13,41 @@ if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
 POLL_SECONDS = 0.5
-OVER = ("TERMINATED", "TERMINATED_WITH_ERRORS")
+ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 
 _TASK_LINE = re.compile(r"\[DAG TEST\] (starting|end task) task_id=(\S+)")
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 @dataclass
 class TaskTimes:
-    """When each task began first and ended last, as a sensor may begin many times."""
+    """The first start and the last end of each task. A sensor may start many times."""
 
-    say: Say
-    began: dict[str, float] = field(default_factory=dict)
+    print_line: PrintLine
+    started: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
 
     def follow(self, lines: Iterable[str]) -> None:
-        """Read the log of `dag.test` to its end."""
+        """Read the log of `dag.test` to its end, and print each task when it starts."""
         for line in lines:
-            found = _TASK_LINE.search(line)
-            if found is None:
+            match = _TASK_LINE.search(line)
+            if match is None:
                 continue
-            event, task_id = found.groups()
+            event, task_id = match.groups()
             if event == "end task":
                 self.ended[task_id] = time.monotonic()
-            elif task_id not in self.began:
-                self.began[task_id] = time.monotonic()
-                self.say(f"task {task_id}")
+            elif task_id not in self.started:
+                self.started[task_id] = time.monotonic()
+                self.print_line(f"task {task_id}")
 
     def seconds(self) -> dict[str, float]:
-        """The time of each task."""
-        return {task: round(self.ended.get(task, began) - began, 1) for task, began in self.began.items()}
+        """Return the duration of each task in seconds."""
+        return {task: round(self.ended.get(task, started) - started, 1) for task, started in self.started.items()}
 
 
 def clusters(emr: "EMRClient") -> list[dict[str, Any]]:
-    """All clusters that were ever created, each with its steps under `Steps`, oldest step first."""
+    """Return all clusters, ended ones too. Each has its steps under `Steps`, oldest first."""
     found: list[dict[str, Any]] = []
     for page in emr.get_paginator("list_clusters").paginate():
         for cluster in page["Clusters"]:
@@ -61,40 +61,40 @@ def clusters(emr: "EMRClient") -> list[dict[str, Any]]:
 
 
 class EmrWatcher:
-    """Says each change of state of a cluster or step; a context manager around a thread."""
+    """Prints each change of state of a cluster or a step, from a thread that runs while the context is open."""
 
-    def __init__(self, emr: "EMRClient", say: Say) -> None:
+    def __init__(self, emr: "EMRClient", print_line: PrintLine) -> None:
         self._emr = emr
-        self._say = say
+        self._print_line = print_line
         self._states: dict[str, str] = {}
-        self._done = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="emr-watcher", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(POLL_SECONDS):
-            self._look()
-        self._look()
+        while not self._stopped.wait(POLL_SECONDS):
+            self._poll()
+        self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
             found = clusters(self._emr)
         except (BotoCoreError, ClientError):
-            return  # the local AWS is on its way down
+            return  # the local AWS is shutting down
         for cluster in found:
-            self._note(cluster["Id"], f"cluster {cluster['Id']}", cluster["Status"])
+            self._print_change(cluster["Id"], f"cluster {cluster['Id']}", cluster["Status"])
             for step in cluster["Steps"]:
-                self._note(step["Id"], f"step {step['Name']}", step["Status"])
+                self._print_change(step["Id"], f"step {step['Name']}", step["Status"])
 
-    def _note(self, key: str, name: str, status: dict[str, Any]) -> None:
+    def _print_change(self, key: str, name: str, status: dict[str, Any]) -> None:
         state = status["State"]
         if self._states.get(key) != state:
             self._states[key] = state
             message = status.get("StateChangeReason", {}).get("Message", "")
-            self._say(f"  {name} {state}" + (f" ({message})" if message and state in OVER else ""))
+            self._print_line(f"  {name} {state}" + (f" ({message})" if message and state in ENDED else ""))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# entrypoint.sh FOLDER COMMAND...: run a command with what docker/provision.py wrote into FOLDER as its environment.
+# entrypoint.sh FOLDER COMMAND...: run a command with the variables that docker/provision.py wrote into FOLDER.
 set -eu
 set -a
 . "$1/secrets.env"

@@ -1,9 +1,8 @@
-"""What the service `provision` of docker-compose.yaml does: fill the local AWS, and write what Airflow must know of it.
+"""Provision the local AWS, and write the configuration that Airflow needs to use it.
 
-    python docker/provision.py --url http://127.0.0.1:5000 --config FOLDER
-
-FOLDER gets `release.env` and `secrets.env` for docker/entrypoint.sh, and `passwords.json` with the password of the
-variable ADMIN_PASSWORD. It may run again while Airflow runs: secrets that are there stay.
+The service `provision` of docker-compose.yaml runs this. It writes three files into the folder --config: `release.env`
+and `secrets.env` for docker/entrypoint.sh, and `passwords.json` with the password from the variable ADMIN_PASSWORD. It
+can run again while Airflow is running: existing secrets are kept.
 """
 
 import argparse
@@ -16,29 +15,35 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo import pictures, stack
 from infra import release
+from sandbox import aws, pictures
+from sandbox.folders import ROOT
+
+EXAMPLE = """\
+example:
+  PYTHONPATH=. ADMIN_PASSWORD=admin python docker/provision.py --url http://127.0.0.1:5000 --config config
+"""
 
 
-def fill(url: str, build_dir: Path) -> str:
-    """Upload the release and rendered pictures, into a bucket that is made if need be; return the release's version.
+def provision(url: str, build_dir: Path) -> str:
+    """Create the bucket and the roles if needed, upload the release and rendered images, and return the version.
 
     Raises:
-        infra.release.PartMissing: the release has not been built.
+        infra.release.PartMissing: a part of the release has not been built.
     """
-    s3 = stack.client("s3", url)
-    if stack.BUCKET in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
-        version = release.upload(s3, stack.BUCKET, release.collect(build_dir))
+    s3 = aws.client("s3", url)
+    if aws.BUCKET in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+        version = release.upload(s3, aws.BUCKET, release.collect(build_dir))
     else:
-        version = stack.provision(url, build_dir)
+        version = aws.provision(url, build_dir)
     with tempfile.TemporaryDirectory() as folder:
         pictures.write_dataset(Path(folder))
-        stack.upload_images(s3, Path(folder))
+        aws.upload_images(s3, Path(folder))
     return version
 
 
 def new_secrets() -> dict[str, str]:
-    """What all of Airflow's processes must agree on and nobody else may know."""
+    """Return new values for the secrets that all of Airflow's processes share."""
     return {
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
@@ -47,19 +52,26 @@ def new_secrets() -> dict[str, str]:
 
 
 def write_environment(file: Path, variables: Mapping[str, str]) -> None:
-    """Write variables for a shell to read; their values need no quotes."""
+    """Write variables to a file that a shell can read. The values must not need quotes."""
     file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Provision; return the exit code."""
-    parser = argparse.ArgumentParser(description="Fill the local AWS and configure Airflow for it.")
-    parser.add_argument("--url", required=True, help="of the local AWS")
-    parser.add_argument("--config", type=Path, required=True, help="folder for what Airflow must know")
-    parser.add_argument("--build-dir", type=Path, default=stack.ROOT / "build", help="with wheels/ and model/")
+    """Provision the local AWS, write the configuration, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python docker/provision.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", required=True, help="endpoint URL of the local AWS")
+    parser.add_argument("--config", type=Path, required=True, help="folder for the configuration of Airflow")
+    parser.add_argument(
+        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
+    )
     arguments = parser.parse_args(argv)
     try:
-        version = fill(arguments.url, arguments.build_dir)
+        version = provision(arguments.url, arguments.build_dir)
     except release.PartMissing as error:
         sys.stderr.write(f"failed: {error}\n")
         return 1
@@ -68,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (arguments.config / "secrets.env").exists():
         write_environment(arguments.config / "secrets.env", new_secrets())
     (arguments.config / "passwords.json").write_text(json.dumps({"admin": os.environ["ADMIN_PASSWORD"]}))
-    sys.stdout.write(f"release {version} and pictures are in s3://{stack.BUCKET}\n")
+    sys.stdout.write(f"release {version} and rendered images are in s3://{aws.BUCKET}\n")
     return 0
 
 

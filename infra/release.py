@@ -1,8 +1,7 @@
-"""Upload a release: what a cluster needs, in one folder on S3 that is named by its content and never changes.
+"""Upload a release to S3, and print its version for ORCHARD_RELEASE.
 
-    python -m infra.release --bucket BUCKET
-
-Prints the version, for ORCHARD_RELEASE. The wheels and the model are made by `make release-parts` before.
+A release contains everything that a cluster needs, in one folder. Its version is a hash of its content, so the folder
+never changes. Build the wheels and the model first, with `make release-parts`.
 """
 
 import argparse
@@ -26,19 +25,23 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = "manifest.json"
-# Zip files hold times; a fixed one makes equal code give equal bytes, and so an equal version.
+# Zip files contain timestamps. With a fixed one, equal code gives equal bytes and so an equal version.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+EXAMPLE = """\
+example:
+  python -m infra.release --bucket my-bucket
+"""
 
 
 class PartMissing(FileNotFoundError):
     """A part of the release has not been built."""
 
-    def __init__(self, what: str, folder: Path) -> None:
-        super().__init__(f"no {what} in {folder}: build it with `make release-parts`")
+    def __init__(self, part: str, folder: Path) -> None:
+        super().__init__(f"no {part} in {folder}: build it with `make release-parts`")
 
 
 def zip_package(package: Path) -> bytes:
-    """A Python package as the bytes of a zip file for `spark-submit --py-files`."""
+    """Return a zip file of a Python package, for `spark-submit --py-files`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(package.rglob("*.py")):
@@ -48,17 +51,17 @@ def zip_package(package: Path) -> bytes:
 
 
 def collect(build_dir: Path, root: Path = ROOT) -> dict[str, bytes]:
-    """The files of the release by their path in its folder.
+    """Return the contents of the release's files, by their path in the release's folder.
 
     Raises:
-        PartMissing: there are no wheels, or not exactly one model.
+        PartMissing: there are no wheels, or there is not exactly one model.
     """
     wheels = sorted((build_dir / "wheels").glob("*.whl"))
     if not wheels:
         raise PartMissing("wheel", build_dir / "wheels")
     models = sorted((build_dir / "model").glob("*.tflite"))
     if len(models) != 1:
-        raise PartMissing(f"single model ({len(models)} are there)", build_dir / "model")
+        raise PartMissing(f"single model ({len(models)} found)", build_dir / "model")
     files = {
         **{f"bootstrap/{name}": (root / "bootstrap" / name) for name in ("install.sh", "requirements.txt")},
         **{f"wheels/{wheel.name}": wheel for wheel in wheels},
@@ -71,7 +74,7 @@ def collect(build_dir: Path, root: Path = ROOT) -> dict[str, bytes]:
 
 
 def manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
-    """The manifest of a release; its version is a hash of every file's path and content."""
+    """Return the manifest of a release. Its version is a hash of the path and the content of every file."""
     files = {
         path: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
         for path, content in sorted(contents.items())
@@ -82,9 +85,9 @@ def manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
-    """Upload a release, its manifest last, and return its version; one that is there already is left as it is."""
-    described = manifest(contents)
-    version: str = described["version"]
+    """Upload a release, its manifest last, and return its version. A release that exists already is not changed."""
+    content_manifest = manifest(contents)
+    version: str = content_manifest["version"]
     prefix = f"releases/{version}"
     try:
         s3.head_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}")
@@ -92,22 +95,29 @@ def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
             raise
     else:
-        log.info("release %s is in s3://%s already", version, bucket)
+        log.info("release %s exists already in s3://%s", version, bucket)
         return version
     for path, content in contents.items():
-        # S3 keeps the checksum, so that preflight compares it with the manifest without reading the file.
+        # S3 stores the checksum, so that preflight can compare it with the manifest without reading the file.
         s3.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=content, ChecksumAlgorithm="SHA256")
-    s3.put_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}", Body=json.dumps(described, indent=2).encode())
+    s3.put_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}", Body=json.dumps(content_manifest, indent=2).encode())
     size = sum(len(content) for content in contents.values())
     log.info("release %s: %d files, %.1f MB in s3://%s/%s", version, len(contents), size / 1e6, bucket, prefix)
     return version
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Upload and print the version."""
-    parser = argparse.ArgumentParser(description="Upload a release to S3.")
-    parser.add_argument("--bucket", required=True, help="the bucket of ORCHARD_BUCKET")
-    parser.add_argument("--build-dir", type=Path, default=ROOT / "build", help="with wheels/ and model/")
+    """Upload the release and print its version."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.release",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bucket", required=True, help="bucket of the deployment, as in ORCHARD_BUCKET")
+    parser.add_argument(
+        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     version = upload(boto3.client("s3"), arguments.bucket, collect(arguments.build_dir))

@@ -1,1 +1,4 @@
-"""An AWS for one machine: moto for S3, IAM, STS, Glue and EC2, and an EMR that really runs what it is told."""
+"""A local AWS for development and tests: moto for S3, IAM, STS, Glue and EC2, and an EMR that really runs its steps.
+
+It imports nothing else of this project, and no Airflow.
+"""

@@ -1,4 +1,4 @@
-"""What tests ask of local_aws itself, below `/_local_aws/`: faults, and harm to clusters and steps. JSON both ways."""
+"""The admin API below `/_local_aws/`: manage fault rules, and inject faults into clusters and steps. It uses JSON."""
 
 import json
 import signal
@@ -9,10 +9,10 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from local_aws.emr.errors import EmrError
-from local_aws.emr.harm import CannotHarm, end, kill_step
 from local_aws.emr.operations import handlers
 from local_aws.emr.service import Emr
-from local_aws.faults import BadRule, Faults
+from local_aws.faults.clusters import CannotInject, end_cluster, kill_step
+from local_aws.faults.rules import Faults, InvalidRule
 
 _PREFIX = "/_local_aws"
 _ROUTES = Map(
@@ -27,67 +27,68 @@ _ROUTES = Map(
 )
 
 
-def is_for_admin(path: str) -> bool:
-    """Whether a request's path is one of these, or would be."""
+def is_admin_path(path: str) -> bool:
+    """Return whether a path belongs to the admin API."""
     return path == _PREFIX or path.startswith(f"{_PREFIX}/")
 
 
 def _endpoints() -> str:
-    """What can be asked for."""
+    """Return all methods and paths of the admin API."""
     return ", ".join(f"{method} {rule.rule}" for rule in _ROUTES.iter_rules() for method in _methods(rule))
 
 
 def _methods(rule: Rule) -> list[str]:
-    # Werkzeug answers HEAD wherever GET is.
+    # Werkzeug adds HEAD wherever there is GET.
     return sorted((rule.methods or set()) - {"HEAD"})
 
 
 class Admin:
-    """Answers for the faults and the EMR of one server."""
+    """Responds to admin requests for the faults and the EMR of one server."""
 
     def __init__(self, faults: Faults, emr: Emr) -> None:
         self._faults = faults
         self._emr = emr
 
     def respond(self, request: Request) -> Response:
-        """The answer to one HTTP request; errors are {"message": ...}."""
+        """Return the response to an HTTP request; errors have the body {"message": ...}."""
         try:
             endpoint, arguments = _ROUTES.bind_to_environ(request.environ).match()
-            answer, status = self._answer(endpoint, arguments, request), 200
+            body, status = self._call(endpoint, arguments, request), 200
         except NotFound:
-            answer, status = {"message": f"there is no {request.path}, but {_endpoints()}"}, 404
+            body, status = {"message": f"{request.path} does not exist; use one of {_endpoints()}"}, 404
         except HTTPException as error:
-            answer, status = {"message": f"{request.method} {request.path}: {error.name}"}, error.code or 500
-        except BadRule as error:
-            answer, status = {"message": str(error)}, 400
+            body, status = {"message": f"{request.method} {request.path}: {error.name}"}, error.code or 500
+        except InvalidRule as error:
+            body, status = {"message": str(error)}, 400
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            answer, status = {"message": f"the body is not JSON: {error}"}, 400
+            body, status = {"message": f"the body is not JSON: {error}"}, 400
         except EmrError as error:
-            answer, status = {"message": str(error)}, 404
+            body, status = {"message": str(error)}, 404
         except KeyError as error:
-            answer, status = {"message": f"there is no fault {error}"}, 404
-        except CannotHarm as error:
-            answer, status = {"message": str(error)}, 409
-        return Response(json.dumps(answer), status=status, content_type="application/json")
+            body, status = {"message": f"fault {error} does not exist"}, 404
+        except CannotInject as error:
+            body, status = {"message": str(error)}, 409
+        return Response(json.dumps(body), status=status, content_type="application/json")
 
-    def _answer(self, endpoint: str, arguments: Any, request: Request) -> dict[str, Any]:
+    def _call(self, endpoint: str, arguments: Any, request: Request) -> dict[str, Any]:
         match endpoint:
             case "list":
-                return {"faults": self._faults.listed()}
+                return {"faults": self._faults.describe()}
             case "add":
                 return {"id": self._faults.add(json.loads(request.get_data()), handlers)}
             case "lose-instances":
-                end(self._emr.life(arguments["cluster_id"]), "INSTANCE_FAILURE")
+                end_cluster(self._emr.control(arguments["cluster_id"]), "INSTANCE_FAILURE")
             case "kill":
                 number = _parse_signal(json.loads(request.get_data() or b"{}"))
-                kill_step(self._emr.life(arguments["cluster_id"]), arguments["step_id"], number)
+                kill_step(self._emr.control(arguments["cluster_id"]), arguments["step_id"], number)
             case _:
                 self._faults.remove(arguments.get("fault_id"))
         return {}
 
 
-def _parse_signal(wire: Any) -> signal.Signals:
-    number = wire.get("signal", signal.SIGKILL) if isinstance(wire, dict) and set(wire) <= {"signal"} else None
+def _parse_signal(document: Any) -> signal.Signals:
+    valid = isinstance(document, dict) and set(document) <= {"signal"}
+    number = document.get("signal", signal.SIGKILL) if valid else None
     if isinstance(number, int) and number in set(signal.Signals):
         return signal.Signals(number)
-    raise BadRule(f'{wire!r} is not {{"signal": NUMBER}} with the number of a signal')
+    raise InvalidRule(f'{document!r} is invalid; use {{"signal": NUMBER}} with the number of a signal')

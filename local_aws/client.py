@@ -1,4 +1,4 @@
-"""Faults on demand for tests in Python: `LocalAwsClient(endpoint_url).fail("emr:DescribeCluster", ...)`."""
+"""Inject faults from tests in Python: `LocalAwsClient(endpoint_url).fail("emr:DescribeCluster", ...)`."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ EndCode = Literal["VALIDATION_ERROR", "BOOTSTRAP_FAILURE", "INSTANCE_FAILURE"]
 
 
 class Refused(Exception):
-    """What the server does not do: a wrong rule, an unknown cluster or step, one that is over."""
+    """The server rejected a request: the rule is not valid, or the cluster or step is unknown or has ended."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -27,10 +27,14 @@ class Refused(Exception):
 
 
 class LocalAwsClient:
-    """Asks a local_aws for faults; each method that adds a rule returns its id.
+    """Injects faults into a local_aws server. Each method that adds a rule returns the rule's id.
 
-    `on` is "emr", "emr:Operation" or "s3". `calls` are numbers from 1 on, counted since the rule was added; without
-    any, all calls are meant. Every method raises Refused if the server does, and OSError if it cannot be reached.
+    `on` is "emr", "emr:Operation" or "s3". `calls` are the numbers of the calls that the rule applies to, counted from
+    1 when the rule is added; by default it applies to all calls.
+
+    Raises:
+        Refused: the server rejected the request.
+        OSError: the server cannot be reached.
     """
 
     def __init__(self, endpoint_url: str, timeout_seconds: float = 30.0) -> None:
@@ -38,55 +42,56 @@ class LocalAwsClient:
         self._timeout_seconds = timeout_seconds
 
     def fail(self, on: str, answer: Answer, calls: Sequence[int] | None = None) -> str:
-        """Answer with an error."""
+        """Respond with an error."""
         return self._add({"on": on, "answer": answer}, calls)
 
     def hang(self, on: str, seconds: float, calls: Sequence[int] | None = None) -> str:
-        """Do not answer for so long, then close the connection; the call is not carried out."""
+        """Wait, then close the connection without a response; the call is not carried out."""
         return self._add({"on": on, "hang_seconds": seconds}, calls)
 
     def lose_answer(self, on: str, calls: Sequence[int] | None = None) -> str:
-        """Carry the call out and close the connection without an answer."""
+        """Carry the call out, and close the connection without a response."""
         return self._add({"on": on, "lose_answer": True}, calls)
 
     def slow_down(self, share: float, seed: int = 0) -> str:
-        """Answer a share of the calls of S3 with 503 SlowDown, the same ones for the same seed."""
+        """Respond to a share of the S3 calls with 503 SlowDown; the same seed selects the same calls."""
         return self._add({"on": "s3", "answer": "SlowDown", "share": share, "seed": seed}, None)
 
     def latency(self, seconds: float, on: str = "s3", share: float = 1.0, seed: int = 0) -> str:
-        """Carry a share of the calls out, and answer so much later."""
+        """Carry a share of the calls out, and delay their responses."""
         return self._add({"on": on, "latency_seconds": seconds, "share": share, "seed": seed}, None)
 
     def end_cluster(self, code: EndCode, calls: Sequence[int] | None = None) -> str:
-        """End a cluster that starts from now on: at its start, in bootstrapping, or when its first step runs."""
+        """End clusters created from now on: while starting, while bootstrapping, or when the first step starts."""
         return self._add({"on": "cluster", "end": code}, calls)
 
     def lose_instances(self, cluster_id: str) -> None:
-        """Take a cluster's instances away, now."""
-        self._ask("POST", f"clusters/{cluster_id}/lose-instances")
+        """Terminate the instances of a cluster now, as after a Spot interruption."""
+        self._request("POST", f"clusters/{cluster_id}/lose-instances")
 
     def kill_step(self, cluster_id: str, step_id: str, signal: int = 9) -> None:
-        """Send a signal to the processes of a running step."""
-        self._ask("POST", f"clusters/{cluster_id}/steps/{step_id}/kill", {"signal": signal})
+        """Send a signal to all processes of a running step."""
+        self._request("POST", f"clusters/{cluster_id}/steps/{step_id}/kill", {"signal": signal})
 
     def faults(self) -> list[dict[str, Any]]:
-        """The rules in force, oldest first: id, rule, and how many calls each has seen and struck."""
-        listed: list[dict[str, Any]] = self._ask("GET", "faults")["faults"]
-        return listed
+        """Return the rules in force, oldest first, each with its id, rule, and the numbers of calls seen and struck."""
+        faults: list[dict[str, Any]] = self._request("GET", "faults")["faults"]
+        return faults
 
     def remove(self, fault_id: str) -> None:
-        """Take back a rule; calls that it holds go on."""
-        self._ask("DELETE", f"faults/{fault_id}")
+        """Remove a rule; calls that it delays continue at once."""
+        self._request("DELETE", f"faults/{fault_id}")
 
     def clear(self) -> None:
-        """Take back all rules."""
-        self._ask("DELETE", "faults")
+        """Remove all rules."""
+        self._request("DELETE", "faults")
 
     def _add(self, rule: dict[str, Any], calls: Sequence[int] | None) -> str:
-        added: str = self._ask("POST", "faults", rule if calls is None else {**rule, "calls": list(calls)})["id"]
-        return added
+        body = rule if calls is None else {**rule, "calls": list(calls)}
+        fault_id: str = self._request("POST", "faults", body)["id"]
+        return fault_id
 
-    def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         connection = HTTPConnection(self._address, timeout=self._timeout_seconds)
         try:
             connection.request(method, f"/_local_aws/{path}", None if body is None else json.dumps(body))

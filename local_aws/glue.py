@@ -1,6 +1,6 @@
-"""What moto's Glue forgets: an update of a table for a version that is no longer the present one is refused.
+"""Reject a Glue UpdateTable whose VersionId is outdated, which moto accepts.
 
-https://docs.aws.amazon.com/glue/latest/webapi/API_UpdateTable.html; Iceberg's optimistic commits stand on it.
+The optimistic commits of Iceberg depend on it: https://docs.aws.amazon.com/glue/latest/webapi/API_UpdateTable.html
 """
 
 import json
@@ -15,19 +15,19 @@ from local_aws.signature import region_of
 UPDATE_TABLE = "AWSGlue.UpdateTable"
 
 
-def refusal(environ: WSGIEnvironment, body: bytes) -> Response | None:
-    """The answer to an UpdateTable that comes too late; None to any other request."""
+def reject_outdated_update(environ: WSGIEnvironment, body: bytes) -> Response | None:
+    """Return the error response to an UpdateTable with an outdated VersionId; None for any other request."""
     if environ.get("HTTP_X_AMZ_TARGET") != UPDATE_TABLE:
         return None
-    asked = json.loads(body)
+    request = json.loads(body)
     backend = glue_backends[DEFAULT_ACCOUNT_ID][region_of(environ)]
-    database = backend.databases.get(asked.get("DatabaseName"))
-    table = database.tables.get(asked.get("TableInput", {}).get("Name")) if database else None
-    if "VersionId" not in asked or table is None:
+    database = backend.databases.get(request.get("DatabaseName"))
+    table = database.tables.get(request.get("TableInput", {}).get("Name")) if database else None
+    if "VersionId" not in request or table is None:
         return None
-    present = str(table.as_dict()["VersionId"])
-    if asked["VersionId"] == present:
+    current = str(table.as_dict()["VersionId"])
+    if request["VersionId"] == current:
         return None
-    message = f"Update table failed due to concurrent modifications: version {asked['VersionId']} is now {present}."
-    fault = {"__type": "ConcurrentModificationException", "Message": message}
-    return Response(json.dumps(fault), status=400, content_type="application/x-amz-json-1.1")
+    message = f"Update table failed due to concurrent modifications: version {request['VersionId']} is now {current}."
+    error = {"__type": "ConcurrentModificationException", "Message": message}
+    return Response(json.dumps(error), status=400, content_type="application/x-amz-json-1.1")

@@ -1,4 +1,4 @@
-"""What moto holds, kept on disk: each object of S3's as it is, and of all else the requests that changed something."""
+"""Save and restore the state of moto: S3 objects as pickles, everything else as a log of requests to replay."""
 
 import io
 import logging
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 OBJECTS: Final = "objects"
 REQUESTS: Final = "requests"
-# How operations begin that change nothing.
-_READING = re.compile(r"(Assume|BatchGet|Check|Decode|Describe|Get|Head|List|Query|Scan|Search|Select|Simulate)")
+# The first word of operations that change nothing.
+_READ_ONLY = re.compile(r"(Assume|BatchGet|Check|Decode|Describe|Get|Head|List|Query|Scan|Search|Select|Simulate)")
 _LOCKS: Final = 64
 
 
 def operation_of(environ: WSGIEnvironment, body: bytes) -> str | None:
-    """The operation of a request of the JSON or the query protocol; None of REST, where only the method tells.
+    """Return the operation of a request in the JSON or query protocol; None for REST requests.
 
     >>> operation_of({"HTTP_X_AMZ_TARGET": "AWSGlue.GetTable"}, b"")
     'GetTable'
@@ -47,14 +47,14 @@ def operation_of(environ: WSGIEnvironment, body: bytes) -> str | None:
 
 
 def bucket_and_key(environ: WSGIEnvironment) -> tuple[str, str]:
-    """What a request to S3 is about; the bucket is in the path, or before `.localhost` in the host.
+    """Return the bucket and key of an S3 request; the bucket is in the path, or before `.localhost` in the host name.
 
     >>> bucket_and_key({"HTTP_HOST": "127.0.0.1:5000", "PATH_INFO": "/fruits/a/1.jpg"})
     ('fruits', 'a/1.jpg')
     >>> bucket_and_key({"HTTP_HOST": "fruits.localhost:5000", "PATH_INFO": "/a/1.jpg"})
     ('fruits', 'a/1.jpg')
     """
-    # WSGI gives the path's bytes as Latin-1.
+    # WSGI passes the bytes of the path as Latin-1.
     path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace").removeprefix("/")
     host = environ.get("HTTP_HOST", "").partition(":")[0]
     if host.endswith(".localhost"):
@@ -64,7 +64,7 @@ def bucket_and_key(environ: WSGIEnvironment) -> tuple[str, str]:
 
 
 class MotoState:
-    """Stands before moto's application: what changes it is on disk before the answer is given."""
+    """Wraps moto's application, and saves each change before the response is sent."""
 
     def __init__(self, folder: StateFolder, moto: WSGIApplication) -> None:
         self._folder = folder
@@ -73,10 +73,10 @@ class MotoState:
         self._objects = [threading.Lock() for _ in range(_LOCKS)]
 
     def restore(self) -> None:
-        """Fill moto with what the folder holds.
+        """Load the saved state into moto.
 
         Raises:
-            UnusableState: the folder cannot be read.
+            UnusableState: the state cannot be read.
         """
         _load_managed_policies()
         requests = objects = 0
@@ -84,7 +84,7 @@ class MotoState:
             self._replay(seed, environ, body)
             requests += 1
         for bucket_name, key, versions, tags in self._folder.read(OBJECTS):
-            for backend, bucket in _find(bucket_name):
+            for backend, bucket in _find_bucket(bucket_name):
                 bucket.keys.setlist(key, versions)
                 backend.tagger.tags |= tags
             objects += 1
@@ -92,12 +92,12 @@ class MotoState:
             log.info("restored %d objects and %d other changes", objects, requests)
 
     def answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Have moto answer, and keep what it changes."""
+        """Answer a request with moto, and save what it changes."""
         if service_of(environ) in (None, "s3"):
             return self._answer_s3(environ, start_response)
-        body = _take_body(environ)
+        body = _read_body(environ)
         operation = operation_of(environ, body)
-        if _READING.match(operation) if operation else environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        if _READ_ONLY.match(operation) if operation else environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._moto(environ, start_response)
         return self._answer_change(environ, body, start_response)
 
@@ -107,18 +107,18 @@ class MotoState:
         bucket, key = bucket_and_key(environ)
         if key:
             answer = self._moto(environ, start_response)
-            self._keep_object(bucket, key)
+            self._save_object(bucket, key)
             return answer
-        body = _take_body(environ)
+        body = _read_body(environ)
         if environ["REQUEST_METHOD"] == "POST":
             answer = self._moto(environ, start_response)
-            for name in _named_keys(body):
-                self._keep_object(bucket, name)
+            for name in _parse_keys(body):
+                self._save_object(bucket, name)
             return answer
         return self._answer_change(environ, body, start_response)
 
     def _answer_change(self, environ: WSGIEnvironment, body: bytes, start_response: StartResponse) -> Iterable[bytes]:
-        """Have moto change something, in a way that it can be made to repeat: its ids come from its random numbers."""
+        """Answer a request with moto, and log it with a random seed, so that a replay creates the same ids."""
         status = ""
 
         def note_status(line: str, *arguments: Any) -> Any:
@@ -127,18 +127,18 @@ class MotoState:
             return start_response(line, *arguments)
 
         seed = secrets.randbits(64)
-        asked = {key: value for key, value in environ.items() if isinstance(value, str)}
+        saved = {key: value for key, value in environ.items() if isinstance(value, str)}
         with self._requests:
-            if (refused := glue.refusal(environ, body)) is not None:
-                return refused(environ, start_response)
+            if (rejection := glue.reject_outdated_update(environ, body)) is not None:
+                return rejection(environ, start_response)
             mock_random.seed(seed)
             answer = self._moto(environ, note_status)
             if status < "3":
-                self._folder.append(REQUESTS, (seed, asked, body))
+                self._folder.append(REQUESTS, (seed, saved, body))
         return answer
 
     def _replay(self, seed: int, environ: dict[str, Any], body: bytes) -> None:
-        said: list[str] = []
+        statuses: list[str] = []
         replayed = {
             **environ,
             "wsgi.input": io.BytesIO(body),
@@ -151,21 +151,21 @@ class MotoState:
         }
 
         def note_status(line: str, *_: Any) -> Any:
-            said.append(line)
+            statuses.append(line)
             return lambda _: None
 
         mock_random.seed(seed)
         text = b"".join(self._moto(replayed, note_status))
-        if said[-1] >= "3":
-            # As when another server of this process has the bucket already.
-            asked = operation_of(environ, body) or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
-            log.warning("%s, done once, is refused now: %s %s", asked, said[-1], text.decode(errors="replace"))
+        if statuses[-1] >= "3":
+            # For example if another server in this process already has the bucket.
+            operation = operation_of(environ, body) or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+            log.warning("cannot restore %s: moto answers %s %s", operation, statuses[-1], text.decode(errors="replace"))
 
-    def _keep_object(self, bucket_name: str, key: str) -> None:
+    def _save_object(self, bucket_name: str, key: str) -> None:
         name = f"{bucket_name}/{key}"
-        # Two threads may have changed the object: whoever comes last finds what is there now.
+        # Two threads may have changed the object: the last one saves its latest state.
         with self._objects[zlib.crc32(name.encode()) % _LOCKS]:
-            for backend, bucket in _find(bucket_name):
+            for backend, bucket in _find_bucket(bucket_name):
                 versions = bucket.keys.getlist(key)
                 if versions is None:
                     break
@@ -177,31 +177,31 @@ class MotoState:
 
 
 def _load_managed_policies() -> None:
-    """Have AWS's own policies, which `aws emr create-default-roles` attaches: 0.1 s, and 15 MB.
+    """Load the AWS managed policies, which `aws emr create-default-roles` attaches: 0.1 s, and 15 MB.
 
-    moto takes them when IAM is first used, and with them random numbers: the requests must not have these.
+    moto loads them when IAM is first used and draws random numbers for them, which must not shift those of a request.
     """
     default_user_config["iam"]["load_aws_managed_policies"] = True
     iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
 
-def _find(bucket_name: str) -> Iterator[tuple[Any, FakeBucket]]:
-    """A bucket and what holds it, if it is there."""
+def _find_bucket(bucket_name: str) -> Iterator[tuple[Any, FakeBucket]]:
+    """Yield the bucket with its backend, if it exists."""
     for backend in s3_backends[DEFAULT_ACCOUNT_ID].values():
         if bucket_name in backend.buckets:
             yield backend, backend.buckets[bucket_name]
 
 
-def _take_body(environ: WSGIEnvironment) -> bytes:
-    """The body of a request, which can then be read once more."""
+def _read_body(environ: WSGIEnvironment) -> bytes:
+    """Read the body of a request so that it can be read again."""
     size = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
     body: bytes = environ["wsgi.input"].read(size)
     environ["wsgi.input"] = io.BytesIO(body)
     return body
 
 
-def _named_keys(body: bytes) -> list[str]:
-    """The keys in a DeleteObjects request."""
+def _parse_keys(body: bytes) -> list[str]:
+    """Return the keys in a DeleteObjects request."""
     try:
         return [key.text or "" for key in ElementTree.fromstring(body).iter() if key.tag.endswith("Key")]  # noqa: S314
     except ElementTree.ParseError:

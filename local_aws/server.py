@@ -1,4 +1,4 @@
-"""One HTTP server for all services: requests for EMR go to our EMR, all others to moto."""
+"""The HTTP server for all services: EMR requests go to `local_aws.emr`, all others to moto."""
 
 import logging
 import socket
@@ -17,15 +17,15 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from local_aws import page
-from local_aws.admin import Admin, is_for_admin
+from local_aws.admin import Admin, is_admin_path
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
-from local_aws.emr.harm import doom
 from local_aws.emr.life import Timings
 from local_aws.emr.master import DEFAULT_MASTER, Master
 from local_aws.emr.runner import Runner
 from local_aws.emr.service import Emr
-from local_aws.faults import Faults
-from local_aws.faulty import answer_with_faults
+from local_aws.faults.clusters import arm_cluster_faults
+from local_aws.faults.http import apply_faults
+from local_aws.faults.rules import Faults
 from local_aws.moto_state import MotoState
 from local_aws.state import StateFolder
 
@@ -35,18 +35,18 @@ HOST = "127.0.0.1"
 
 
 class QuietRequestHandler(MotoRequestHandler):  # type: ignore[misc]  # moto is untyped
-    """moto's handler without a line in the log for each request."""
+    """moto's handler without its log line per request."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log nothing."""
 
 
-def comes_from_a_web_page(environ: WSGIEnvironment) -> bool:
-    """Whether a browser sent the request for a page from elsewhere, which could then run steps on this machine.
+def is_from_web_page(environ: WSGIEnvironment) -> bool:
+    """Return whether a web page of another origin sent the request; such pages must not run steps on this machine.
 
-    A page of another origin says so in `Origin`; one whose name was made to point here has that name in `Host`.
+    The request then has an `Origin` header, or after DNS rebinding the name of the page's host in `Host`.
 
-    >>> comes_from_a_web_page({"HTTP_HOST": "127.0.0.1:5000"}), comes_from_a_web_page({"HTTP_HOST": "evil.example"})
+    >>> is_from_web_page({"HTTP_HOST": "127.0.0.1:5000"}), is_from_web_page({"HTTP_HOST": "evil.example"})
     (False, True)
     """
     name = environ.get("HTTP_HOST", HOST).partition(":")[0]
@@ -54,7 +54,7 @@ def comes_from_a_web_page(environ: WSGIEnvironment) -> bool:
 
 
 def operation(environ: WSGIEnvironment) -> str:
-    """What a request asks for: the operation where its header names one, else method and path.
+    """Return the operation of a request for the log: from its header, or else the method and path.
 
     >>> operation({"HTTP_X_AMZ_TARGET": "ElasticMapReduce.RunJobFlow"})
     'ElasticMapReduce.RunJobFlow'
@@ -66,7 +66,7 @@ def operation(environ: WSGIEnvironment) -> str:
 
 
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
-    """moto's dispatcher, with our EMR before it and its slow search for a service cached."""
+    """moto's dispatcher with EMR, faults, the admin API and the page in front, and a cache for its service lookup."""
 
     def __init__(self, emr: Emr, data: Path, faults: Faults, state: StateFolder) -> None:
         super().__init__(create_backend_app)
@@ -76,12 +76,12 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         self._faults = faults
         self._admin = Admin(faults, emr)
         self.moto = MotoState(state, super().__call__)
-        # 400 regular expressions a request otherwise: 1.3 to 1.7 times slower.
+        # Without the cache, moto tries 400 regular expressions per request, which is 1.3 to 1.7 times slower.
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        began = time.perf_counter()
-        status = "no answer"
+        started = time.perf_counter()
+        status = "no response"
 
         def note_status(line: str, *arguments: Any) -> Callable[[bytes], object]:
             nonlocal status
@@ -91,28 +91,28 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         try:
             return self._answer(environ, note_status)
         finally:
-            log.info("%s %s %.1f ms", operation(environ), status, 1000 * (time.perf_counter() - began))
+            log.info("%s %s %.1f ms", operation(environ), status, 1000 * (time.perf_counter() - started))
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if comes_from_a_web_page(environ):
-            refusal = Response("local_aws answers programs on this machine, no web pages\n", status=403)
-            return refusal(environ, start_response)
-        if page.is_for_a_person(environ):
+        if is_from_web_page(environ):
+            rejection = Response("local_aws serves programs on this machine, not web pages\n", status=403)
+            return rejection(environ, start_response)
+        if page.is_browser_request(environ):
             return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
-        if is_for_admin(environ["PATH_INFO"]):
+        if is_admin_path(environ["PATH_INFO"]):
             return self._admin.respond(Request(environ))(environ, start_response)
         if self._faults:
-            return answer_with_faults(self._faults, self._answer_truly, environ, start_response)
-        return self._answer_truly(environ, start_response)
+            return apply_faults(self._faults, self._answer_service, environ, start_response)
+        return self._answer_service(environ, start_response)
 
-    def _answer_truly(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _answer_service(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._api.respond(Request(environ))(environ, start_response)
         return self.moto.answer(environ, start_response)
 
 
 class LocalAws:
-    """The running server; a context manager that ends every process of its clusters when it is left."""
+    """A local AWS server. As a context manager it serves, and on exit kills all processes of its clusters."""
 
     def __init__(
         self,
@@ -121,38 +121,38 @@ class LocalAws:
         timings: Timings = Timings(),  # noqa: B008  # it is frozen
         master: str = DEFAULT_MASTER,
     ) -> None:
-        """Listen on 127.0.0.1.
+        """Listen on 127.0.0.1. Port 0 takes a free port; `data` is the folder for cluster nodes and state.
 
         Raises:
-            OSError: the port is taken.
-            ValueError: there is no such master.
+            OSError: the port is in use.
+            ValueError: the master is not supported.
         """
         self._master = Master(master, data.absolute() / "standalone")
-        # Werkzeug would end the whole program if the port is taken, so it gets a copy of a socket that listens.
+        # Werkzeug exits the program if the port is in use, so it gets a socket that already listens.
         with socket.create_server((HOST, port)) as listening:
             self.endpoint_url = f"http://{HOST}:{listening.getsockname()[1]}"
-            # The application comes when the port is known, as nodes must know their endpoint.
+            # The application is set below, because its nodes need the endpoint and with it the port.
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
         self._state = StateFolder(data.absolute() / "state")
         self.emr = Emr(Runner(data.absolute(), self.endpoint_url, self._master), timings, self._state)
         self._faults = Faults()
-        self.emr.before_start = partial(doom, self._faults)
+        self.emr.before_start = partial(arm_cluster_faults, self._faults)
         self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state)
         self._server.app = self._dispatcher
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
     def __enter__(self) -> Self:
-        """Take over what an earlier server has left in the data folder, and serve.
+        """Restore the state in the data folder, resume its clusters, and serve.
 
         Raises:
-            StandaloneDidNotStart: the Spark cluster that was asked for did not come up.
-            UnusableState: another server uses the data folder, or what it holds cannot be read.
+            StandaloneDidNotStart: the Spark standalone cluster did not start.
+            UnusableState: another server uses the data folder, or its state cannot be read.
         """
         with ExitStack() as stack:
             stack.callback(self._server.server_close)
-            stack.enter_context(self._state.taken())
+            stack.enter_context(self._state.locked())
             self._master.start()
             stack.callback(self._master.stop)
             self._dispatcher.moto.restore()
@@ -164,7 +164,7 @@ class LocalAws:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._faults.remove()  # and let go of what they hold
+        self._faults.remove()  # so that no call waits for a fault
         self.emr.shutdown()
         self._server.shutdown()
         self._thread.join()

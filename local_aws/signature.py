@@ -1,4 +1,4 @@
-"""Where and what a request is signed for: its Authorization header tells."""
+"""Read the region and the service of a request from its AWS signature."""
 
 import re
 from wsgiref.types import WSGIEnvironment
@@ -8,7 +8,7 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/
 
 
 def region_of(environ: WSGIEnvironment) -> str:
-    """The region of a request.
+    """Return the region of a request; the default region if it is not signed.
 
     >>> region_of({"HTTP_AUTHORIZATION": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-west-1/s3/aws4_request, ..."})
     'eu-west-1'
@@ -18,7 +18,7 @@ def region_of(environ: WSGIEnvironment) -> str:
 
 
 def service_of(environ: WSGIEnvironment) -> str | None:
-    """The service of a request, in the words of its signature; None if it has none.
+    """Return the service of a request as its signature names it; None if it is not signed.
 
     >>> service_of({"HTTP_AUTHORIZATION": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-west-1/s3/aws4_request, ..."})
     's3'

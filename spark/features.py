@@ -1,8 +1,6 @@
 """Step 2: MobileNetV2 features of every image of a run.
 
-    spark-submit --py-files orchard_spark.zip features.py --run-uri s3://BUCKET/runs/DATASET/RUN --model-uri s3://…/model.tflite
-
-Reads the run's `images/`, writes its `features/` (1280 float32 an image) and `features.metrics.json`.
+Reads `images/` of the run folder; writes `features/` (1280 float32 per image) and `features.metrics.json`.
 """
 
 import argparse
@@ -14,109 +12,124 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Accumulator
 
-from orchard_spark import images, job, mobilenet, objects, parts, tables
-from orchard_spark.ahead import ahead
+from orchard_spark import images, mobilenet, objects, parts, rejects, schemas, step
+from orchard_spark.prefetch import prefetch
 
-# What a worker holds decoded: 32 images of 150 KB, twice ahead of the inference.
+# A worker holds up to four decoded batches of 32 images of 150 KB: one in the model, two queued, one being decoded.
 BATCH_ROWS = 32
-NEEDED = ("path", "label", "etag", "sha256", "content")
+COLUMNS = ("path", "label", "etag", "sha256", "content")
+
+EXAMPLE = """example:
+  spark-submit --py-files orchard_spark.zip features.py \\
+      --run-uri s3://BUCKET/runs/fruits/20261122T020000-1a2b3c \\
+      --model-uri s3://BUCKET/releases/VERSION/model/mobilenetv2-1.0-224-imagenet-6001306c.tflite
+"""
 
 log = logging.getLogger("features")
 
 
 class UndecodableImage(RuntimeError):
-    """An image that ingest has verified does not decode here."""
+    """An image that the ingest step verified does not decode in this step."""
 
 
-def pixels(batch: pa.RecordBatch, size_px: int) -> images.RgbPixels:
-    """The images of a batch as the model takes them: uint8 [rows, size_px, size_px, 3].
+def decode_batch(batch: pa.RecordBatch, size_px: int) -> images.RgbPixels:
+    """Return the images of a batch as the model's input: uint8 [rows, size_px, size_px, 3].
 
     Raises:
-        UndecodableImage: a file does not decode.
+        UndecodableImage: an image does not decode.
     """
-    decoded = np.empty((batch.num_rows, size_px, size_px, 3), np.uint8)
+    pixels = np.empty((batch.num_rows, size_px, size_px, 3), np.uint8)
     for row, (path, content) in enumerate(zip(batch["path"], batch["content"], strict=True)):
         try:
             image, _ = images.decode(content.as_py(), max_pixels=np.iinfo(np.int64).max)
-        except images.RejectedImage as error:
+        except rejects.RejectedObject as error:
             raise UndecodableImage(f"{path}: {error.reason}: {error}") from error
-        decoded[row] = images.to_model_input(image, size_px)
-    return decoded
+        pixels[row] = images.to_model_input(image, size_px)
+    return pixels
 
 
-def featurise(batch: pa.RecordBatch, values: mobilenet.Features, model_name: str, run_id: str) -> pa.RecordBatch:
-    """A batch of FEATURES: the images of a batch with their features [rows, 1280]."""
+def features_batch(batch: pa.RecordBatch, values: mobilenet.Features, model_name: str, run_id: str) -> pa.RecordBatch:
+    """Return a batch of FEATURES from a batch of images and their features [rows, 1280]."""
     columns = {
         "path": batch["path"],
         "label": batch["label"],
         "etag": batch["etag"],
         "sha256": batch["sha256"],
-        "features": tables.to_lists(values),
+        "features": schemas.to_list_array(values),
         "model": [model_name] * len(values),
         "run_id": [run_id] * len(values),
     }
-    return pa.RecordBatch.from_pydict(columns, schema=tables.FEATURES)
+    return pa.RecordBatch.from_pydict(columns, schema=schemas.FEATURES)
 
 
-def features(
+def featurise_part(
     part: parts.Part, model: mobilenet.MobileNet, model_name: str, run_id: str, inferences: Accumulator[int]
 ) -> Iterator[pa.RecordBatch]:
-    """FEATURES of one file of IMAGES, in its order, one inference an image; `inferences` counts them.
+    """Yield the FEATURES of one file of IMAGES, in order, with one inference per image; `inferences` counts them.
 
-    The next images are read and decoded in a thread while the model works on these: neither holds Python's lock.
+    A thread reads and decodes the next images while the model runs; both release Python's lock.
 
     Raises:
-        UndecodableImage: a file does not decode.
+        UndecodableImage: an image does not decode.
     """
-    read = parts.read(part, NEEDED, BATCH_ROWS)
-    for batch, decoded in ahead((batch, pixels(batch, model.size_px)) for batch in read):
-        values = np.stack(list(model.features(decoded)))
+    batches = parts.read(part, COLUMNS, BATCH_ROWS)
+    for batch, pixels in prefetch((batch, decode_batch(batch, model.size_px)) for batch in batches):
+        values = np.stack(list(model.features(pixels)))
         inferences.add(len(values))
-        yield featurise(batch, values, model_name, run_id)
+        yield features_batch(batch, values, model_name, run_id)
 
 
 def run(run_uri: str, model_uri: str) -> dict[str, object]:
-    """Do the step; return its metrics.
+    """Run the step and return its metrics.
 
     Raises:
         mobilenet.WrongModel: the file is not an exported model.
-        job.LostRows: not as many features as images.
+        step.LostRows: the number of features differs from the number of images.
     """
     started = time.monotonic()
-    name, run_id = mobilenet.model_name(model_uri), job.run_id(run_uri)
-    with job.spark_context("features") as context:
-        job.reopen(run_uri, "features")
+    name, run_id = mobilenet.model_name(model_uri), step.run_id(run_uri)
+    with step.spark_context("features") as context:
+        step.delete_completion_markers(run_uri, "features")
         content = objects.read(model_uri)
-        mobilenet.load(content)  # a wrong file fails here, once, not in every task
+        mobilenet.load(content)  # a wrong file fails once, here, and not in every task
         model = context.broadcast(content)
-        inferences, tasks = context.accumulator(0), parts.task_list(context)
-        taken = parts.find(f"{run_uri}/images", tables.IMAGES)
-        rows_in = parts.rows(taken)
-        log.info("features: %d images in %d files, model %s", rows_in, len(taken), name)
+        inferences, usage = context.accumulator(0), parts.task_usage(context)
+        inputs = parts.find(f"{run_uri}/images", schemas.IMAGES)
+        rows_in = parts.count_rows(inputs)
+        log.info("features: %d images in %d files, model %s", rows_in, len(inputs), name)
 
-        def work(part: parts.Part) -> Iterator[pa.RecordBatch]:
-            return features(part, mobilenet.load(model.value), name, run_id, inferences)
+        def featurise(part: parts.Part) -> Iterator[pa.RecordBatch]:
+            return featurise_part(part, mobilenet.load(model.value), name, run_id, inferences)
 
-        rows_out = parts.make(context, taken, work, f"{run_uri}/features", tables.FEATURES, tasks)
+        rows_out = parts.write_dataset(context, inputs, featurise, f"{run_uri}/features", schemas.FEATURES, usage)
         if rows_out != rows_in:
-            raise job.LostRows(f"{rows_in} images, but {rows_out} features in {run_uri}")
-        return job.write_metrics(
+            raise step.LostRows(f"{rows_in} images, but {rows_out} features in {run_uri}")
+        return step.write_metrics(
             run_uri,
             "features",
             rows_in=rows_in,
             rows_out=rows_out,
             started=started,
-            passes=[tasks.value],
+            passes=[usage.value],
             inferences=inferences.value,
             model=name,
         )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with command line arguments, by default those of the process."""
-    parser = argparse.ArgumentParser(description="MobileNetV2 features of every image of a run.")
-    parser.add_argument("--run-uri", required=True, type=lambda uri: objects.absolute(uri).rstrip("/"))
-    parser.add_argument("--model-uri", required=True, help="the .tflite file that bootstrap/export_model.py wrote")
+    """Run with the given command line arguments, or the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Compute MobileNetV2 features of every image of a run.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--run-uri",
+        required=True,
+        type=lambda uri: objects.absolute(uri).rstrip("/"),
+        help="the run folder, which has images/: s3:// or local",
+    )
+    parser.add_argument("--model-uri", required=True, help="the .tflite file that `make release-parts` exported")
     arguments = parser.parse_args(argv)
     run(arguments.run_uri, arguments.model_uri)
 

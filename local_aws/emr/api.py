@@ -1,4 +1,4 @@
-"""EMR's JSON 1.1 protocol: check a request, have it answered, say errors as EMR does."""
+"""The JSON 1.1 protocol of EMR: check a request, call its operation, and return the response or error."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from werkzeug.wrappers import Request, Response
 from local_aws.emr.checks import check_parameters
 from local_aws.emr.errors import EmrError, UnknownOperation, ValidationFailed
 from local_aws.emr.model import Wire
-from local_aws.emr.operations import (  # noqa: F401  # they register themselves
+from local_aws.emr.operations import (  # noqa: F401  # importing them registers their operations
     clusters,
     handlers,
     instances,
@@ -29,35 +29,35 @@ TARGET_PREFIX = "ElasticMapReduce."
 
 
 class EmrApi:
-    """Answers HTTP requests for an EMR."""
+    """Responds to HTTP requests for EMR."""
 
     def __init__(self, emr: Emr) -> None:
         self._emr = emr
         self._model = botocore.session.get_session().get_service_model("emr")
 
     def respond(self, request: Request) -> Response:
-        """The answer to one HTTP request."""
+        """Return the response to an HTTP request."""
         name = request.headers["X-Amz-Target"].removeprefix(TARGET_PREFIX)
         region = region_of(request.environ)
         try:
-            answer = self._answer(name, request.get_data(), region)
+            body = self._call(name, request.get_data(), region)
             status = 200
         except EmrError as error:
-            answer, status = {"__type": error.code, "message": str(error)}, error.status
+            body, status = {"__type": error.code, "message": str(error)}, error.status
         except Exception:
             log.exception("%s failed", name)
-            answer, status = {"__type": "InternalServerException", "message": f"{name} failed; see the log"}, 500
+            body, status = {"__type": "InternalServerException", "message": f"{name} failed; see the log"}, 500
         log.debug("%s %s %d", region, name, status)
-        body = json.dumps(answer, default=_timestamp)
-        return Response(body, status=status, content_type="application/x-amz-json-1.1")
+        content = json.dumps(body, default=_timestamp)
+        return Response(content, status=status, content_type="application/x-amz-json-1.1")
 
-    def _answer(self, name: str, body: bytes, region: str) -> Wire:
+    def _call(self, name: str, body: bytes, region: str) -> Wire:
         if name not in handlers:
             raise UnknownOperation(name)
         try:
             parameters = json.loads(body or b"{}")
         except ValueError as error:
-            raise ValidationFailed(f"the request is not JSON: {error}") from error
+            raise ValidationFailed(f"The request body is not JSON: {error}") from error
         check_parameters(self._model.operation_model(name), parameters)
         return handlers[name](self._emr, parameters, region)
 
@@ -65,4 +65,4 @@ class EmrApi:
 def _timestamp(value: Any) -> float:
     if isinstance(value, datetime):
         return value.astimezone(UTC).timestamp()
-    raise TypeError(f"cannot write {value!r} as JSON")
+    raise TypeError(f"cannot encode {value!r} as JSON")

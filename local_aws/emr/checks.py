@@ -1,4 +1,4 @@
-"""What EMR refuses: requests that do not fit botocore's model of the service, and those that break EMR's own rules."""
+"""Validate requests: against botocore's model of the service, and against the further rules of EMR."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 
-from local_aws.emr.catalogue import instance_types, release_labels
 from local_aws.emr.errors import NoSuchSecurityConfiguration, ValidationFailed
 from local_aws.emr.hardware import make_pools
 from local_aws.emr.model import Wire
+from local_aws.emr.offerings import instance_types, release_labels
 from local_aws.emr.service import Emr
 
 MAX_BOOTSTRAP_ACTIONS = 16
@@ -23,11 +23,11 @@ MAX_IDLE_TIMEOUT_SECONDS = 7 * 24 * 60 * 60
 
 
 def check_cluster(emr: Emr, request: Wire, region: str) -> None:
-    """Check a RunJobFlow request by EMR's own rules.
+    """Check a RunJobFlow request against the rules of EMR.
 
     Raises:
-        ValidationFailed: it breaks one.
-        NoSuchSecurityConfiguration: it names one that was not made.
+        ValidationFailed: the request breaks a rule.
+        NoSuchSecurityConfiguration: the security configuration does not exist.
     """
     check_release_label(request.get("ReleaseLabel"), region)
     _check_instances(request["Instances"], request["ReleaseLabel"], region)
@@ -43,55 +43,55 @@ def check_cluster(emr: Emr, request: Wire, region: str) -> None:
 
 
 def check_release_label(label: str | None, region: str) -> None:
-    """Refuse a release label that the region has not.
+    """Check that the region has this release label.
 
     Raises:
-        ValidationFailed: it is unknown there.
+        ValidationFailed: the label is unknown in the region.
     """
     if label not in release_labels(region):
         raise ValidationFailed(f"The supplied release label is invalid: {label}.")
 
 
 def check_instance_types(types: Iterable[str], label: str) -> None:
-    """Refuse instance types that a release does not know.
+    """Check that a release supports these instance types.
 
     Raises:
-        ValidationFailed: it names the first.
+        ValidationFailed: a type is unsupported; the message names the first one.
     """
-    known = instance_types(label)
+    supported = instance_types(label)
     for kind in types:
-        # moto's table of emr-5.0.2 is empty.
-        if known and kind not in known:
+        # moto's table for emr-5.0.2 is empty.
+        if supported and kind not in supported:
             raise ValidationFailed(f"Instance type '{kind}' is not supported by {label}.")
 
 
 def check_roles(request: Wire) -> None:
-    """Refuse a request without both roles, or with one that IAM has not.
+    """Check that a request has a service role and an instance profile, and that IAM has both.
 
     Raises:
-        ValidationFailed: it names what is wrong with either.
+        ValidationFailed: one is missing or unknown; the message names every problem.
     """
     iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
-    faults = []
-    # A name, or an ARN that ends with it behind a path.
+    problems = []
+    # Each is a name, or an ARN that ends with an optional path and the name.
     if not profile:
-        faults.append("InstanceProfile is required for creating cluster.")
+        problems.append("InstanceProfile is required for creating cluster.")
     elif profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
-        faults.append(f"Invalid InstanceProfile: {profile}.")
+        problems.append(f"Invalid InstanceProfile: {profile}.")
     if not role:
-        faults.append("ServiceRole is required for creating cluster.")
+        problems.append("ServiceRole is required for creating cluster.")
     elif role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
-        faults.append(f"EMR service role {role} is invalid.")
-    if faults:
-        raise ValidationFailed(" ".join(faults))
+        problems.append(f"EMR service role {role} is invalid.")
+    if problems:
+        raise ValidationFailed(" ".join(problems))
 
 
 def check_concurrency(request: Wire) -> None:
-    """Check how many steps shall run at a time.
+    """Check the StepConcurrencyLevel of a request.
 
     Raises:
-        ValidationFailed: too few or too many.
+        ValidationFailed: the level is out of range.
     """
     level = request.get("StepConcurrencyLevel", 1)
     if not 1 <= level <= MAX_STEPS:
@@ -99,10 +99,11 @@ def check_concurrency(request: Wire) -> None:
 
 
 def check_steps(configs: Sequence[Wire], concurrency: int, active: int = 0) -> None:
-    """Check new steps of a cluster with so many active ones.
+    """Check new steps for a cluster that already has this number of active steps.
 
     Raises:
-        ValidationFailed: too many steps, too long arguments, or an action on failure that concurrency rules out.
+        ValidationFailed: there are too many steps, the arguments of a step are too long, or the concurrency forbids its
+            ActionOnFailure.
     """
     if active + len(configs) > MAX_STEPS:
         raise ValidationFailed(
@@ -113,22 +114,22 @@ def check_steps(configs: Sequence[Wire], concurrency: int, active: int = 0) -> N
         characters = sum(len(argument) for argument in config["HadoopJarStep"].get("Args", []))
         if characters > MAX_ARGUMENT_CHARACTERS:
             raise ValidationFailed(
-                f"The arguments of step '{config['Name']}' have {characters} characters in all; "
+                f"The arguments of step '{config['Name']}' have {characters} characters in total; "
                 f"at most {MAX_ARGUMENT_CHARACTERS} are allowed."
             )
         action = config.get("ActionOnFailure", "CONTINUE")
         if concurrency > 1 and action != "CONTINUE":
             raise ValidationFailed(
-                f"ActionOnFailure {action} of step '{config['Name']}' is not valid when StepConcurrencyLevel is "
-                f"greater than 1, and it is {concurrency}; only CONTINUE is."
+                f"ActionOnFailure {action} of step '{config['Name']}' is not valid because StepConcurrencyLevel is "
+                f"{concurrency}; above 1, use CONTINUE."
             )
 
 
 def check_idle_timeout(policy: Wire) -> None:
-    """Check an AutoTerminationPolicy.
+    """Check the IdleTimeout of an AutoTerminationPolicy.
 
     Raises:
-        ValidationFailed: less than a minute, or more than seven days.
+        ValidationFailed: the timeout is below a minute or above seven days.
     """
     seconds = policy.get("IdleTimeout", MIN_IDLE_TIMEOUT_SECONDS)
     if not MIN_IDLE_TIMEOUT_SECONDS <= seconds <= MAX_IDLE_TIMEOUT_SECONDS:
@@ -140,21 +141,21 @@ def check_idle_timeout(policy: Wire) -> None:
 
 def _check_instances(instances: Wire, label: str, region: str) -> None:
     simple = [key for key in ("MasterInstanceType", "SlaveInstanceType", "InstanceCount") if instances.get(key)]
-    ways = [key for key in ("InstanceGroups", "InstanceFleets") if instances.get(key)] + simple[:1]
-    if len(ways) > 1:
+    choices = [key for key in ("InstanceGroups", "InstanceFleets") if instances.get(key)] + simple[:1]
+    if len(choices) > 1:
         raise ValidationFailed(
             "Please configure instances using one and only one of the following: instance groups; instance fleets; or "
-            f"master instance type, slave instance type and instance count. The request has {' and '.join(ways)}."
+            f"master instance type, slave instance type and instance count. The request has {' and '.join(choices)}."
         )
-    if ways in ([], simple[:1]):
+    if choices in ([], simple[:1]):
         if not instances.get("MasterInstanceType"):
-            raise ValidationFailed("Instances has none of MasterInstanceType, InstanceGroups, InstanceFleets.")
+            raise ValidationFailed("Instances must have MasterInstanceType, InstanceGroups or InstanceFleets.")
         if instances.get("InstanceCount", 1) < 1:
             raise ValidationFailed(f"InstanceCount must be at least 1, not {instances['InstanceCount']}.")
     pools = make_pools("", instances)
     masters = sum(len(pool.markets) for pool in pools if pool.role == "MASTER")
     if masters not in (1, 3):
-        raise ValidationFailed(f"A cluster has 1 master instance, or 3 for high availability, not {masters}.")
+        raise ValidationFailed(f"A cluster must have 1 master instance, or 3 for high availability, not {masters}.")
     check_instance_types((kind for pool in pools for kind in pool.types), label)
     for subnet in [instances.get("Ec2SubnetId"), *instances.get("Ec2SubnetIds", [])]:
         if subnet and not any(subnet in zone for zone in ec2_backends[DEFAULT_ACCOUNT_ID][region].subnets.values()):
@@ -165,32 +166,37 @@ def check_parameters(model: OperationModel, parameters: Wire) -> None:
     """Check a request against the service model: required members, types, lengths, and enums.
 
     Raises:
-        ValidationFailed: it does not fit; the message lists every fault.
+        ValidationFailed: the request does not match the model; the message lists every problem.
     """
     shape = model.input_shape
     if shape is None:
         return
     report = ParamValidator().validate(parameters, shape)
-    faults = [report.generate_report()] if report.has_errors() else []
-    # botocore's validator leaves enums to the service, and that is us.
-    faults += [] if report.has_errors() else _wrong_enums(shape, parameters, "")
-    if faults:
-        raise ValidationFailed(f"{len(faults)} validation error(s) in {model.name}: {'; '.join(faults)}")
+    # botocore's validator leaves enums to the service.
+    problems = [report.generate_report()] if report.has_errors() else _invalid_enums(shape, parameters, "")
+    if problems:
+        raise ValidationFailed(f"{len(problems)} validation error(s) in {model.name}: {'; '.join(problems)}")
 
 
-def _wrong_enums(shape: Shape | None, value: Any, name: str) -> list[str]:
+def _invalid_enums(shape: Shape | None, value: Any, name: str) -> list[str]:
     match shape:
         case StructureShape():
-            known = [(member, value[member]) for member in shape.members if member in value]
-            return [fault for key, item in known for fault in _wrong_enums(shape.members[key], item, f"{name}.{key}")]
+            return [
+                problem
+                for key, member in shape.members.items()
+                if key in value
+                for problem in _invalid_enums(member, value[key], f"{name}.{key}")
+            ]
         case ListShape():
             return [
-                fault
+                problem
                 for index, item in enumerate(value)
-                for fault in _wrong_enums(shape.member, item, f"{name}[{index}]")
+                for problem in _invalid_enums(shape.member, item, f"{name}[{index}]")
             ]
         case MapShape():
-            return [fault for key, item in value.items() for fault in _wrong_enums(shape.value, item, f"{name}.{key}")]
+            return [
+                problem for key, item in value.items() for problem in _invalid_enums(shape.value, item, f"{name}.{key}")
+            ]
     allowed = getattr(shape, "enum", [])
     if allowed and value not in allowed:
         return [f"Value '{value}' at '{name.lstrip('.')}' must be one of [{', '.join(allowed)}]"]

@@ -1,42 +1,42 @@
-"""EMR's errors, one class a fault."""
+"""The errors of EMR, one class per error."""
 
 
 class EmrError(Exception):
-    """An error answer: `code` is what boto3 shows as Error.Code."""
+    """An error response; `code` is what boto3 shows as Error.Code, `status` is the HTTP status."""
 
     code = "InvalidRequestException"
     status = 400
 
 
 class ValidationFailed(EmrError):
-    """A request that EMR refuses for its content."""
+    """A request whose content EMR rejects."""
 
     code = "ValidationException"
 
 
 class NoSuchCluster(EmrError):
-    """EMR's answer to an unknown cluster id."""
+    """EMR's response to an unknown cluster id."""
 
     def __init__(self, cluster_id: str) -> None:
         super().__init__(f"Cluster id '{cluster_id}' is not valid.")
 
 
 class NoSuchStep(EmrError):
-    """EMR's answer to an unknown step id."""
+    """EMR's response to an unknown step id."""
 
     def __init__(self, step_id: str) -> None:
         super().__init__(f"Step id '{step_id}' is not valid.")
 
 
 class TooManyStepIds(EmrError):
-    """ListSteps with more ids than EMR takes."""
+    """A ListSteps request with more ids than EMR accepts."""
 
-    def __init__(self, asked: int, allowed: int) -> None:
-        super().__init__(f"ListSteps takes at most {allowed} step ids, not {asked}.")
+    def __init__(self, count: int, limit: int) -> None:
+        super().__init__(f"ListSteps accepts at most {limit} step ids, not {count}.")
 
 
 class NoSuchPool(EmrError):
-    """EMR's answer to an unknown id of an instance group or fleet."""
+    """EMR's response to an unknown id of an instance group or fleet."""
 
     def __init__(self, pool_id: str) -> None:
         kind = "Instance fleet" if pool_id.startswith("if-") else "Instance group"
@@ -44,33 +44,33 @@ class NoSuchPool(EmrError):
 
 
 class NoSuchSecurityConfiguration(EmrError):
-    """EMR's answer to an unknown security configuration."""
+    """EMR's response to an unknown security configuration."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Security configuration with name '{name}' does not exist.")
 
 
 class InvalidMarker(EmrError):
-    """A marker that no page of this list ended with."""
+    """A marker that does not belong to this list."""
 
     def __init__(self, marker: str) -> None:
         super().__init__(f"Marker '{marker}' is not valid.")
 
 
 class WrongCollection(EmrError):
-    """An operation on instance groups for a cluster of fleets, or the other way round."""
+    """An operation on instance groups for a cluster that uses fleets, or the other way round."""
 
-    def __init__(self, operation: str, other: str, *, uses_fleets: bool) -> None:
+    def __init__(self, operation: str, alternative: str, *, uses_fleets: bool) -> None:
         uses = "instance fleets" if uses_fleets else "instance groups"
         super().__init__(
             "Instance fleets and instance groups are mutually exclusive. The EMR cluster specified in the request uses "
-            f"{uses}. The {operation} operation does not support clusters that use {uses}. Use the {other} operation "
-            "instead."
+            f"{uses}. The {operation} operation does not support clusters that use {uses}. Use the {alternative} "
+            "operation instead."
         )
 
 
-class ClusterIsOver(ValidationFailed):
-    """Steps or changes for a cluster that is terminated or about to be."""
+class ClusterHasEnded(ValidationFailed):
+    """A change to a cluster that has ended or is terminating."""
 
     def __init__(self, cluster_id: str, state: str) -> None:
         super().__init__(
@@ -78,8 +78,8 @@ class ClusterIsOver(ValidationFailed):
         )
 
 
-class Protected(ValidationFailed):
-    """Termination of a cluster with termination protection."""
+class TerminationProtected(ValidationFailed):
+    """Termination of a cluster that has termination protection."""
 
     def __init__(self, cluster_id: str) -> None:
         super().__init__(
@@ -88,10 +88,10 @@ class Protected(ValidationFailed):
 
 
 class UnknownOperation(EmrError):
-    """An operation that this EMR does not have; 501, because clients repeat a 500."""
+    """An operation that local_aws does not implement. The status is 501 because clients retry a 500."""
 
     code = "NotImplementedException"
     status = 501
 
     def __init__(self, operation: str) -> None:
-        super().__init__(f"local_aws has no EMR operation {operation}")
+        super().__init__(f"local_aws does not implement the EMR operation {operation}")

@@ -1,4 +1,4 @@
-"""What a cluster is made of: instance groups, or instance fleets. They are shown as asked for; all are this machine."""
+"""Instance groups and instance fleets. They are listed as requested, but stand for this one machine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,24 +18,24 @@ class Pool:
 
     @property
     def id(self) -> str:
-        """The id, which is derived so that it stays the same."""
+        """The id, derived from the cluster id so that it never changes."""
         return f"{'if' if self.is_fleet else 'ig'}-{self.cluster_id[2:]}{self.number}"
 
     @property
     def role(self) -> str:
-        """MASTER, CORE or TASK."""
+        """The role: MASTER, CORE or TASK."""
         role: str = self.config["InstanceFleetType" if self.is_fleet else "InstanceRole"]
         return role
 
     @property
     def types(self) -> list[str]:
-        """The instance types that it may have."""
+        """The instance types that the request allows."""
         configs = self.config.get("InstanceTypeConfigs", []) if self.is_fleet else [self.config]
         return [config["InstanceType"] for config in configs if config.get("InstanceType")]
 
     @property
     def markets(self) -> list[str]:
-        """The market of each instance. A fleet's are all of its first type, as many as make up its capacity."""
+        """The market of each instance. A fleet has as many instances of its first type as fill its capacity."""
         if not self.is_fleet:
             return [self.config.get("Market", "ON_DEMAND")] * int(self.config.get("InstanceCount", 1))
         weight = max(1, self.config.get("InstanceTypeConfigs", [{}])[0].get("WeightedCapacity", 1))
@@ -45,18 +45,18 @@ class Pool:
         return ["ON_DEMAND"] * on_demand + ["SPOT"] * spot
 
     def describe(self, state: str, timeline: Wire) -> Wire:
-        """The InstanceGroup of ListInstanceGroups, or the InstanceFleet of ListInstanceFleets."""
+        """Return the InstanceGroup of ListInstanceGroups, or the InstanceFleet of ListInstanceFleets."""
         status = {"State": state, "StateChangeReason": {}, "Timeline": timeline}
-        same = ("Name", "BidPrice", "Configurations", "CustomAmiId", "LaunchSpecifications", "ResizeSpecifications")
-        shown = {"Id": self.id, "Status": status, **{key: self.config[key] for key in same if key in self.config}}
-        alive = state == "RUNNING"
+        copied = ("Name", "BidPrice", "Configurations", "CustomAmiId", "LaunchSpecifications", "ResizeSpecifications")
+        common = {"Id": self.id, "Status": status, **{key: self.config[key] for key in copied if key in self.config}}
+        running = state == "RUNNING"
         if self.is_fleet:
             capacity = {kind: self.config.get(f"Target{kind}Capacity", 0) for kind in ("OnDemand", "Spot")}
             return {
-                **shown,
+                **common,
                 "InstanceFleetType": self.role,
                 **{f"Target{kind}Capacity": units for kind, units in capacity.items()},
-                **{f"Provisioned{kind}Capacity": units if alive else 0 for kind, units in capacity.items()},
+                **{f"Provisioned{kind}Capacity": units if running else 0 for kind, units in capacity.items()},
                 "InstanceTypeSpecifications": [
                     {key: value for key, value in config.items() if key != "EbsConfiguration"}
                     for config in self.config.get("InstanceTypeConfigs", [])
@@ -64,17 +64,17 @@ class Pool:
             }
         count = self.config.get("InstanceCount", 1)
         return {
-            **shown,
+            **common,
             "Market": self.config.get("Market", "ON_DEMAND"),
             "InstanceGroupType": self.role,
             **({"InstanceType": self.types[0]} if self.types else {}),
             "RequestedInstanceCount": count,
-            "RunningInstanceCount": count if alive else 0,
+            "RunningInstanceCount": count if running else 0,
             "ShrinkPolicy": self.config.get("ShrinkPolicy", {}),
         }
 
     def list_instances(self, state: str, timeline: Wire) -> list[Wire]:
-        """The Instances of ListInstances."""
+        """Return the Instances of ListInstances."""
         return [
             {
                 "Id": f"ci-{self.cluster_id[2:]}{self.number}{index}",
@@ -91,7 +91,10 @@ class Pool:
 
 
 def make_pools(cluster_id: str, instances: Wire) -> list[Pool]:
-    """The groups or fleets of a RunJobFlow request's Instances, which may also name two types and a count."""
+    """Return the groups or fleets of the Instances of a RunJobFlow request.
+
+    Instances may also have two instance types and a count, which become groups.
+    """
     if instances.get("InstanceFleets"):
         return number_pools(cluster_id, instances["InstanceFleets"], is_fleet=True)
     if instances.get("InstanceGroups"):
@@ -105,5 +108,5 @@ def make_pools(cluster_id: str, instances: Wire) -> list[Pool]:
 
 
 def number_pools(cluster_id: str, configs: Iterable[Wire], *, is_fleet: bool, first: int = 0) -> list[Pool]:
-    """Pools of these configs; of the request only copies are kept, as pools change."""
+    """Return pools with these configs, numbered from `first`. They hold copies, because pools change."""
     return [Pool(cluster_id, number, is_fleet, dict(config)) for number, config in enumerate(configs, start=first)]

@@ -1,4 +1,4 @@
-"""Where Spark runs what a step asks for: in its driver, in processes that the driver starts, or on workers of ours."""
+"""The Spark master of the steps: local mode, executors that the driver starts, or a standalone cluster."""
 
 import re
 from pathlib import Path
@@ -13,56 +13,56 @@ _CHOICE = re.compile(
 
 
 def checked_master(choice: str) -> str:
-    """A choice of the Spark master that this server can offer.
+    """Return the choice of a Spark master if it is supported.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: it is not supported.
     """
-    _parsed(choice)
+    _parse(choice)
     return choice
 
 
-def _parsed(choice: str) -> re.Match[str]:
+def _parse(choice: str) -> re.Match[str]:
     match = _CHOICE.fullmatch(choice)
     if match is None:
         raise ValueError(
-            f"LOCAL_EMR_MASTER is {choice!r}: give local[N], local[*], local-cluster[EXECUTORS,CORES,MB] or "
+            f"LOCAL_EMR_MASTER is {choice!r}: use local[N], local[*], local-cluster[EXECUTORS,CORES,MB] or "
             "standalone[EXECUTORS,CORES,MB], for example standalone[2,1,1024]"
         )
     return match
 
 
 class Master:
-    """The Spark master of all clusters of a server."""
+    """The Spark master that all clusters of a server share."""
 
     def __init__(self, choice: str, folder: Path) -> None:
-        """Choose, but start nothing; a standalone cluster will have this folder.
+        """Configure a master without starting it; a standalone cluster uses the folder.
 
         Raises:
-            ValueError: there is no such choice.
+            ValueError: the choice is not supported.
         """
-        match = _parsed(choice)
+        match = _parse(choice)
         self._choice = choice
         self._executors = Executors(*(int(number) for number in match["size"].split(","))) if match["kind"] else None
         standalone = self._executors if match["kind"] == "standalone" else None
         self._standalone = Standalone(standalone, folder) if standalone else None
 
     def start(self) -> None:
-        """Start a standalone cluster, if that is the choice, and wait until it takes steps.
+        """Start the standalone cluster, if there is one, and wait until it is ready.
 
         Raises:
-            StandaloneDidNotStart: it does not.
+            StandaloneDidNotStart: it is not ready in time.
         """
         if self._standalone is not None:
             self._standalone.start()
 
     def stop(self) -> None:
-        """End the standalone cluster, if there is one."""
+        """Stop the standalone cluster, if there is one."""
         if self._standalone is not None:
             self._standalone.stop()
 
     def settings(self) -> dict[str, str]:
-        """What spark-defaults must say, so that each step has executors of the chosen number and size."""
+        """Return the Spark settings that give each step executors of the chosen number and size."""
         settings = {"spark.master": self._standalone.url if self._standalone else self._choice}
         if self._executors is not None:
             settings["spark.executor.memory"] = f"{self._executors.memory_mb}m"

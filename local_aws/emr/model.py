@@ -1,4 +1,4 @@
-"""Clusters and steps as EMR shows them. Legal transitions are data; an illegal one is a fault of ours and raises."""
+"""Clusters and steps as EMR shows them, and the state transitions that are allowed."""
 
 import secrets
 import string
@@ -34,16 +34,16 @@ DEFAULT_IDLE_TIMEOUT_SECONDS = 3600
 
 
 class IllegalTransition(AssertionError):
-    """A state that cannot follow the present one."""
+    """A state transition that is not allowed: a bug in local_aws."""
 
 
 def new_id(prefix: str) -> str:
-    """An id as EMR makes them: `j-` or `s-` and 13 letters and digits."""
+    """Return a new id in EMR's format: the prefix `j-` or `s-`, and 13 letters and digits."""
     return prefix + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(13))
 
 
 def now() -> datetime:
-    """The present, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -60,20 +60,20 @@ class Step:
 
     @property
     def active(self) -> bool:
-        """Whether the step is still to end."""
+        """Whether the step has not ended yet."""
         return self.state in ACTIVE_STEP_STATES
 
     @property
     def action_on_failure(self) -> str:
-        """What a failure means for the cluster; TERMINATE_JOB_FLOW is the old name of TERMINATE_CLUSTER."""
+        """The step's ActionOnFailure; TERMINATE_JOB_FLOW is the old name of TERMINATE_CLUSTER."""
         action: str = self.config.get("ActionOnFailure", "CONTINUE")
         return "TERMINATE_CLUSTER" if action == "TERMINATE_JOB_FLOW" else action
 
     def move_to(self, state: str, message: str | None = None, failure: Wire | None = None) -> None:
-        """Take a new state.
+        """Move to a new state.
 
         Raises:
-            IllegalTransition: it cannot follow the present one.
+            IllegalTransition: the current state does not allow it.
         """
         if state not in STEP_TRANSITIONS[self.state]:
             raise IllegalTransition(f"step {self.id}: {self.state} -> {state}")
@@ -86,7 +86,7 @@ class Step:
             self.timeline["EndDateTime"] = now()
 
     def describe(self) -> Wire:
-        """The Step of DescribeStep."""
+        """Return the Step of DescribeStep."""
         jar = self.config["HadoopJarStep"]
         status = {"State": self.state, "StateChangeReason": self.reason, "Timeline": self.timeline}
         return {
@@ -130,7 +130,7 @@ class Cluster:
         self.tags = {tag["Key"]: tag.get("Value", "") for tag in self.request.get("Tags", [])}
         self.pools = make_pools(self.id, self.instances)
         self.termination_protected = self.instances.get("TerminationProtected", False)
-        # Whether the cluster waits for further steps.
+        # Whether the cluster waits for more steps after its last one.
         self.keep_alive = self.instances.get("KeepJobFlowAliveWhenNoSteps", False)
         self.visible_to_all_users = self.request.get("VisibleToAllUsers", True)
         self.unhealthy_node_replacement = self.instances.get("UnhealthyNodeReplacement", False)
@@ -146,18 +146,18 @@ class Cluster:
 
     @property
     def uses_fleets(self) -> bool:
-        """Whether the cluster is made of instance fleets; else it is of instance groups."""
+        """Whether the cluster uses instance fleets; otherwise it uses instance groups."""
         return self.pools[0].is_fleet
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """Whether the cluster has ended."""
         return not CLUSTER_TRANSITIONS[self.state]
 
     @property
     def ending(self) -> bool:
-        """Whether the cluster has ended or is about to."""
-        return self.over or self.state == "TERMINATING"
+        """Whether the cluster has ended or is terminating."""
+        return self.ended or self.state == "TERMINATING"
 
     @property
     def arn(self) -> str:
@@ -165,15 +165,15 @@ class Cluster:
         return f"arn:aws:elasticmapreduce:{self.region}:{DEFAULT_ACCOUNT_ID}:cluster/{self.id}"
 
     def set_idle_timeout(self, policy: Wire | None) -> None:
-        """Take an AutoTerminationPolicy, or none."""
-        given = None if policy is None else policy.get("IdleTimeout", DEFAULT_IDLE_TIMEOUT_SECONDS)
-        self.idle_timeout_seconds = given
+        """Apply an AutoTerminationPolicy, or remove it."""
+        seconds = None if policy is None else policy.get("IdleTimeout", DEFAULT_IDLE_TIMEOUT_SECONDS)
+        self.idle_timeout_seconds = seconds
 
     def move_to(self, state: str) -> None:
-        """Take a new state; the reason stays until it is set anew.
+        """Move to a new state; RUNNING and WAITING also set the reason.
 
         Raises:
-            IllegalTransition: it cannot follow the present one.
+            IllegalTransition: the current state does not allow it.
         """
         if state not in CLUSTER_TRANSITIONS[self.state]:
             raise IllegalTransition(f"cluster {self.id}: {self.state} -> {state}")
@@ -181,11 +181,11 @@ class Cluster:
         if state in ("RUNNING", "WAITING"):
             self.timeline.setdefault("ReadyDateTime", now())
             self.reason = {"Message": "Running step" if state == "RUNNING" else "Cluster ready to run steps."}
-        if self.over:
+        if self.ended:
             self.timeline["EndDateTime"] = now()
 
     def status(self) -> Wire:
-        """The Status of DescribeCluster."""
+        """Return the Status of DescribeCluster."""
         return {
             "State": self.state,
             "StateChangeReason": self.reason,
@@ -194,7 +194,7 @@ class Cluster:
         }
 
     def summary(self) -> Wire:
-        """The cluster in ListClusters."""
+        """Return the ClusterSummary of ListClusters."""
         return {
             "Id": self.id,
             "Name": self.request["Name"],
@@ -204,8 +204,8 @@ class Cluster:
         }
 
     def describe(self) -> Wire:
-        """The Cluster of DescribeCluster."""
-        same = (
+        """Return the Cluster of DescribeCluster."""
+        copied = (
             *("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole"),
             *("ScaleDownBehavior", "EbsRootVolumeSize", "CustomAmiId", "OSReleaseLabel"),
         )
@@ -213,7 +213,7 @@ class Cluster:
         subnets = subnets or self.instances.get("Ec2SubnetIds", [])
         return {
             **self.summary(),
-            **{key: self.request[key] for key in same if key in self.request},
+            **{key: self.request[key] for key in copied if key in self.request},
             "Ec2InstanceAttributes": {
                 "IamInstanceProfile": self.request.get("JobFlowRole", ""),
                 "RequestedEc2SubnetIds": subnets,
@@ -232,13 +232,13 @@ class Cluster:
         }
 
     def list_instances(self, roles: Collection[str] = ()) -> list[Wire]:
-        """The Instances of ListInstances, of some roles or of all."""
+        """Return the Instances of ListInstances, for some roles or all."""
         state = {"STARTING": "PROVISIONING", "BOOTSTRAPPING": "BOOTSTRAPPING"}.get(self.state, "RUNNING")
-        state = "TERMINATED" if self.over else state
+        state = "TERMINATED" if self.ended else state
         pools = [pool for pool in self.pools if not roles or pool.role in roles]
         return [instance for pool in pools for instance in pool.list_instances(state, self.timeline)]
 
     def list_pools(self) -> list[Wire]:
-        """The InstanceGroups of ListInstanceGroups, or the InstanceFleets of ListInstanceFleets."""
+        """Return the InstanceGroups of ListInstanceGroups, or the InstanceFleets of ListInstanceFleets."""
         states = {"STARTING": "PROVISIONING", "TERMINATED_WITH_ERRORS": "TERMINATED", "WAITING": "RUNNING"}
         return [pool.describe(states.get(self.state, self.state), self.timeline) for pool in self.pools]

@@ -1,7 +1,6 @@
-"""A cluster's node: a folder that stands for the root of its file system, with the programs that EMR provides.
+"""The node of a cluster: a folder that stands for the root of its file system, with the programs that EMR provides.
 
-The paths below `/opt`, `/mnt` and `/home/hadoop` in a request mean folders of that root, so they are rewritten before a
-command sees them.
+Paths below `/opt`, `/mnt` and `/home/hadoop` in a request are rewritten to folders of that root.
 """
 
 import re
@@ -20,9 +19,9 @@ import pyspark
 from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
 
-# Neither the inside of a longer path or of another URI than file://, nor a folder that only begins alike.
+# Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
 _NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
-# What only YARN understands, and the executors' size, which suits EMR's instances and not this machine.
+# Only YARN understands these options, or they size executors for EMR instances instead of this machine.
 _YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--executor-memory", "--queue")
 _YARN_PROPERTIES = (
     "spark.master",
@@ -39,7 +38,7 @@ _YARN_PROPERTIES = (
 
 @dataclass(frozen=True)
 class Node:
-    """The folder that stands for a cluster node, and the environment of its commands."""
+    """A folder that stands for a cluster node, and the environment of its commands."""
 
     root: Path
     endpoint_url: str
@@ -47,7 +46,7 @@ class Node:
     spark_environment: Mapping[str, str]
 
     def localise(self, text: str) -> str:
-        """Rewrite the absolute paths of a node to folders of this root.
+        """Rewrite absolute paths of a node to folders of this root.
 
         >>> node = Node(Path("/data/j-1"), "", "", {})
         >>> node.localise("/opt/orchard"), node.localise("--prefix=/opt/x"), node.localise("s3://bucket/opt/x")
@@ -56,7 +55,7 @@ class Node:
         return _NODE_PATH.sub(f"{self.root}/", text)
 
     def environment(self) -> dict[str, str]:
-        """What a command sees: nothing of this server's environment."""
+        """Return the environment of a command, which has nothing of this server's environment."""
         return {
             "PATH": f"{self.root}/usr/bin:/usr/bin:/bin",
             "HOME": f"{self.root}/home/hadoop",
@@ -76,7 +75,7 @@ class Node:
         }
 
     def start(self, command: Sequence[str], logs: Path) -> Process:
-        """Start a command in the home folder."""
+        """Start a command in the home folder; its output goes to the `logs` folder."""
         return Process(command, self.environment(), self.root / "home/hadoop", logs)
 
 
@@ -87,9 +86,9 @@ def make_node(
     configurations: Sequence[Mapping[str, Any]],
     master: Mapping[str, str] = MappingProxyType({"spark.master": DEFAULT_MASTER}),
 ) -> Node:
-    """Make the root folder of a node, with the programs and the Spark settings that EMR provides.
+    """Create the root folder of a node, with the programs and the Spark settings that EMR provides.
 
-    `master` are the settings that say where Spark has its executors.
+    `master` holds the Spark settings that choose the master and the executors.
     """
     for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -107,16 +106,17 @@ def make_node(
         program = root / "usr/bin" / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
-    # Hadoop's own settings reach Spark under a prefix.
-    given = {f"spark.hadoop.{key}": value for key, value in _properties(configurations, "core-site").items()}
-    given |= {
+    # Spark reads Hadoop settings under a prefix.
+    configured = {f"spark.hadoop.{key}": value for key, value in _properties(configurations, "core-site").items()}
+    configured |= {
         key: value for key, value in _properties(configurations, "spark-defaults").items() if not _is_for_yarn(key)
     }
     settings = {**_spark_defaults(root, endpoint_url), **master}
     if settings["spark.master"].startswith("spark://"):
-        # Workers serve all clusters: what they start must learn whose node it is. As on YARN, exports do not get there.
+        # All clusters share the workers, so executors need the environment of their node. As on YARN, they do not get
+        # the exports of spark-env.
         settings |= {f"spark.executorEnv.{key}": value for key, value in bare.environment().items()}
-    settings |= {key: node.localise(value) for key, value in given.items()}
+    settings |= {key: node.localise(value) for key, value in configured.items()}
     text = "".join(f"{key} {value}\n" for key, value in settings.items())
     (root / "etc/spark/conf/spark-defaults.conf").write_text(text)
     return node
@@ -128,7 +128,7 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.local.dir": str(root / "mnt"),
-        # EMR's own options are in these, too: the extra ones are the user's.
+        # EMR uses these for its own options, too; it leaves extraJavaOptions to the user.
         "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         "spark.executor.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
         **s3a_settings(endpoint_url),
@@ -136,7 +136,7 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
 
 
 def s3a_settings(endpoint_url: str) -> dict[str, str]:
-    """Spark's settings for s3:// at an endpoint. S3A stands for EMR's own file system, as on EMR from 7.10 on."""
+    """Return the Spark settings for s3:// at an endpoint. S3A serves s3:// as on EMR from release 7.10."""
     jars = ":".join(str(jar) for jar in s3a_jars())
     return {
         "spark.driver.extraClassPath": jars,
@@ -152,7 +152,7 @@ def s3a_settings(endpoint_url: str) -> dict[str, str]:
 
 
 def _properties(configurations: Iterable[Mapping[str, Any]], *path: str) -> dict[str, str]:
-    """The properties of a classification; `path` leads through nested ones: ("spark-env", "export")."""
+    """Return the properties of a classification; `path` names nested ones, for example ("spark-env", "export")."""
     found: dict[str, str] = {}
     for item in configurations:
         if item.get("Classification") == path[0]:
@@ -168,29 +168,35 @@ def _is_for_yarn(name: str) -> bool:
 
 
 def spark_command(arguments: Sequence[str]) -> list[str]:
-    """The arguments of spark-submit without those that only YARN understands.
+    """Return the arguments of spark-submit without those that only YARN understands.
 
     >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "a.py", "--b"])
     ['--conf', 'spark.x=1', 'a.py', '--b']
     """
-    kept: list[str] = []
+    remaining: list[str] = []
     rest = list(arguments)
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
         name, equals, value = option.partition("=")
         takes_value = name not in ("--verbose", "-v", "--supervise")
         values = [] if equals or not takes_value or not rest else [rest.pop(0)]
-        given = value or "".join(values)
-        if name in _YARN_OPTIONS or (name in ("--conf", "-c") and _is_for_yarn(given)):
+        setting = value or "".join(values)
+        if name in _YARN_OPTIONS or (name in ("--conf", "-c") and _is_for_yarn(setting)):
             continue
-        kept += [option, *values]
-    return kept + rest
+        remaining += [option, *values]
+    return remaining + rest
 
 
 def s3a_jars() -> list[Path]:
-    """S3A and the AWS SDK that it needs, out of the wheel of sagemaker-pyspark (which no longer imports by itself)."""
+    """Return the jars of S3A and of the AWS SDK that it needs.
+
+    They are in the wheel of sagemaker-pyspark, whose Python code no longer imports.
+
+    Raises:
+        ModuleNotFoundError: sagemaker-pyspark is not installed.
+    """
     package = find_spec("sagemaker_pyspark")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("sagemaker-pyspark is not installed; its wheel has the S3A jars")
+        raise ModuleNotFoundError("sagemaker-pyspark, whose wheel has the S3A jars, is not installed: run `make setup`")
     jars = Path(package.origin).parent / "jars"
     return sorted([*jars.glob("hadoop-aws-*.jar"), *jars.glob("aws-java-sdk-bundle-*.jar")])

@@ -1,4 +1,4 @@
-"""What a cluster's life does on its node: start bootstrap actions and steps, and put their logs into S3."""
+"""Start bootstrap actions and steps on a node, and upload their logs to S3."""
 
 import gzip
 import logging
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def step_logs(node: Node, step_id: str) -> Path:
-    """The folder of a step's logs."""
+    """Return the folder of a step's logs."""
     return node.root / f"var/log/hadoop/steps/{step_id}"
 
 
 class Runner:
-    """Makes nodes below a folder, and fetches from and uploads to the S3 of this server."""
+    """Creates nodes below a folder, and starts commands on them; scripts and logs are in the S3 of this server."""
 
     def __init__(self, data: Path, endpoint_url: str, master: Master) -> None:
         self._data = data
@@ -31,15 +31,16 @@ class Runner:
         self._master = master
 
     def make_node(self, cluster_id: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
-        """Make the node of a cluster."""
+        """Create the node of a cluster."""
         root = self._data / "clusters" / cluster_id
         return make_node(root, self._endpoint_url, region, configurations, self._master.settings())
 
     def start_bootstrap_action(self, node: Node, action: Mapping[str, Any], number: int) -> Process:
-        """Fetch the script from S3 and start it.
+        """Download a bootstrap action from S3 and start it.
 
         Raises:
-            Exception: the script cannot be fetched, as boto3 says it.
+            ClientError, BotoCoreError: the script cannot be downloaded.
+            OSError: the script cannot be started.
         """
         script = action["ScriptBootstrapAction"]
         target = node.root / "tmp" / f"bootstrap-action-{number}"
@@ -49,14 +50,15 @@ class Runner:
         return node.start([str(target), *arguments], node.root / f"var/log/bootstrap-actions/{number}")
 
     def start_step(self, node: Node, step_id: str, jar: Mapping[str, Any]) -> Process:
-        """Start a step's command.
+        """Start the command of a step.
 
         Raises:
-            ValueError: the step is not one of command-runner.jar with a command that the node has.
+            ValueError: the jar is not command-runner.jar, or the node does not have the command.
+            OSError: the command cannot be started.
         """
         arguments = [node.localise(argument) for argument in jar.get("Args", [])]
         if Path(jar["Jar"]).name != "command-runner.jar" or not arguments:
-            raise ValueError(f"local_aws runs command-runner.jar with a command, not {jar['Jar']} {arguments}")
+            raise ValueError(f"{jar['Jar']} {arguments} is not supported; use command-runner.jar with a command")
         if arguments[0] == "spark-submit":
             arguments = ["spark-submit", *spark_command(arguments[1:])]
         program, *rest = arguments
@@ -65,13 +67,16 @@ class Runner:
         try:
             return node.start([program, *rest], step_logs(node, step_id))
         except FileNotFoundError as error:
-            provided = ", ".join(sorted(file.name for file in (node.root / "usr/bin").iterdir()))
+            programs = ", ".join(sorted(file.name for file in (node.root / "usr/bin").iterdir()))
             raise ValueError(
-                f"{error}; the node has {provided}, and what this machine has in /usr/bin and /bin"
+                f"{error}; the node has {programs}, and the programs in /usr/bin and /bin of this machine"
             ) from error
 
     def upload_logs(self, node: Node, logs: Path, log_uri: str | None, key: str) -> str | None:
-        """Put a command's logs below LogUri, zipped as EMR does; return the URI of stderr.gz."""
+        """Upload the logs of a command below LogUri, compressed as on EMR; return the URI of stderr.gz.
+
+        Without LogUri, and after an error, which is logged, return None.
+        """
         if log_uri is None:
             return None
         target = urlsplit(log_uri.rstrip("/"))
@@ -83,7 +88,7 @@ class Runner:
                     Bucket=target.netloc, Key=f"{prefix}/{file.name}.gz", Body=gzip.compress(file.read_bytes())
                 )
         except (BotoCoreError, ClientError) as error:
-            log.warning("cannot write logs to %s: %s", log_uri, error)
+            log.warning("cannot upload logs to %s: %s", log_uri, error)
             return None
         return f"s3://{target.netloc}/{prefix}/stderr.gz"
 

@@ -1,9 +1,10 @@
-"""The EMR of one server: its clusters."""
+"""The EMR of one server: its clusters and its account settings."""
 
 import logging
 from collections.abc import Callable
 from typing import Final
 
+from local_aws.emr.control import ClusterControl
 from local_aws.emr.errors import NoSuchCluster
 from local_aws.emr.life import ClusterLife, Timings
 from local_aws.emr.model import Cluster, Wire
@@ -17,67 +18,70 @@ ACCOUNT: Final = "account"
 
 
 class Emr:
-    """Everything that the operations know of.
+    """All that the operations work on.
 
-    `lives` are the clusters by their id, oldest first; security configurations are by region and name.
+    `controls` holds the clusters by id, oldest first. Security configurations are by region and name, and
+    `block_public_access` is by region. `before_start` is called with each new cluster.
     """
 
     def __init__(self, runner: Runner, timings: Timings, state: StateFolder) -> None:
         self._runner = runner
         self._timings = timings
         self._state = state
-        self.lives: dict[str, ClusterLife] = {}
+        self._lives: list[ClusterLife] = []
+        self.controls: dict[str, ClusterControl] = {}
         self.security_configurations: dict[tuple[str, str], Wire] = {}
         self.block_public_access: dict[str, Wire] = {}
-        self.before_start: Callable[[ClusterLife], None] = lambda _: None
+        self.before_start: Callable[[ClusterControl], None] = lambda _: None
 
-    def start(self, cluster: Cluster) -> Cluster:
-        """Let a new cluster live."""
+    def start(self, cluster: Cluster) -> None:
+        """Start a new cluster."""
         log.info("cluster %s: STARTING %s", cluster.id, cluster.request["Name"])
-        life = self._take(cluster)
-        self.before_start(life)
+        life = self._add(cluster)
+        self.before_start(self.controls[cluster.id])
         life.start()
-        return cluster
 
     def restore(self) -> None:
-        """Go on with the clusters that the state holds.
+        """Load the saved clusters and account settings, and resume the clusters.
 
         Raises:
-            UnusableState: it cannot be read.
+            UnusableState: the state cannot be read.
         """
         for security_configurations, block_public_access in self._state.read(ACCOUNT):
             self.security_configurations, self.block_public_access = security_configurations, block_public_access
         clusters: list[Cluster] = list(self._state.read(CLUSTERS))
         for cluster in sorted(clusters, key=lambda cluster: cluster.timeline["CreationDateTime"]):
             log.info("cluster %s: restored %s %s", cluster.id, cluster.state, cluster.request["Name"])
-            self._take(cluster).resume()
+            self._add(cluster).resume()
 
-    def life(self, cluster_id: str) -> ClusterLife:
-        """The life of a cluster.
+    def control(self, cluster_id: str) -> ClusterControl:
+        """Return the control of a cluster.
 
         Raises:
-            NoSuchCluster: there is none with this id.
+            NoSuchCluster: there is no cluster with this id.
         """
-        if cluster_id not in self.lives:
+        if cluster_id not in self.controls:
             raise NoSuchCluster(cluster_id)
-        return self.lives[cluster_id]
+        return self.controls[cluster_id]
 
-    def keep_account(self) -> None:
-        """Keep what is not of one cluster."""
+    def save_account(self) -> None:
+        """Save the security configurations and the block public access settings."""
         self._state.write(ACCOUNT, ACCOUNT, (self.security_configurations, self.block_public_access))
 
     def shutdown(self) -> None:
-        """Kill all processes and wait until they are gone; the clusters stay as they are, for the next server."""
-        lives = list(self.lives.values())
+        """Kill all processes and wait for them; the clusters keep their state, for the next server to resume."""
+        lives = list(self._lives)
         for life in lives:
-            life.leave()
+            life.control.detach()
         for life in lives:
             life.join()
 
-    def _take(self, cluster: Cluster) -> ClusterLife:
-        life = ClusterLife(cluster, self._runner, self._timings, self._keep)
-        self.lives[cluster.id] = life
+    def _add(self, cluster: Cluster) -> ClusterLife:
+        control = ClusterControl(cluster, self._save)
+        life = ClusterLife(control, self._runner, self._timings)
+        self._lives.append(life)
+        self.controls[cluster.id] = control
         return life
 
-    def _keep(self, cluster: Cluster) -> None:
+    def _save(self, cluster: Cluster) -> None:
         self._state.write(CLUSTERS, cluster.id, cluster)

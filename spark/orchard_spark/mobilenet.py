@@ -1,4 +1,4 @@
-"""Run the exported MobileNetV2 over images, inside one task slot."""
+"""Run the exported MobileNetV2 on images, in one task slot."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,18 +10,18 @@ from ai_edge_litert.interpreter import Interpreter
 
 from orchard_spark.images import RgbPixels
 
-# LiteRT is fastest at batches of 1 to 8, measured; one thread, because each task slot has one core.
+# LiteRT measured fastest at batches of 1 to 8. One thread, because each task slot has one core.
 BATCH_IMAGES = 8
 
 Features = npt.NDArray[np.float32]
 
 
 class WrongModel(ValueError):
-    """The model file is not one that bootstrap/export_model.py wrote."""
+    """The model file was not written by model/export.py."""
 
 
 def model_name(uri: str) -> str:
-    """The model's name as it stands in the features table: the file's name without its ending.
+    """Return the model's name in the features table: the file name without its ending.
 
     >>> model_name("s3://bucket/releases/1a2b/model/mobilenetv2-1.0-224-imagenet-6001306c.tflite")
     'mobilenetv2-1.0-224-imagenet-6001306c'
@@ -30,30 +30,31 @@ def model_name(uri: str) -> str:
 
 
 class MobileNet:
-    """A loaded model; `size_px` is the width and height of the square images that it takes."""
+    """A loaded model; `size_px` is the width and height of its input images."""
 
     def __init__(self, content: bytes) -> None:
         """Load the model from the bytes of a .tflite file.
 
         Raises:
-            WrongModel: the bytes are no model, or one with other inputs or outputs.
+            WrongModel: the bytes are not a model, or its inputs or outputs differ from the exported model's.
         """
         try:
             self._interpreter = Interpreter(model_content=content, num_threads=1)
         except ValueError as error:
             raise WrongModel(f"not a LiteRT model ({len(content)} bytes): {error}") from error
-        (taken,), (given,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if taken["dtype"] != np.uint8 or given["dtype"] != np.float32 or len(taken["shape"]) != 4:
+        (pixels,), (features,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if pixels["dtype"] != np.uint8 or features["dtype"] != np.float32 or len(pixels["shape"]) != 4:
             raise WrongModel(
-                f"takes {taken['dtype'].__name__} {taken['shape']}, gives {given['dtype'].__name__}; "
-                "export one with bootstrap/export_model.py"
+                f"the model's input is {pixels['dtype'].__name__} {pixels['shape']} and its output "
+                f"{features['dtype'].__name__}, not images as uint8 and features as float32: use the model that "
+                "`make release-parts` exports (model/export.py)"
             )
-        self._input, self._output = taken["index"], given["index"]
+        self._input, self._output = pixels["index"], features["index"]
         self._batch_images = 0
-        self.size_px = int(taken["shape"][1])
+        self.size_px = int(pixels["shape"][1])
 
     def features(self, images: Iterable[RgbPixels]) -> Iterator[Features]:
-        """Features [1280] of each image [size_px, size_px, 3], in order, each inferred once."""
+        """Yield the features [1280] of each image [size_px, size_px, 3], in order, with one inference per image."""
         batch: list[RgbPixels] = []
         for image in images:
             batch.append(image)
@@ -77,7 +78,7 @@ _loaded: dict[str, MobileNet] = {}
 
 
 def load(content: bytes) -> MobileNet:
-    """The model, loaded once in a worker process, as Spark reuses the process for the following tasks.
+    """Return the model, loaded once per worker process: Spark reuses the process for its next tasks.
 
     Raises:
         WrongModel: see `MobileNet`.

@@ -1,7 +1,7 @@
-"""Principal component analysis from sums, so that the data are read once and never held.
+"""Principal component analysis from sums, which takes one pass over the data and never holds them in memory.
 
-The sums (n, Σx, Σxxᵀ) of disjoint parts add up to those of the whole; the covariance matrix is (Σxxᵀ − n·μμᵀ)/(n−1).
-All in float64: the features lie between 0 and about 6, so the subtraction costs no more than a few of 16 digits.
+The sums (n, Σx, Σxxᵀ) of disjoint parts add up to the sums of the whole. The covariance matrix is (Σxxᵀ − n·μμᵀ)/(n−1).
+Everything is float64: features lie between 0 and about 6, so the subtraction loses at most a few of 16 digits.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 
-# Below this share of the mean square, what is left of the variance is rounding.
+# A variance below this share of the mean square is rounding error.
 CONSTANT_SHARE = 1e-13
 
 
 class CannotFit(ValueError):
-    """There is no such principal component analysis of these data."""
+    """The requested principal component analysis does not exist for these data."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Singles | Doubles) -> "Moments":
-        """The moments of rows [n, p]."""
+        """Return the moments of rows [n, p]."""
         return cls.of_batches([rows])
 
     @classmethod
     def of_batches(cls, batches: Iterable[Singles | Doubles]) -> "Moments":
-        """The moments of the rows of all batches [n, p], of which there must be one.
+        """Return the moments of the rows of all batches [n, p]; there must be at least one batch.
 
-        Every batch is multiplied in the same memory: touching new pages takes nearly as long as the multiplication.
+        All batches share one work area: touching new memory pages takes nearly as long as the multiplication.
         """
         batches = iter(batches)
         first = next(batches)
@@ -51,11 +51,11 @@ class Moments:
         for rows in chain([first], batches):
             if len(rows) > len(doubles):
                 doubles = np.empty(rows.shape)
-            held = doubles[: len(rows)]
-            held[...] = rows
-            np.matmul(held.T, held, out=product)
+            values = doubles[: len(rows)]
+            values[...] = rows
+            np.matmul(values.T, values, out=product)
             n += len(rows)
-            total += held.sum(axis=0)
+            total += values.sum(axis=0)
             gram += product
         return cls(n, total, gram)
 
@@ -65,50 +65,49 @@ class Moments:
 
 @dataclass(frozen=True)
 class Pca:
-    """A fitted analysis, its attributes named as scikit-learn's; p columns, k components."""
+    """A fitted analysis with scikit-learn's attribute names; p columns, k components."""
 
     n_samples_: int
     mean_: Doubles  # [p]
-    components_: Doubles  # [k, p], unit length, the largest coefficient of each positive
-    explained_variance_: Doubles  # [k], with n-1
+    components_: Doubles  # [k, p], unit length, each with its largest coefficient positive
+    explained_variance_: Doubles  # [k], with n-1 degrees of freedom
     explained_variance_ratio_: Doubles  # [k]
 
     @cached_property
     def name(self) -> str:
-        """A name made of the content, equal for equal analyses."""
+        """A name derived from the content: equal analyses have equal names."""
         content = hashlib.sha256(self.mean_.tobytes() + self.components_.tobytes()).hexdigest()
         return f"pca-{len(self.components_)}-{content[:8]}"
 
     def transform(self, rows: Singles) -> Singles:
-        """Vectors [n, k] of rows [n, p], centred as in scikit-learn (Spark's own PCA does not centre)."""
+        """Return the vectors [n, k] of rows [n, p], centred as in scikit-learn (Spark's PCA does not centre)."""
         return ((rows.astype(np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
 
 
 def fit(moments: Moments, n_components: float) -> Pca:
-    """The analysis of the data behind the moments.
+    """Return the analysis of the data that the moments summarise.
 
-    `n_components` is, as in scikit-learn, a whole number of components, or a share of the variance to keep (0 < share
-    < 1). The sign of each component is scikit-learn's (`svd_flip`, u_based_decision=False), so equal data give equal
-    vectors.
+    As in scikit-learn, `n_components` is a whole number of components or the share of the variance to keep (0 < share
+    < 1). Components have scikit-learn's signs (`svd_flip`, u_based_decision=False), so equal data have equal vectors.
 
     Raises:
-        CannotFit: fewer than two rows, more components than rows or columns, or rows that are all the same.
+        CannotFit: fewer than two rows, more components than rows or columns, non-finite values, or identical rows.
     """
     n, p = moments.n, len(moments.total)
     if n < 2:
-        raise CannotFit(f"PCA needs at least 2 images, and there {'is 1' if n else 'are none'}")
+        raise CannotFit(f"PCA needs at least 2 images; the run has {n}")
     if not np.isfinite(moments.gram).all():
-        raise CannotFit(f"the features of these {n} images are not all finite numbers")
+        raise CannotFit(f"the features of the {n} images are not all finite numbers")
     share = 0 < n_components < 1
     if not share and not (float(n_components).is_integer() and 1 <= n_components <= min(n, p)):
         raise CannotFit(
-            f"n_components is {n_components:g}: give a whole number from 1 to {min(n, p)} (the smaller of {n} images "
+            f"n_components is {n_components:g}: use a whole number from 1 to {min(n, p)} (the smaller of {n} images "
             f"and {p} features), or a share of the variance between 0 and 1"
         )
     mean = moments.total / n
     covariance = (moments.gram - n * np.outer(mean, mean)) / (n - 1)
     if np.trace(covariance) <= CONSTANT_SHARE * np.trace(moments.gram) / n:
-        raise CannotFit(f"the features of all {n} images are the same: there is no variance to explain")
+        raise CannotFit(f"the features of all {n} images are identical: there is no variance to explain")
 
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     variance = np.clip(eigenvalues[::-1], 0, None)

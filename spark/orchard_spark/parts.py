@@ -1,8 +1,8 @@
-"""The Parquet files of a dataset: a task reads one, and writes one of the same name into the dataset that it makes.
+"""The part files of a Parquet dataset. Each task reads one and writes one of the same name into the output dataset.
 
-Spark gives each task its file and does again what a lost executor has not finished; the files themselves go past it.
-Its own reader packs and splits files by their bytes, so that tasks are uneven; its frames hand each row through the
-JVM, and loading what plans and compiles them takes longer than the work on thousands of images.
+Spark schedules the tasks and repeats those of lost executors, but the data do not pass through it. Spark's own Parquet
+reader packs and splits files by bytes, which makes tasks uneven; DataFrames copy each row through the JVM, and loading
+the query planner and compiler takes longer than the work on thousands of images.
 """
 
 import os
@@ -20,90 +20,90 @@ import pyarrow.parquet as pq
 from pyspark import RDD, Accumulator, SparkContext
 from pyspark.accumulators import AccumulatorParam
 
-from orchard_spark import objects, tables
+from orchard_spark import objects, schemas
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FOOTERS_AT_ONCE = 16
-# What is asked of S3 at a time, and held of each column: a whole column of images may be 128 MiB.
+FOOTER_THREADS = 16
+# The size of a request to S3 and of a column's read buffer: a whole column of images can be 128 MiB.
 BUFFER_BYTES = 4 * 1024**2
-# What a writer gathers before it compresses: large groups read fast, and a worker holds about twice as much.
+# How much a writer collects before it compresses. Large row groups read fast; a worker's memory is about twice this.
 ROW_GROUP_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file of a dataset; a file without rows is none."""
+    """One Parquet file of a dataset. Datasets skip empty files."""
 
     uri: str
     rows: int
 
     @property
     def name(self) -> str:
-        """The file's name, which is the same in every dataset that is made from this file."""
+        """The file's name, which is the same in every dataset derived from this file."""
         return self.uri.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one task took: wall-clock seconds, and the most memory that its worker process has ever held."""
+class TaskUsage:
+    """What one task used: wall-clock seconds, and the peak memory of its worker process so far."""
 
     seconds: float
     peak_bytes: int
 
 
-class _Tasks(AccumulatorParam[list[Task]]):
-    def zero(self, value: list[Task]) -> list[Task]:  # noqa: ARG002  # PySpark's signature
+class _TaskUsages(AccumulatorParam[list[TaskUsage]]):
+    def zero(self, value: list[TaskUsage]) -> list[TaskUsage]:  # noqa: ARG002  # PySpark's signature
         return []
 
-    def addInPlace(self, value1: list[Task], value2: list[Task]) -> list[Task]:  # noqa: N802  # PySpark's name
+    def addInPlace(self, value1: list[TaskUsage], value2: list[TaskUsage]) -> list[TaskUsage]:  # noqa: N802  # PySpark's name
         return value1 + value2
 
 
-def task_list(context: SparkContext) -> Accumulator[list[Task]]:
-    """An accumulator of the tasks that were done."""
-    return context.accumulator([], _Tasks())
+def task_usage(context: SparkContext) -> Accumulator[list[TaskUsage]]:
+    """Return an accumulator for the usage of finished tasks."""
+    return context.accumulator([], _TaskUsages())
 
 
 def find(uri: str, schema: pa.Schema) -> list[Part]:
-    """The files of a dataset that have rows, ordered by name, each with the columns of the schema.
+    """Return the files of a dataset, sorted by name, without empty files; each must have the columns of the schema.
 
     Raises:
         FileNotFoundError: there is no file.
         WrongColumns: a file has other columns.
     """
 
-    def look(file: str) -> Part:
-        with pq.ParquetFile(objects.RangedFile(file)) as opened:
-            tables.check_columns(opened.schema_arrow, schema, file)
-            return Part(file, opened.metadata.num_rows)
+    def read_footer(file: str) -> Part:
+        with pq.ParquetFile(objects.RangedFile(file)) as parquet:
+            schemas.check_columns(parquet.schema_arrow, schema, file)
+            return Part(file, parquet.metadata.num_rows)
 
     files = [file for file in objects.list_files(uri) if file.endswith(".parquet")]
     if not files:
-        raise FileNotFoundError(f"there is no Parquet file below {uri}")
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return [part for part in pool.map(look, files) if part.rows]
+        raise FileNotFoundError(f"no Parquet file below {uri}")
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        return [part for part in pool.map(read_footer, files) if part.rows]
 
 
-def rows(found: Iterable[Part]) -> int:
-    """How many rows the files have together."""
-    return sum(part.rows for part in found)
+def count_rows(parts: Iterable[Part]) -> int:
+    """Return the total number of rows of the files."""
+    return sum(part.rows for part in parts)
 
 
 def read(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, in order, in batches of at most `batch_rows`."""
-    with pq.ParquetFile(objects.RangedFile(part.uri), buffer_size=BUFFER_BYTES) as opened:
-        yield from opened.iter_batches(batch_rows, columns=list(columns), use_threads=False)
+    """Yield the rows of a file, in order, in batches of at most `batch_rows`."""
+    with pq.ParquetFile(objects.RangedFile(part.uri), buffer_size=BUFFER_BYTES) as parquet:
+        yield from parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False)
 
 
 class Writer:
-    """One Parquet file, written batch by batch and seen once it is whole; after an error, never.
+    """Writes one Parquet file batch by batch; the file is uploaded only when complete, and never after an error.
 
-    Without rows there is no file, nor that of an earlier attempt of the same task.
+    If no rows are written, there is no file, and the file of an earlier attempt of the same task is deleted.
 
-    It grows on the local disk of the task, in Spark's scratch folder, so that a worker holds one row group and not the
-    file. `rows` counts what was written.
+    The file grows in Spark's scratch folder on the local disk, so that a worker holds one row group and not the whole
+    file. `rows` counts the rows written.
     """
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
@@ -111,25 +111,25 @@ class Writer:
         self.rows = 0
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
-        self._held_bytes = 0
+        self._buffered_bytes = 0
         scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-        self._file = tempfile.NamedTemporaryFile(dir=scratch or None, suffix=".parquet")  # noqa: SIM115  # ends in exit
-        self._parquet = pq.ParquetWriter(self._file, schema, **tables.parquet_options(schema))
+        self._file = tempfile.NamedTemporaryFile(dir=scratch or None, suffix=".parquet")  # noqa: SIM115  # closed in __exit__
+        self._parquet = pq.ParquetWriter(self._file, schema, **schemas.parquet_options(schema))
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take the rows of a batch, which has the columns of the schema."""
+        """Add the rows of a batch, which has the columns of the schema."""
         self.rows += batch.num_rows
         self._batches.append(batch)
-        self._held_bytes += batch.nbytes
-        if self._held_bytes >= ROW_GROUP_BYTES:
+        self._buffered_bytes += batch.nbytes
+        if self._buffered_bytes >= ROW_GROUP_BYTES:
             self._write_row_group()
 
     def _write_row_group(self) -> None:
         self._parquet.write_table(pa.Table.from_batches(self._batches, self._schema))
-        self._batches, self._held_bytes = [], 0
+        self._batches, self._buffered_bytes = [], 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,47 +145,47 @@ class Writer:
                 objects.delete(self.uri)
 
 
-def each(
-    context: SparkContext, items: Sequence[Item], work: Callable[[Item], Result], tasks: Accumulator[list[Task]]
+def map_tasks(
+    context: SparkContext,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    usage: Accumulator[list[TaskUsage]],
 ) -> RDD[Result]:
-    """What `work` makes of every item, such as a file or some files, in their order, each in a task of its own.
-
-    `tasks` collects what each task took.
-    """
+    """Return the result of a function for each item, in order, with one task per item; `usage` collects their usage."""
 
     def run_task(item: Item) -> Result:
         started = time.monotonic()
-        result = work(item)
+        result = function(item)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        tasks.add([Task(time.monotonic() - started, peak_bytes)])
+        usage.add([TaskUsage(time.monotonic() - started, peak_bytes)])
         return result
 
     return context.parallelize(items, max(1, len(items))).map(run_task)
 
 
-def make(
+def write_dataset(
     context: SparkContext,
-    found: Sequence[Part],
-    work: Callable[[Part], Iterator[pa.RecordBatch]],
+    inputs: Sequence[Part],
+    function: Callable[[Part], Iterator[pa.RecordBatch]],
     uri: str,
     schema: pa.Schema,
-    tasks: Accumulator[list[Task]],
+    usage: Accumulator[list[TaskUsage]],
 ) -> int:
-    """Make a dataset of what `work` makes of every file, a file of each, in place of what was there; count its rows."""
+    """Replace a dataset with the results of a function, one file per input file, and return the number of rows."""
 
-    def write(part: Part) -> int:
+    def write_part(part: Part) -> int:
         with Writer(f"{uri}/{part.name}", schema) as writer:
-            for batch in work(part):
+            for batch in function(part):
                 writer.write(batch)
         return writer.rows
 
     objects.clear(uri)
-    written = sum(each(context, found, write, tasks).collect())
-    show_columns(uri, schema, written)
-    return written
+    rows = sum(map_tasks(context, write_part, inputs, usage).collect())
+    write_schema_if_empty(uri, schema, rows)
+    return rows
 
 
-def show_columns(uri: str, schema: pa.Schema, written: int) -> None:
-    """Give a dataset into which no rows were written a file without rows, which tells its columns."""
-    if not written:
+def write_schema_if_empty(uri: str, schema: pa.Schema, rows: int) -> None:
+    """Write an empty file into a dataset of no rows, so that readers find its columns."""
+    if not rows:
         objects.write_table(f"{uri}/part-00000.parquet", schema.empty_table())

@@ -2,20 +2,20 @@ from pathlib import Path
 
 import ingest
 from benchmarks import contenders
-from demo import pictures
+from sandbox import pictures
 
 
-def test_the_bare_loops_share_the_images(tmp_path: Path, model_file: Path) -> None:
+def test_the_bare_loops_divide_the_images_among_them(tmp_path: Path, model_file: Path) -> None:
     pictures.write_dataset(tmp_path, per_class=1)
     halves = [contenders.bare_features(str(tmp_path), str(model_file), number, "2") for number in "01"]
     assert sum(half["images"] for half in halves) == len(list(tmp_path.rglob("*.jpg")))
     assert all(half["loop"] > 0 for half in halves)
 
 
-def test_every_stage_of_the_features_step_takes_its_time(tmp_path: Path, model_file: Path) -> None:
+def test_every_phase_of_the_features_step_is_measured(tmp_path: Path, model_file: Path) -> None:
     pictures.write_dataset(tmp_path / "images", per_class=1)
     run = tmp_path / "run"
     ingest.run(str(tmp_path / "images"), f"file://{run}", max_reject_ratio=0, max_pixels=50_000)
-    stages = contenders.stages(str(run / "images"), str(model_file), str(tmp_path / "features"))
-    assert list(stages) == ["read_us", "decode_us", "resize_us", "inference_us", "arrow_us", "write_us"]
-    assert max(stages, key=lambda stage: stages[stage]) == "inference_us"
+    phases = contenders.phases(str(run / "images"), str(model_file), str(tmp_path / "features"))
+    assert list(phases) == ["read_us", "decode_us", "resize_us", "inference_us", "arrow_us", "write_us"]
+    assert max(phases, key=lambda phase: phases[phase]) == "inference_us"

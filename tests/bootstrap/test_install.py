@@ -19,7 +19,7 @@ Install = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def node(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Node:
-    """A node as the local EMR makes one."""
+    """A node of the local EMR."""
     return make_node(tmp_path_factory.mktemp("node"), aws_url, "eu-west-1", [])
 
 
@@ -32,7 +32,7 @@ def install(node: Node) -> Install:
     return run
 
 
-# What the steps do with the libraries, beside what they import: decode, infer, multiply, write and read Parquet.
+# Uses the libraries as the steps do: decode, infer, multiply, write and read Parquet.
 USE = """
 import io, pathlib, sys
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -59,7 +59,7 @@ def release_uri(s3: "S3Client", bucket: str) -> str:
     return f"s3://{bucket}/releases/1"
 
 
-def test_the_steps_python_is_made_from_the_wheels_of_the_release(
+def test_the_steps_python_is_installed_from_the_wheels_of_the_release(
     s3: "S3Client", bucket: str, build_dir: Path, node: Node, install: Install
 ) -> None:
     version = release.upload(s3, bucket, release.collect(build_dir))
@@ -72,7 +72,7 @@ def test_the_steps_python_is_made_from_the_wheels_of_the_release(
     assert {"ai-edge-litert", "boto3", "numpy", "obstore", "pillow", "pyarrow"} <= names
     assert not {"tensorflow-cpu", "tensorflow", "pyspark", "apache-airflow"} & names
 
-    # Everything else is Spark's, which a node has.
+    # PySpark and Py4J come with Spark on a node.
     (model,) = (build_dir / "model").glob("*.tflite")
     zips = (Path(pyspark.__file__).parent / "python/lib").glob("*.zip")
     modules = {"PYTHONPATH": ":".join(map(str, [release.ROOT / "spark", *zips]))}
@@ -83,14 +83,14 @@ def test_the_steps_python_is_made_from_the_wheels_of_the_release(
     assert size <= 400 * 1024**2
 
 
-def test_a_wheel_that_is_missing_fails_and_is_named(release_uri: str, install: Install) -> None:
+def test_a_missing_wheel_fails_with_its_name(release_uri: str, install: Install) -> None:
     done = install("--release", release_uri, "--prefix", "/opt/empty")
     assert done.returncode != 0
     assert "No matching distribution found for ai-edge-litert==" in done.stderr
     assert "install.sh: failed at line" in done.stderr
 
 
-def test_a_wheel_that_was_changed_is_refused(
+def test_a_modified_wheel_is_refused(
     s3: "S3Client", bucket: str, release_uri: str, build_dir: Path, install: Install
 ) -> None:
     (wheel,) = (build_dir / "wheels").glob("ai_edge_litert-*.whl")
@@ -100,7 +100,7 @@ def test_a_wheel_that_was_changed_is_refused(
     assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
-def test_a_release_that_is_not_there_fails(bucket: str, install: Install) -> None:
+def test_a_missing_release_fails(bucket: str, install: Install) -> None:
     done = install("--release", f"s3://{bucket}/releases/none", "--prefix", "/opt/none")
     assert done.returncode != 0
     assert "404" in done.stderr
@@ -110,11 +110,18 @@ def test_a_release_that_is_not_there_fails(bucket: str, install: Install) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--release", "s3://bucket/releases/1"], "--release and --prefix are needed"),
+        (["--release", "s3://bucket/releases/1"], "--release and --prefix are required"),
         (["--prefx", "/opt/orchard"], "unknown option --prefx"),
     ],
 )
-def test_wrong_options_are_told(install: Install, arguments: list[str], message: str) -> None:
+def test_wrong_options_are_reported(install: Install, arguments: list[str], message: str) -> None:
     done = install(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_shows_an_example(install: Install, option: str) -> None:
+    done = install(option)
+    assert done.returncode == 0
+    assert "install.sh --release s3://BUCKET/releases/VERSION --prefix /opt/orchard" in done.stdout

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG, CronTriggerTimetable, DagRunState
+from airflow.sdk import DAG, DagRunState
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType, ParamValidationError
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from demo import stack
-from orchard.cluster import DAG_TAG, RUN_TAG
-from orchard.plan import run_name
+from orchard.cluster.tags import DAG_TAG, RUN_TAG
+from orchard.run.names import run_name
+from sandbox import aws
+from tests.dags.schedule import next_run
 
 DAG_FILE = Path(__file__).parents[2] / "dags/emr_janitor.py"
 
@@ -26,40 +27,42 @@ def dag() -> DAG:
     return found
 
 
-def test_it_looks_every_quarter_of_an_hour_and_never_catches_up(dag: DAG) -> None:
-    assert isinstance(dag.timetable, CronTriggerTimetable)
-    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("*/15 * * * *", "Europe/Paris")
+def test_it_runs_every_quarter_of_an_hour_and_never_catches_up(dag: DAG) -> None:
+    times = [datetime(2026, 11, 22, 2, 1, tzinfo=UTC)]
+    for _ in range(4):
+        times.append(next_run(dag, times[-1] + timedelta(seconds=1)))
+    assert [time.minute for time in times[1:]] == [15, 30, 45, 0]
     assert dag.catchup is False
 
 
-def test_two_never_reap_at_once_and_one_that_hangs_makes_way_for_the_next(dag: DAG) -> None:
+def test_only_one_run_is_active_and_a_hanging_run_makes_way_for_the_next(dag: DAG) -> None:
     assert dag.max_active_runs == 1
     (task,) = dag.tasks
     assert task.task_id == "reap"
     assert task.execution_timeout is not None
-    assert task.retries == 2, "a passing fault needs nobody's attention"
+    assert task.retries == 2, "a temporary fault needs nobody's attention"
     assert 3 * (task.execution_timeout + task.retry_delay) < timedelta(hours=1)
 
 
-def test_it_reaps_unless_told_otherwise(dag: DAG) -> None:
+def test_it_terminates_by_default(dag: DAG) -> None:
     assert dag.params.dump() == {"dry_run": False}
 
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
-def test_a_dry_run_is_asked_for_with_true_and_nothing_else(dag: DAG, value: Any) -> None:
+def test_only_true_requests_a_dry_run(dag: DAG, value: Any) -> None:
     assert deepcopy(dag.params.get_param("dry_run")).resolve(True) is True
     with pytest.raises(ParamValidationError):
         deepcopy(dag.params.get_param("dry_run")).resolve(value)
 
 
-def test_its_page_says_what_becomes_of_every_kind_of_cluster(dag: DAG) -> None:
+def test_its_documentation_covers_every_kind_of_cluster(dag: DAG) -> None:
     assert dag.doc_md is not None
-    for kind in ("queued or running", "succeeded or failed", "does not know", "older than", "without our tags"):
+    for kind in ("queued or running", "succeeded or failed", "does not know", "older than", "lacks Orchard's tags"):
         assert kind in dag.doc_md
 
 
 class TaskInstance:
-    """The part of a task instance that the janitor uses, of an Airflow that has one run, or answers with errors."""
+    """The part of a task instance that the janitor uses, in an Airflow that has one run or returns errors."""
 
     def __init__(self, run_id: str = "", state: DagRunState = DagRunState.RUNNING, status_code: int = 200) -> None:
         self._states = {("fruit_features", run_id): state}
@@ -81,10 +84,10 @@ class TaskInstance:
 
 @pytest.fixture
 def cluster(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Any]]]:
-    """A cluster of the run `nightly`, as often as it is asked what it is like now; Airflow's AWS is the local one."""
+    """The cluster of a run `nightly`: a function that describes it. Airflow uses the local AWS."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
-    emr, iam, role = stack.client("emr", aws_url), stack.client("iam", aws_url), f"janitor-{uuid.uuid4().hex[:12]}"
+    emr, iam, role = aws.client("emr", aws_url), aws.client("iam", aws_url), f"janitor-{uuid.uuid4().hex[:12]}"
     iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName=role)
     cluster_id = emr.run_job_flow(
@@ -105,35 +108,35 @@ def reap(dag: DAG, ti: TaskInstance, dry_run: bool = False) -> list[dict[str, An
     return report
 
 
-def has_ended(cluster: Callable[[], dict[str, Any]]) -> bool:
+def is_terminated(cluster: Callable[[], dict[str, Any]]) -> bool:
     return str(cluster()["Status"]["State"]).startswith("TERMINAT")
 
 
-def test_it_leaves_the_cluster_of_a_live_run_alone(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
+def test_it_keeps_the_cluster_of_an_active_run(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
     (row,) = reap(dag, TaskInstance("nightly"))
-    assert (row["run_state"], row["outcome"]) == ("running", "left alone")
-    assert not has_ended(cluster)
+    assert (row["run_state"], row["outcome"]) == ("running", "kept")
+    assert not is_terminated(cluster)
 
 
-def test_it_reaps_the_cluster_of_a_run_that_failed(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
+def test_it_terminates_the_cluster_of_a_failed_run(dag: DAG, cluster: Callable[[], dict[str, Any]]) -> None:
     (row,) = reap(dag, TaskInstance("nightly", DagRunState.FAILED))
-    assert (row["run_state"], row["outcome"]) == ("failed", "reaped")
-    assert has_ended(cluster)
+    assert (row["run_state"], row["outcome"]) == ("failed", "terminated")
+    assert is_terminated(cluster)
 
 
-def test_it_reaps_the_cluster_of_an_unknown_run_unless_the_run_is_dry(
+def test_it_terminates_the_cluster_of_an_unknown_run_except_in_a_dry_run(
     dag: DAG, cluster: Callable[[], dict[str, Any]]
 ) -> None:
-    assert [row["outcome"] for row in reap(dag, TaskInstance("another"), dry_run=True)] == ["would be reaped"]
-    assert not has_ended(cluster)
-    assert [row["outcome"] for row in reap(dag, TaskInstance("another"))] == ["reaped"]
-    assert has_ended(cluster)
+    assert [row["outcome"] for row in reap(dag, TaskInstance("another"), dry_run=True)] == ["would be terminated"]
+    assert not is_terminated(cluster)
+    assert [row["outcome"] for row in reap(dag, TaskInstance("another"))] == ["terminated"]
+    assert is_terminated(cluster)
 
 
 @pytest.mark.parametrize("status_code", [403, 404, 500, 503])
-def test_an_error_of_airflows_api_is_no_unknown_run(
+def test_an_error_of_airflows_api_does_not_count_as_an_unknown_run(
     dag: DAG, cluster: Callable[[], dict[str, Any]], status_code: int
 ) -> None:
     with pytest.raises(ExceptionGroup, match=f"API_SERVER_ERROR: .*{status_code}"):
         reap(dag, TaskInstance(status_code=status_code))
-    assert not has_ended(cluster)
+    assert not is_terminated(cluster)

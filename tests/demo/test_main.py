@@ -19,15 +19,15 @@ SUCCESS: dict[str, Any] = {
 }
 
 
-def test_the_table_of_a_good_run_has_counts_times_variance_tables_and_the_clusters_end() -> None:
+def test_the_table_of_a_successful_run_shows_counts_times_variance_tables_and_the_clusters_final_state() -> None:
     lines = [line.split(maxsplit=1) for line in table(SUCCESS).splitlines()]
     assert lines == [
         ["run", "success"],
         ["images", "24 of 25"],
         ["rejects", "1"],
-        ["ingest", "2.0 s, 12 images/s, Spark's start included"],
-        ["features", "4.0 s, 6 images/s, Spark's start included"],
-        ["pca", "3.0 s, 8 images/s, Spark's start included"],
+        ["ingest", "2.0 s, 12 images/s, including Spark's start"],
+        ["features", "4.0 s, 6 images/s, including Spark's start"],
+        ["pca", "3.0 s, 8 images/s, including Spark's start"],
         ["n_components", "17, 95.1% of the variance kept"],
         ["orchard.rejects", "1 rows, snapshot 71"],
         ["orchard.embeddings", "24 rows, snapshot 72"],
@@ -35,7 +35,7 @@ def test_the_table_of_a_good_run_has_counts_times_variance_tables_and_the_cluste
     ]
 
 
-def test_the_table_of_a_failed_run_names_the_task_the_step_and_the_error() -> None:
+def test_the_table_of_a_failed_run_shows_the_task_the_step_and_the_error() -> None:
     failed = {
         **dict.fromkeys(SUCCESS),
         "run_state": "failed",
@@ -43,7 +43,7 @@ def test_the_table_of_a_failed_run_names_the_task_the_step_and_the_error() -> No
         "tasks": {"plan": "success", "pca.wait_step": "failed"},
         "failed_steps": {"pca": "Traceback\n  File\nCannotFit: n_components is 5000"},
     }
-    told = table(failed)
-    assert "images" not in told
-    assert "task failed      pca.wait_step" in told
-    assert "step pca failed  CannotFit: n_components is 5000" in told
+    text = table(failed)
+    assert "images" not in text
+    assert "task failed      pca.wait_step" in text
+    assert "step pca failed  CannotFit: n_components is 5000" in text

@@ -1,16 +1,17 @@
 import time
 from typing import TYPE_CHECKING
 
-from demo import stack, watch
+from demo import watch
+from sandbox import aws
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_iam import IAMClient
 
 
-def test_a_task_lasts_from_its_first_begin_to_its_last_end() -> None:
-    said: list[str] = []
-    times = watch.TaskTimes(said.append)
+def test_a_task_lasts_from_its_first_start_to_its_last_end() -> None:
+    lines: list[str] = []
+    times = watch.TaskTimes(lines.append)
 
     def log() -> "list[str]":
         return [
@@ -28,17 +29,17 @@ def test_a_task_lasts_from_its_first_begin_to_its_last_end() -> None:
 
     times.follow(log())
     times.follow(slowly())
-    assert said == ["task plan", "task cluster_ready"]
+    assert lines == ["task plan", "task cluster_ready"]
     assert times.seconds()["plan"] == 0
     assert times.seconds()["cluster_ready"] >= 0.2
 
 
-def test_every_state_of_a_cluster_and_its_steps_is_told(aws_url: str, iam: "IAMClient") -> None:
+def test_every_state_of_a_cluster_and_its_steps_is_printed(aws_url: str, iam: "IAMClient") -> None:
     iam.create_role(RoleName="watched", AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName="watched")
-    emr: EMRClient = stack.client("emr", aws_url)
-    said: list[str] = []
-    with watch.EmrWatcher(emr, said.append):
+    emr: EMRClient = aws.client("emr", aws_url)
+    lines: list[str] = []
+    with watch.EmrWatcher(emr, lines.append):
         cluster_id = emr.run_job_flow(
             Name="watched",
             ReleaseLabel="emr-7.14.0",
@@ -54,10 +55,10 @@ def test_every_state_of_a_cluster_and_its_steps_is_told(aws_url: str, iam: "IAMC
             ],
         )["JobFlowId"]
         deadline = time.monotonic() + 20
-        while f"  cluster {cluster_id} TERMINATED (Steps completed)" not in said and time.monotonic() < deadline:
+        while f"  cluster {cluster_id} TERMINATED (Steps completed)" not in lines and time.monotonic() < deadline:
             time.sleep(0.1)
-    assert f"  cluster {cluster_id} RUNNING" in said
-    assert f"  cluster {cluster_id} TERMINATED (Steps completed)" in said
-    assert said.index("  step wait RUNNING") < said.index("  step wait COMPLETED")
+    assert f"  cluster {cluster_id} RUNNING" in lines
+    assert f"  cluster {cluster_id} TERMINATED (Steps completed)" in lines
+    assert lines.index("  step wait RUNNING") < lines.index("  step wait COMPLETED")
     (found,) = [cluster for cluster in watch.clusters(emr) if cluster["Id"] == cluster_id]
     assert [step["Name"] for step in found["Steps"]] == ["wait"]

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with Airflow, its types do not
+import yaml  # type: ignore[import-untyped]  # Airflow installs it without its types
 
-from demo import pictures, stack, up
 from infra import release
 from orchard.settings import Settings
+from sandbox import airflow, aws, pictures
+from sandbox.processes import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
@@ -31,7 +32,7 @@ ONE_SHOT = {"provision", "airflow-init"}
 
 
 def load(name: str) -> Any:
-    """A program of docker/ as a module; `import docker` is a library of the same name."""
+    """Load a program of docker/ as a module. `import docker` would import the library of that name."""
     spec = spec_from_file_location(f"orchard_docker_{name}", ROOT / f"docker/{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -42,28 +43,28 @@ def load(name: str) -> Any:
 
 @cache
 def options_of_airflow() -> dict[str, dict[str, Any]]:
-    airflow = find_spec("airflow")
-    assert airflow is not None
-    assert airflow.origin is not None
-    described = yaml.safe_load((Path(airflow.origin).parent / "config_templates/config.yml").read_text())
-    return {section: parts["options"] for section, parts in described.items()}
+    package = find_spec("airflow")
+    assert package is not None
+    assert package.origin is not None
+    config = yaml.safe_load((Path(package.origin).parent / "config_templates/config.yml").read_text())
+    return {section: parts["options"] for section, parts in config.items()}
 
 
 def is_option(variable: str) -> bool:
-    """Whether AIRFLOW__SECTION__KEY sets an option that Airflow knows; it overlooks others without a word."""
+    """Return whether AIRFLOW__SECTION__KEY sets an option of Airflow. Airflow silently ignores unknown options."""
     found = re.fullmatch(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)", variable)
     return found is not None and found[2].lower() in options_of_airflow().get(found[1].lower(), {})
 
 
 def is_ignored(path: str, lines: list[str]) -> bool:
-    """Whether .dockerignore keeps a file out: the last line that fits it, or a folder that it is in, decides."""
+    """Return whether .dockerignore excludes a file. The last line that matches it or one of its folders decides."""
     parts = path.split("/")
-    tops = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+    prefixes = ["/".join(parts[: count + 1]) for count in range(len(parts))]
     ignored = False
     for line in lines:
         pattern = line.removeprefix("!")
         name = pattern.removeprefix("**/")
-        candidates = parts if pattern != name else tops
+        candidates = parts if pattern != name else prefixes
         if any(fnmatch(candidate, name) for candidate in candidates):
             ignored = not line.startswith("!")
     return ignored
@@ -75,7 +76,7 @@ def ignore_lines() -> list[str]:
 
 
 def sync_lines() -> dict[str, list[str]]:
-    """The arguments of `uv sync` by the image they are for."""
+    """The arguments of `uv sync` by image."""
     return {
         image: line.split()
         for image, text in STAGES.items()
@@ -84,20 +85,20 @@ def sync_lines() -> dict[str, list[str]]:
 
 
 def copied(*stages: str) -> list[str]:
-    """The files and folders that the Dockerfile copies in these stages."""
+    """The files and folders that these stages of the Dockerfile copy."""
     lines = [line for stage in stages for line in re.findall(r"^COPY (.+) \S+$", STAGES[stage], re.MULTILINE)]
     return [name for line in lines for name in line.split()]
 
 
-def test_it_has_airflow_s_components_a_database_and_the_local_aws() -> None:
+def test_the_services_are_the_airflow_components_a_database_and_the_local_aws() -> None:
     assert set(SERVICES) == {"postgres", "local-aws", *ONE_SHOT, *AIRFLOW}
 
 
-def test_every_service_that_stays_has_a_health_check() -> None:
+def test_every_service_that_keeps_running_has_a_health_check() -> None:
     assert {name for name, service in SERVICES.items() if "healthcheck" not in service} == ONE_SHOT
 
 
-def test_airflow_is_set_up_after_the_database_and_the_local_aws_are_ready() -> None:
+def test_airflow_is_initialised_after_the_database_and_the_local_aws_are_ready() -> None:
     assert SERVICES["provision"]["depends_on"] == {"local-aws": {"condition": "service_healthy"}}
     assert SERVICES["airflow-init"]["depends_on"] == {
         "postgres": {"condition": "service_healthy"},
@@ -106,46 +107,47 @@ def test_airflow_is_set_up_after_the_database_and_the_local_aws_are_ready() -> N
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_airflow_s_services_wait_until_it_is_set_up(name: str) -> None:
+def test_airflow_services_wait_until_airflow_is_initialised(name: str) -> None:
     assert SERVICES[name]["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}
 
 
-def test_what_runs_tasks_waits_for_the_api_that_tasks_talk_to() -> None:
+def test_the_services_that_run_tasks_wait_for_the_api_that_tasks_call() -> None:
     for name in ("airflow-scheduler", "airflow-triggerer"):
         assert SERVICES[name]["depends_on"]["airflow-apiserver"] == {"condition": "service_healthy"}
 
 
-def test_only_airflow_s_page_is_published_and_only_on_this_machine() -> None:
+def test_only_the_airflow_port_is_published_and_only_on_this_machine() -> None:
     published = [(name, port) for name, service in SERVICES.items() for port in service.get("ports", ())]
     assert published == [("local-aws", "127.0.0.1:8080:8080")]
 
 
-def test_the_database_is_on_an_internal_network_alone() -> None:
+def test_the_database_is_only_on_an_internal_network() -> None:
     assert SERVICES["postgres"]["networks"] == ["database"]
     assert COMPOSE["networks"]["database"] == {"internal": True}
 
 
-def test_all_that_talk_to_the_local_aws_share_its_network() -> None:
+def test_all_clients_of_the_local_aws_share_its_network() -> None:
     sharing = {name for name, service in SERVICES.items() if service.get("network_mode") == "service:local-aws"}
     assert sharing == {*ONE_SHOT, *AIRFLOW}
     assert "database" in SERVICES["local-aws"]["networks"]
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
-def test_airflow_has_the_environment_that_make_up_gives_it(name: str) -> None:
-    ours = SERVICES[name]["environment"]
-    theirs = {
+def test_airflow_has_the_same_environment_as_with_make_up(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    expected = {
         key: value.replace(str(ROOT), "/opt/orchard")
-        for key, value in stack.airflow_environment(Path(), "http://127.0.0.1:5000", "r1").items()
+        for key, value in airflow.airflow_environment(Path(), "http://127.0.0.1:5000", "r1").items()
         if key.startswith(("AWS_", "ORCHARD_", "AIRFLOW_CONN_")) or is_option(key)
     }
-    del theirs["ORCHARD_RELEASE"]  # it comes from `provision`
-    assert {key: ours.get(key) for key in theirs} == theirs
+    del expected["ORCHARD_RELEASE"]  # comes from `provision`
+    assert {key: environment.get(key) for key in expected} == expected
 
 
 def test_the_orchard_variables_are_settings() -> None:
-    given = {key: value for key, value in SERVICES["airflow-init"]["environment"].items() if key.startswith("ORCHARD_")}
-    assert Settings.from_env({**given, "ORCHARD_RELEASE": "r1"}).bucket == stack.BUCKET
+    environment = SERVICES["airflow-init"]["environment"]
+    variables = {key: value for key, value in environment.items() if key.startswith("ORCHARD_")}
+    assert Settings.from_env({**variables, "ORCHARD_RELEASE": "r1"}).bucket == aws.BUCKET
 
 
 def test_every_airflow_variable_is_an_option_of_airflow() -> None:
@@ -156,13 +158,13 @@ def test_every_airflow_variable_is_an_option_of_airflow() -> None:
 
 
 def test_every_environment_value_is_a_string() -> None:
-    # YAML makes a bare True or 8080 something else, and Compose refuses or rewrites it.
+    # YAML reads an unquoted True or 8080 as another type, and Compose rejects or rewrites it.
     values = [value for service in SERVICES.values() for value in service.get("environment", {}).values()]
     assert [value for value in values if not isinstance(value, str)] == []
 
 
-def test_airflow_s_commands_are_those_of_make_up() -> None:
-    for name, arguments in {**up.COMPONENTS, "apiserver": ["api-server"]}.items():
+def test_the_airflow_commands_are_the_same_as_with_make_up() -> None:
+    for name, arguments in {**airflow.COMPONENTS, "apiserver": ["api-server"]}.items():
         assert SERVICES[f"airflow-{name}"]["command"] == ["airflow", *arguments]
 
 
@@ -175,23 +177,23 @@ def test_the_ports_agree() -> None:
     assert environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:5000"
 
 
-def test_airflow_logs_in_to_the_database_as_the_user_that_is_made() -> None:
-    made = SERVICES["postgres"]["environment"]
-    login = "{POSTGRES_USER}:{POSTGRES_PASSWORD}@postgres/{POSTGRES_DB}".format(**made)
+def test_airflow_connects_to_the_database_as_the_user_that_is_created() -> None:
+    database = SERVICES["postgres"]["environment"]
+    login = "{POSTGRES_USER}:{POSTGRES_PASSWORD}@postgres/{POSTGRES_DB}".format(**database)
     for name in ("airflow-init", *AIRFLOW):
         connection = SERVICES[name]["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         assert connection == f"postgresql+psycopg2://{login}"
 
 
-def test_it_runs_without_any_variable_set() -> None:
+def test_every_variable_has_a_default() -> None:
     variables = re.findall(r"\$\{([^}]*)\}", (ROOT / "docker-compose.yaml").read_text())
     assert {variable.partition(":-")[0] for variable in variables} == {"ADMIN_PASSWORD", "POSTGRES_PASSWORD"}
     assert [variable for variable in variables if not variable.partition(":-")[2]] == []
 
 
-def test_each_of_airflow_s_services_asks_for_its_own_health() -> None:
-    asked = {name: SERVICES[name]["healthcheck"]["test"][-2:] for name in AIRFLOW}
-    assert asked == {
+def test_each_airflow_service_checks_its_own_component() -> None:
+    checks = {name: SERVICES[name]["healthcheck"]["test"][-2:] for name in AIRFLOW}
+    assert checks == {
         "airflow-apiserver": ["docker/healthy.py", "metadatabase"],
         "airflow-scheduler": ["docker/healthy.py", "scheduler"],
         "airflow-dag-processor": ["docker/healthy.py", "dag_processor"],
@@ -208,13 +210,15 @@ def test_services_are_built_from_stages_of_the_dockerfile() -> None:
     assert set(targets.values()) < set(STAGES)
 
 
-def test_the_airflow_image_has_the_folders_that_airflow_reads() -> None:
+def test_the_airflow_image_contains_the_folders_that_airflow_reads() -> None:
     environment = SERVICES["airflow-init"]["environment"]
     folders = [environment[f"AIRFLOW__CORE__{name}_FOLDER"] for name in ("DAGS", "PLUGINS")]
     assert {folder.removeprefix("/opt/orchard/") for folder in folders} <= set(copied("airflow"))
 
 
-def test_the_local_aws_image_has_all_that_its_programs_import_and_upload(tmp_path: Path, build_dir: Path) -> None:
+def test_the_local_aws_image_contains_everything_that_its_programs_import_and_upload(
+    tmp_path: Path, build_dir: Path
+) -> None:
     for name in copied("base", "local-aws"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / "image" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -225,12 +229,12 @@ def test_the_local_aws_image_has_all_that_its_programs_import_and_upload(tmp_pat
     assert release.collect(build_dir, tmp_path / "image") == release.collect(build_dir)
 
 
-def test_provision_finds_the_parts_of_the_release_where_they_are_mounted() -> None:
+def test_the_parts_of_the_release_are_mounted_where_provision_reads_them() -> None:
     assert "./build:/opt/orchard/build:ro" in SERVICES["provision"]["volumes"]
     assert "WORKDIR /opt/orchard\n" in STAGES["base"]
 
 
-def test_the_programs_that_are_named_exist() -> None:
+def test_all_programs_in_commands_exist() -> None:
     commands = [part for service in SERVICES.values() for part in service.get("command", [])]
     commands += [part for service in SERVICES.values() for part in service.get("healthcheck", {}).get("test", [])]
     commands += re.findall(r'"(docker/[^"]+)"', DOCKERFILE)
@@ -240,30 +244,30 @@ def test_the_programs_that_are_named_exist() -> None:
 
 
 @pytest.mark.parametrize("name", [*AIRFLOW, "provision", "airflow-init", "local-aws"])
-def test_a_named_volume_covers_a_folder_that_the_image_s_user_owns(name: str) -> None:
-    made = re.findall(r"install -d -o orchard -g orchard (.+)", DOCKERFILE)[0].split()
+def test_named_volumes_are_mounted_on_folders_that_the_user_of_the_image_owns(name: str) -> None:
+    created = re.findall(r"install -d -o orchard -g orchard (.+)", DOCKERFILE)[0].split()
     mounted = [volume.split(":") for volume in SERVICES[name].get("volumes", ())]
-    assert [target for source, target, *_ in mounted if source in COMPOSE["volumes"] and target not in made] == []
+    assert [target for source, target, *_ in mounted if source in COMPOSE["volumes"] and target not in created] == []
     assert {source for source, *_ in mounted} <= {*COMPOSE["volumes"], "./build"}
 
 
 @pytest.mark.parametrize("name", sorted(set(copied(*STAGES))))
-def test_what_the_dockerfile_copies_exists_and_is_not_ignored(name: str) -> None:
+def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored(name: str) -> None:
     source = ROOT / name
     files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
-    sent = [file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts]
-    assert sent
-    assert [file for file in sent if is_ignored(file, ignore_lines())] == []
+    copied_files = [file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts]
+    assert copied_files
+    assert [file for file in copied_files if is_ignored(file, ignore_lines())] == []
 
 
 @pytest.mark.parametrize(
     "path", [".env", ".git/config", ".venv/pyvenv.cfg", "build/demo/airflow/airflow.cfg", "dags/__pycache__/a.pyc"]
 )
-def test_what_is_built_private_or_large_does_not_get_into_an_image(path: str) -> None:
+def test_built_private_and_large_files_are_not_copied_into_an_image(path: str) -> None:
     assert is_ignored(path, ignore_lines())
 
 
-def test_the_images_have_what_uv_lock_names_and_no_more_than_they_use() -> None:
+def test_the_images_contain_the_packages_that_they_need_from_uv_lock_and_no_others() -> None:
     uv = ROOT / ".uv/bin/uv"
     if not uv.exists():
         pytest.skip("needs .uv/bin/uv, which `make setup` installs")
@@ -284,7 +288,7 @@ def test_the_images_have_what_uv_lock_names_and_no_more_than_they_use() -> None:
     assert installed["local-aws"] & {"apache-airflow", "pytest", "tensorflow-cpu"} == set()
 
 
-def test_uv_and_python_are_those_of_the_makefile() -> None:
+def test_uv_and_python_have_the_same_versions_as_in_the_makefile() -> None:
     (version,) = re.findall(r"^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert f"ARG UV_VERSION={version}\n" in DOCKERFILE
     assert all("--frozen" in arguments for arguments in sync_lines().values())
@@ -319,21 +323,21 @@ def health_page() -> Iterator[str]:
         thread.join()
 
 
-def test_a_component_is_healthy_when_airflow_s_page_says_so(health_page: str) -> None:
+def test_a_component_is_healthy_if_the_health_page_reports_it(health_page: str) -> None:
     healthy = load("healthy").healthy
     assert healthy("scheduler", health_page) is True
     assert healthy("triggerer", health_page) is False
 
 
-def test_a_component_is_not_healthy_when_there_is_no_page() -> None:
+def test_an_unavailable_page_is_an_error() -> None:
     with pytest.raises(OSError, match="refused"):
-        load("healthy").healthy("scheduler", f"http://127.0.0.1:{stack.free_port()}")
+        load("healthy").healthy("scheduler", f"http://127.0.0.1:{free_port()}")
 
 
 @pytest.fixture
-def aws(tmp_path: Path) -> Iterator[str]:
-    """An AWS with nothing in it: moto's state belongs to the process, and other tests have filled that of this one."""
-    with stack.local_aws(tmp_path / "aws", stack.free_port(), tmp_path / "aws.log") as url:
+def empty_aws_url(tmp_path: Path) -> Iterator[str]:
+    """An empty AWS in a process of its own, because other tests have filled the one of this process."""
+    with aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "aws.log") as url:
         yield url
 
 
@@ -352,7 +356,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment_of_airflow(config: Path) -> dict[str, str]:
-    """What a program sees that the image's entry point starts."""
+    """The environment of a program that the image's entry point starts."""
     done = subprocess.run(
         ["sh", str(ROOT / "docker/entrypoint.sh"), str(config), "env"],
         capture_output=True,
@@ -364,13 +368,13 @@ def environment_of_airflow(config: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_provisioning_again_keeps_secrets_and_fills_what_is_there(
-    aws: str, build_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_provisioning_again_keeps_the_secrets_and_updates_release_and_password(
+    empty_aws_url: str, build_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provision = load("provision")
     config = tmp_path / "config"
     config.mkdir()
-    arguments = ["--url", aws, "--config", str(config), "--build-dir", str(build_dir)]
+    arguments = ["--url", empty_aws_url, "--config", str(config), "--build-dir", str(build_dir)]
     monkeypatch.setenv("ADMIN_PASSWORD", "first")
     assert provision.main(arguments) == 0
     first = environment_of_airflow(config)
@@ -379,40 +383,40 @@ def test_provisioning_again_keeps_secrets_and_fills_what_is_there(
     assert provision.main(arguments) == 0
     second = environment_of_airflow(config)
 
-    s3 = stack.client("s3", aws)
+    s3 = aws.client("s3", empty_aws_url)
     for environment in (first, second):
-        s3.head_object(Bucket=stack.BUCKET, Key=f"releases/{environment['ORCHARD_RELEASE']}/manifest.json")
+        s3.head_object(Bucket=aws.BUCKET, Key=f"releases/{environment['ORCHARD_RELEASE']}/manifest.json")
         assert set(provision.new_secrets()) <= set(environment)
     assert {key for key in first if first[key] != second[key]} == {"ORCHARD_RELEASE"}
-    airflow = SERVICES["airflow-apiserver"]["environment"]
-    (user, _) = airflow["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"].split(":")
-    passwords = airflow["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"].replace("/config", str(config))
+    server = SERVICES["airflow-apiserver"]["environment"]
+    (user, _) = server["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"].split(":")
+    passwords = server["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"].replace("/config", str(config))
     assert json.loads(Path(passwords).read_text()) == {user: "second"}
-    assert s3.list_objects_v2(Bucket=stack.BUCKET, Prefix=stack.DATASET_PREFIX)["KeyCount"] == len(pictures.CLASSES)
+    assert s3.list_objects_v2(Bucket=aws.BUCKET, Prefix=aws.DATASET_PREFIX)["KeyCount"] == len(pictures.CLASSES)
 
 
-def test_provisioning_says_what_to_do_when_the_release_is_not_built(
-    aws: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_provisioning_without_a_built_release_says_how_to_build_it(
+    empty_aws_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--url", aws, "--config", str(tmp_path), "--build-dir", str(tmp_path)]
+    arguments = ["--url", empty_aws_url, "--config", str(tmp_path), "--build-dir", str(tmp_path)]
     assert load("provision").main(arguments) == 1
     assert "make release-parts" in capsys.readouterr().err
     assert list(tmp_path.glob("*.env")) == []
 
 
-def test_airflow_does_not_start_before_it_is_provisioned(tmp_path: Path) -> None:
+def test_airflow_does_not_start_before_provisioning(tmp_path: Path) -> None:
     command = ["sh", str(ROOT / "docker/entrypoint.sh"), str(tmp_path), "echo", "started"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stdout == ""
 
 
-def test_compose_itself_accepts_the_file() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     commands = [["docker-compose"], ["docker", "compose"]]
     for command in commands:
         if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
             break
     else:
-        pytest.skip("needs docker-compose or `docker compose`; neither is installed")
+        pytest.skip("needs docker-compose or `docker compose`, and neither is installed")
     done = subprocess.run([*command, "config", "-q"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

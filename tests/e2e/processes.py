@@ -3,7 +3,7 @@ from pathlib import Path
 
 
 def left_running(folder: Path) -> dict[int, str]:
-    """The live processes that belong to a run: its folder is in their command line or environment."""
+    """Return the command lines of the running processes whose command line or environment contains a run's folder."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -11,7 +11,7 @@ def left_running(folder: Path) -> dict[int, str]:
         try:
             command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
-            continue  # it ended just now, or is not ours
+            continue  # it has just exited, or belongs to another user
         if str(folder).encode() in command + environment:
             found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found

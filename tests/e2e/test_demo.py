@@ -1,4 +1,4 @@
-"""`python -m demo` as a user runs it: a run that succeeds, one whose step fails, one that is broken off."""
+"""`python -m demo` as users run it: a run that succeeds, a run with a failing step, and an interrupted run."""
 
 import json
 import re
@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from demo import pictures, stack
+from sandbox import pictures
+from sandbox.folders import ROOT
+from sandbox.processes import wait_until
 from tests.e2e.processes import left_running
-from tests.local_aws.user import wait_until
 
 TASKS = {
     *(
@@ -33,8 +34,8 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A demo that has ended."""
+class Finished:
+    """A demo that has finished."""
 
     folder: Path
     code: int
@@ -42,15 +43,15 @@ class Ended:
 
     @property
     def summary(self) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
-        return read
+        content: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return content
 
 
 def start(folder: Path, data: Path, **params: Any) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "demo", "--data", str(data), "--folder", str(folder)]
     return subprocess.Popen(
         [*command, "--params", json.dumps(params)],
-        cwd=stack.ROOT,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -59,7 +60,7 @@ def start(folder: Path, data: Path, **params: Any) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 pictures of twelve classes, and a broken one."""
+    """24 images of twelve classes, and a broken one."""
     folder = tmp_path_factory.mktemp("data")
     pictures.write_dataset(folder, per_class=2)
     (folder / "Kiwi/broken.jpg").write_bytes((folder / "Kiwi/0_100.jpg").read_bytes()[:1500])
@@ -67,8 +68,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
-    """Two demos that run at once: with the defaults, and with an ingest step that tolerates no broken image."""
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Finished]]:
+    """Two demos in parallel: one with the defaults, one whose ingest step tolerates no broken image."""
     folders = {name: tmp_path_factory.mktemp(name) / "demo" for name in ("success", "failure")}
     runs = {
         "success": start(folders["success"], data),
@@ -76,23 +77,23 @@ def ended(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     }
     try:
         outputs = {name: run.communicate()[0] for name, run in runs.items()}
-        yield {name: Ended(folders[name], run.returncode, outputs[name]) for name, run in runs.items()}
+        yield {name: Finished(folders[name], run.returncode, outputs[name]) for name, run in runs.items()}
     finally:
         for run in runs.values():
-            run.terminate()  # does nothing when it has ended
+            run.terminate()  # no effect on a process that has exited
 
 
 @pytest.fixture(scope="module")
-def success(ended: dict[str, Ended]) -> Ended:
-    return ended["success"]
+def success(finished: dict[str, Finished]) -> Finished:
+    return finished["success"]
 
 
 @pytest.fixture(scope="module")
-def failure(ended: dict[str, Ended]) -> Ended:
-    return ended["failure"]
+def failure(finished: dict[str, Finished]) -> Finished:
+    return finished["failure"]
 
 
-def test_the_run_succeeds_and_every_image_is_accounted_for(success: Ended) -> None:
+def test_the_run_succeeds_and_every_image_is_accounted_for(success: Finished) -> None:
     assert success.code == 0, success.output
     summary = success.summary
     assert summary["run_state"] == "success"
@@ -103,24 +104,24 @@ def test_the_run_succeeds_and_every_image_is_accounted_for(success: Ended) -> No
     assert summary["model"].startswith("mobilenetv2-1.0-224-imagenet-")
 
 
-def test_its_one_cluster_is_gone(success: Ended) -> None:
+def test_its_only_cluster_is_terminated(success: Finished) -> None:
     assert (success.summary["clusters_created"], success.summary["clusters_alive"]) == (1, 0)
     assert list(success.summary["clusters"].values()) == ["TERMINATED"]
 
 
-def test_every_task_succeeded_and_has_its_seconds(success: Ended) -> None:
+def test_every_task_succeeds_and_its_duration_is_recorded(success: Finished) -> None:
     assert success.summary["tasks"] == dict.fromkeys(TASKS, "success")
     assert success.summary["seconds"].keys() == TASKS
     assert success.summary["seconds"]["features.wait_step"] > 1
 
 
-def test_the_steps_ran_on_the_python_that_the_bootstrap_action_made(success: Ended) -> None:
+def test_the_steps_run_on_the_python_that_the_bootstrap_action_installs(success: Finished) -> None:
     metrics = json.loads((success.folder / "run/features.metrics.json").read_text())
     assert metrics["executable"].startswith(str(success.folder / "aws/clusters"))
     assert metrics["executable"].endswith("/opt/orchard/venv/bin/python")
 
 
-def test_the_embeddings_are_read_with_pyarrow_where_the_readme_says(success: Ended) -> None:
+def test_pyarrow_reads_the_embeddings_as_the_readme_describes(success: Finished) -> None:
     table = pq.read_table(success.folder / "run/embeddings")
     assert table.num_rows == 24
     assert set(table["label"].to_pylist()) == set(pictures.CLASSES)
@@ -129,7 +130,7 @@ def test_the_embeddings_are_read_with_pyarrow_where_the_readme_says(success: End
     assert [(row["path"].rsplit("/", 1)[1], row["reason"]) for row in rejects] == [("broken.jpg", "undecodable")]
 
 
-def test_the_run_is_published_in_the_tables(success: Ended) -> None:
+def test_the_run_is_published_in_the_tables(success: Finished) -> None:
     tables = success.summary["tables"]
     assert {name: table["rows"] for name, table in tables.items()} == {"rejects": 1, "features": 24, "embeddings": 24}
     for name, table in tables.items():
@@ -137,13 +138,13 @@ def test_the_run_is_published_in_the_tables(success: Ended) -> None:
         assert f"snapshot {table['snapshot_id']}" in success.output
 
 
-def test_what_happens_is_shown_while_it_happens_and_a_table_at_the_end(success: Ended) -> None:
-    for told in ("task plan", "BOOTSTRAPPING", "step ingest RUNNING", "step pca COMPLETED", "TERMINATED"):
-        assert told in success.output
+def test_the_output_shows_the_progress_and_a_table_at_the_end(success: Finished) -> None:
+    for text in ("task plan", "BOOTSTRAPPING", "step ingest RUNNING", "step pca COMPLETED", "TERMINATED"):
+        assert text in success.output
     assert re.search(r"^  images +24 of 25$", success.output, re.MULTILINE)
 
 
-def test_a_failing_step_fails_the_run_and_still_ends_the_cluster(failure: Ended) -> None:
+def test_a_failing_step_fails_the_run_and_the_cluster_is_still_terminated(failure: Finished) -> None:
     assert failure.code == 1, failure.output
     summary = failure.summary
     assert summary["run_state"] == "failed"
@@ -154,33 +155,37 @@ def test_a_failing_step_fails_the_run_and_still_ends_the_cluster(failure: Ended)
     assert (summary["clusters_created"], summary["clusters_alive"]) == (1, 0)
 
 
-def test_a_failing_step_says_why_in_the_table_and_in_the_tasks_log(failure: Ended) -> None:
+def test_the_reason_of_a_failing_step_is_in_the_table_and_in_the_task_log(failure: Finished) -> None:
     reason = "1 of 25 objects rejected, a ratio of 0.040, over max_reject_ratio 0"
     assert reason in failure.summary["failed_steps"]["ingest"]
     assert reason in failure.output
     assert reason in (failure.folder / "airflow.log").read_text()
 
 
-def test_a_failed_run_publishes_nothing(failure: Ended) -> None:
+def test_a_failed_run_publishes_nothing(failure: Finished) -> None:
     assert not (failure.folder / "run").exists()
     assert failure.summary["embeddings_rows"] is None
 
 
-def test_neither_leaves_a_process_behind(success: Ended, failure: Ended) -> None:
+def test_no_process_is_left_running(success: Finished, failure: Finished) -> None:
     assert left_running(success.folder) == {}
     assert left_running(failure.folder) == {}
 
 
-def test_ctrl_c_in_the_middle_of_a_step_leaves_no_process_behind(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_during_a_step_leaves_no_process_running(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = start(folder, data)
     assert demo.stdout is not None
     for line in demo.stdout:
         if "step ingest RUNNING" in line:
             break
-    wait_until(lambda: any("java" in command for command in left_running(folder).values()), "Spark's start", 20)
+    wait_until(
+        lambda: any("java" in command for command in left_running(folder).values()),
+        "Spark's start",
+        timeout_seconds=20,
+    )
     demo.send_signal(signal.SIGINT)
     rest = demo.stdout.read()
     assert demo.wait(30) == 130
-    assert "SIGINT: stopped, nothing is left running" in rest
+    assert "SIGINT: all processes are stopped" in rest
     assert left_running(folder) == {}

@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from demo import up
-from tests.faults.stand import Run, Stand, build, wait_until
+from sandbox import up
+from tests.faults.deployment import Deployment, Run, build, wait_until
 
-COLUMNS = ("fault", "run", "clusters created", "alive after", "ended by", "readers see")
+COLUMNS = ("fault", "run", "clusters created", "active afterwards", "terminated by", "readers see")
 TABLE = Path(__file__).parents[2] / "build/faults.md"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault came to: a line of the table."""
+    """The outcome of a fault: a row of the table."""
 
     fault: str
     run_state: str
     clusters_created: int
-    alive_after: int
-    ended_by: str
+    active_afterwards: int
+    terminated_by: str
     readers_see: str
 
 
@@ -27,9 +27,9 @@ OUTCOMES: list[Outcome] = []
 
 
 @pytest.fixture(scope="session")
-def stand(tmp_path_factory: pytest.TempPathFactory, build_dir: Path) -> Iterator[Stand]:
-    """One for all faults; they come one after the other."""
-    folder = tmp_path_factory.mktemp("stand")
+def deployment(tmp_path_factory: pytest.TempPathFactory, build_dir: Path) -> Iterator[Deployment]:
+    """One deployment for all faults, which happen one after the other."""
+    folder = tmp_path_factory.mktemp("deployment")
     try:
         yield build(folder, build_dir)
     finally:
@@ -37,58 +37,60 @@ def stand(tmp_path_factory: pytest.TempPathFactory, build_dir: Path) -> Iterator
 
 
 @pytest.fixture(autouse=True)
-def _no_fault_outlives_its_test(stand: Stand) -> Iterator[None]:
+def _remove_faults_after_each_test(deployment: Deployment) -> Iterator[None]:
     yield
-    stand.aws.clear()
+    deployment.aws.clear()
 
 
 @dataclass(frozen=True)
 class Check:
     """What must hold after every fault."""
 
-    stand: Stand
+    deployment: Deployment
     fault: str
 
     def __call__(self, run: Run, state: str, *, clusters: int = 1, cause: tuple[str, str] | None = None) -> None:
-        """The run has this state; no cluster lives; a failed run is not to be seen; its error says what the cause is.
+        """Check the run's state, that no cluster is active, and that readers see the run only if it succeeds.
 
-        `cause` is a task and what its log says.
+        `cause` is a task, and a text that its log must contain.
         """
         assert run.wait_for_end() == state
-        alive = run.live_clusters()
-        self.note(run, state, alive, "its teardown" if run.clusters() else "none was made")
-        assert alive == []
+        active = run.active_clusters()
+        self.record(run, state, active, "its teardown" if run.clusters() else "none was created")
+        assert active == []
         assert len(run.clusters()) == clusters
         assert run.is_published() == (state == "success")
         if cause is not None:
             assert cause[1] in run.log(cause[0])
 
     def with_janitor(self, run: Run, state: str) -> None:
-        """The run has this state, its cluster lives; after one run of the janitor it does not."""
-        # All tries of the teardown come first.
-        assert run.wait_for_end(seconds=900) == state
-        alive = run.live_clusters()
-        assert len(alive) == 1
-        self.stand.aws.clear()
-        self.stand.call("POST", "dags/emr_janitor/dagRuns", {"logical_date": None})
-        wait_until(lambda: not run.live_clusters(), "what the janitor reaps")
-        self.note(run, state, alive, "the janitor")
+        """Check the run's state, and that its cluster is active until the janitor runs."""
+        # The teardown makes all of its attempts first.
+        assert run.wait_for_end(timeout_seconds=900) == state
+        active = run.active_clusters()
+        assert len(active) == 1
+        self.deployment.aws.clear()
+        self.deployment.api.trigger("emr_janitor", {})
+        wait_until(lambda: not run.active_clusters(), "the termination of the cluster")
+        self.record(run, state, active, "the janitor")
         assert not run.is_published()
 
-    def note(self, run: Run, state: str, alive: "list[str] | None" = None, ended_by: str = "its teardown") -> None:
-        """Add a line to the table."""
+    def record(
+        self, run: Run, state: str, active: "list[str] | None" = None, terminated_by: str = "its teardown"
+    ) -> None:
+        """Add a row to the table."""
         seen = "the run" if run.is_published() else "nothing of it"
-        OUTCOMES.append(Outcome(self.fault, state, len(run.clusters()), len(alive or []), ended_by, seen))
+        OUTCOMES.append(Outcome(self.fault, state, len(run.clusters()), len(active or []), terminated_by, seen))
 
 
 @pytest.fixture
-def check(stand: Stand, request: pytest.FixtureRequest) -> Check:
-    """The check after a fault, which is named by its test."""
-    return Check(stand, request.node.name.removeprefix("test_").replace("_", " "))
+def check(deployment: Deployment, request: pytest.FixtureRequest) -> Check:
+    """The check after a fault. The name of the test is the name of the fault."""
+    return Check(deployment, request.node.name.removeprefix("test_").replace("_", " "))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what each fault came to, and keep it."""
+    """Print the outcome of each fault as a table, and write the table to a file."""
     if not OUTCOMES:
         return
     rows = [COLUMNS, *(tuple(map(str, astuple(outcome))) for outcome in OUTCOMES)]

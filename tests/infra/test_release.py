@@ -17,7 +17,7 @@ def keys(s3: "S3Client", bucket: str) -> set[str]:
     return {item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]}
 
 
-def test_a_release_holds_code_wheels_bootstrap_and_model(parts: Path) -> None:
+def test_a_release_contains_code_wheels_bootstrap_script_and_model(parts: Path) -> None:
     assert set(release.collect(parts)) == {
         "bootstrap/install.sh",
         "bootstrap/requirements.txt",
@@ -30,14 +30,14 @@ def test_a_release_holds_code_wheels_bootstrap_and_model(parts: Path) -> None:
     }
 
 
-def test_the_zip_holds_the_package_that_the_steps_import(parts: Path) -> None:
+def test_the_zip_file_contains_the_package_that_the_steps_import(parts: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(release.collect(parts)["spark/orchard_spark.zip"])) as archive:
         names = set(archive.namelist())
     package = release.ROOT / "spark/orchard_spark"
     assert names == {f"orchard_spark/{file.name}" for file in package.glob("*.py")}
 
 
-def test_equal_content_is_an_equal_version_and_other_content_another(parts: Path) -> None:
+def test_the_version_changes_only_if_the_content_changes(parts: Path) -> None:
     before = release.manifest(release.collect(parts))["version"]
     assert release.manifest(release.collect(parts))["version"] == before
     (parts / "wheels/numpy.whl").write_bytes(b"another")
@@ -54,10 +54,10 @@ def test_a_release_is_uploaded_once_with_its_manifest(s3: "S3Client", bucket: st
 
     s3.delete_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl")
     assert release.upload(s3, bucket, contents) == version
-    assert f"releases/{version}/wheels/numpy.whl" not in keys(s3, bucket), "a finished release never changes"
+    assert f"releases/{version}/wheels/numpy.whl" not in keys(s3, bucket), "a complete release never changes"
 
 
-def test_s3_is_told_the_checksum_of_every_file(s3: "S3Client", bucket: str, parts: Path) -> None:
+def test_s3_stores_the_checksum_of_every_file(s3: "S3Client", bucket: str, parts: Path) -> None:
     contents = release.collect(parts)
     version = release.upload(s3, bucket, contents)
     for path, file in release.manifest(contents)["files"].items():
@@ -65,7 +65,7 @@ def test_s3_is_told_the_checksum_of_every_file(s3: "S3Client", bucket: str, part
         assert base64.b64decode(head["ChecksumSHA256"]).hex() == file["sha256"]
 
 
-def test_a_broken_off_upload_is_finished_by_the_next(s3: "S3Client", bucket: str, parts: Path) -> None:
+def test_the_next_upload_completes_an_interrupted_one(s3: "S3Client", bucket: str, parts: Path) -> None:
     contents = release.collect(parts)
     version = release.manifest(contents)["version"]
     s3.put_object(Bucket=bucket, Key=f"releases/{version}/wheels/numpy.whl", Body=b"half")
@@ -76,13 +76,13 @@ def test_a_broken_off_upload_is_finished_by_the_next(s3: "S3Client", bucket: str
 
 
 @pytest.mark.parametrize("missing", ["wheels/numpy.whl", "model/mobilenet.tflite"])
-def test_a_part_that_was_not_built_is_named_with_the_way_out(parts: Path, missing: str) -> None:
+def test_the_error_about_a_missing_part_says_how_to_build_it(parts: Path, missing: str) -> None:
     (parts / missing).unlink()
     with pytest.raises(release.PartMissing, match="build it with `make release-parts`"):
         release.collect(parts)
 
 
-def test_two_models_are_one_too_many(parts: Path) -> None:
+def test_a_release_cannot_contain_two_models(parts: Path) -> None:
     (parts / "model/other.tflite").write_bytes(b"2")
-    with pytest.raises(release.PartMissing, match=r"no single model \(2 are there\)"):
+    with pytest.raises(release.PartMissing, match=r"no single model \(2 found\)"):
         release.collect(parts)

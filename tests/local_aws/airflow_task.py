@@ -1,4 +1,4 @@
-"""What Airflow's worker and triggerer do with an operator, without Airflow's database and scheduler."""
+"""Run operators as Airflow's worker and triggerer do, without its database and scheduler."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from tests.local_aws.user import DEADLINE_SECONDS, User
 
-# How often operators look, and for how long: Airflow's own half minutes would be all of a test's time.
+# Poll quickly: the default intervals of Airflow are too long for tests.
 POLLING: dict[str, Any] = {"waiter_delay": 0.2, "waiter_max_attempts": 150}
 
 
 def point_airflow_at(endpoint_url: str, monkeypatch: pytest.MonkeyPatch, **emr_defaults: Any) -> None:
-    """Give Airflow its connections; `emr_default` holds what a request is made from, if nothing else is said."""
+    """Set the connections of Airflow; `emr_default` holds default values for RunJobFlow."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint_url)
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
     monkeypatch.setenv("AIRFLOW_CONN_EMR_DEFAULT", json.dumps({"conn_type": "emr", "extra": emr_defaults}))
@@ -32,28 +32,28 @@ class TaskInstance:
         self.xcoms[key] = value
 
     def get_first_reschedule_date(self, context: Any) -> None:
-        """It has never been rescheduled."""
+        """Return None: it has never been rescheduled."""
 
 
 def failing_action(user: User) -> str:
-    """A bootstrap action that fails."""
+    """Upload a bootstrap action that fails, and return its URI."""
     return user.put("airflow/fail.sh", "#!/bin/bash\nexit 7\n")
 
 
 def execute(operator: BaseOperator, task_instance: TaskInstance | None = None) -> Any:
-    """What the operator returns."""
+    """Execute an operator, and return its result."""
     return operator.execute({"ti": task_instance or TaskInstance()})  # type: ignore[typeddict-item]
 
 
 def defer(operator: BaseOperator) -> TaskDeferred:
-    """How the operator gives up its worker; the test fails if it does not."""
+    """Execute an operator that must defer, and return the deferral."""
     with pytest.raises(TaskDeferred) as deferred:
         execute(operator)
     return deferred.value
 
 
 def fire(deferred: TaskDeferred) -> dict[str, Any]:
-    """The event that the trigger comes to."""
+    """Run the trigger, and return the payload of its first event."""
 
     async def first() -> dict[str, Any]:
         async with aclosing(deferred.trigger.run()) as events:
@@ -64,5 +64,5 @@ def fire(deferred: TaskDeferred) -> dict[str, Any]:
 
 
 def resume(operator: BaseOperator, deferred: TaskDeferred, event: dict[str, Any]) -> Any:
-    """What the operator returns when it goes on after an event."""
+    """Resume a deferred operator with an event, and return its result."""
     return operator.resume_execution(deferred.method_name, {"event": event}, {})

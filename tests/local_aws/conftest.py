@@ -10,13 +10,13 @@ from tests.local_aws.user import User
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server keeps its nodes."""
+    """The data folder of the shared server."""
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="session")
 def user(data: Path) -> Iterator[User]:
-    """A user of a server that runs as long as the tests; leaving it ends the clusters that tests left waiting."""
+    """A user of the server that all tests share."""
     with LocalAws(data) as server:
         user = User(server.endpoint_url)
         user.make_bucket()
@@ -25,11 +25,11 @@ def user(data: Path) -> Iterator[User]:
 
 @pytest.fixture(scope="module")
 def own(user: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """A user of a server of these tests' own, so that their faults strike no others.
+    """A user of a server for one module, so that its faults do not affect other tests.
 
-    moto's buckets belong to the process: the bucket of the other server is here too.
+    moto's buckets belong to the process, so that the bucket of the shared server is here, too.
     """
-    with LocalAws(tmp_path_factory.mktemp("faulty")) as server:
+    with LocalAws(tmp_path_factory.mktemp("own")) as server:
         yield User(server.endpoint_url)
 
 
@@ -42,7 +42,7 @@ def local_aws(own: User) -> Iterator[LocalAwsClient]:
 
 @pytest.fixture(scope="module")
 def waiting(user: User) -> str:
-    """A cluster that waits for steps."""
+    """The id of a WAITING cluster."""
     cluster_id = user.start(keep_alive=True)
     user.wait_for(cluster_id, "WAITING")
     return cluster_id

@@ -1,4 +1,4 @@
-"""`python -m local_aws` as a process of its own."""
+"""Run `python -m local_aws` in a process."""
 
 import re
 import subprocess
@@ -11,11 +11,11 @@ from typing import NamedTuple
 from tests.local_aws.user import User, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
-SERVING = re.compile(r"serving on (http://127\.0\.0\.1:\d+), clusters below (\S+)")
+SERVING = re.compile(r"serving on (http://127\.0\.0\.1:\d+), data in (\S+)")
 
 
 class Served(NamedTuple):
-    """A running program, its log, and a user of it."""
+    """The running program, its log, and a user of it."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -31,13 +31,13 @@ def start(data: Path, port: int, log: Path, *options: str) -> "subprocess.Popen[
 
 @contextmanager
 def serving(data: Path, *options: str) -> Iterator[Served]:
-    """The program on a free port, killed in the end; its log is beside its data."""
+    """Run the program on a free port, and kill it afterwards; its log is beside its data."""
     log = data.with_suffix(".log")
     process = start(data, 0, log, *options)
     try:
-        said = wait_until(lambda: SERVING.search(log.read_text()), "a server")
-        assert said.group(2) == str(data)
-        yield Served(process, log, User(said.group(1)))
+        match = wait_until(lambda: SERVING.search(log.read_text()), "a server")
+        assert match.group(2) == str(data)
+        yield Served(process, log, User(match.group(1)))
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""Airflow's own EMR operators, sensors, hook and links, as a worker runs them."""
+"""The EMR operators, sensors, hook and links of the Amazon provider, as an Airflow worker runs them."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def broken(user: User) -> str:
 
 
 def held_action(user: User, release: Path) -> dict[str, Any]:
-    """A bootstrap action that lasts until a file is there."""
+    """Return a bootstrap action that runs until a file exists."""
     script = user.put(f"airflow/hold-{release.parent.name}.sh", f"#!/bin/bash\n{until(release)}\n")
     return {"Name": "hold", "ScriptBootstrapAction": {"Path": script}}
 
@@ -78,34 +78,34 @@ def cluster_sensor(cluster_id: str, **arguments: Any) -> EmrJobFlowSensor:
 
 
 def step_sensor(cluster_id: str, step_id: str, **arguments: Any) -> EmrStepSensor:
-    whole = {"poke_interval": 0.2, "timeout": 30, **arguments}
-    return EmrStepSensor(task_id="wait", job_flow_id=cluster_id, step_id=step_id, **whole)
+    options = {"poke_interval": 0.2, "timeout": 30, **arguments}
+    return EmrStepSensor(task_id="wait", job_flow_id=cluster_id, step_id=step_id, **options)
 
 
-def test_create_makes_the_cluster_of_the_emr_connection_and_of_what_overrides_it(user: User) -> None:
+def test_create_merges_the_emr_connection_and_its_overrides(user: User) -> None:
     cluster_id = execute(create(job_flow_overrides={"Name": "overridden"}))
     cluster = user.cluster(cluster_id)
     assert (cluster["Name"], cluster["ReleaseLabel"]) == ("overridden", "emr-7.14.0")
 
 
-def test_create_without_a_connection_makes_the_cluster_of_the_request_alone(user: User) -> None:
+def test_create_without_a_connection_uses_only_the_overrides(user: User) -> None:
     request = {"Name": "alone", "ReleaseLabel": "emr-7.14.0", "Instances": ONE_SHOT, **ROLES}
     cluster_id = execute(create(emr_conn_id=None, job_flow_overrides=str(request)))
     assert "LogUri" not in user.cluster(cluster_id)
 
 
-def test_create_does_not_wait_unless_it_is_asked_to(user: User, tmp_path: Path) -> None:
+def test_create_does_not_wait_by_default(user: User, tmp_path: Path) -> None:
     cluster_id = execute(create(job_flow_overrides={"BootstrapActions": [held_action(user, tmp_path / "go")]}))
     assert user.state(cluster_id) in ("STARTING", "BOOTSTRAPPING")
     user.terminate(cluster_id)
 
 
-@pytest.mark.parametrize("how", [{"wait_for_completion": True}, {"wait_policy": WaitPolicy.WAIT_FOR_COMPLETION}])
-def test_create_that_waits_for_completion_returns_when_the_cluster_takes_steps(user: User, how: Any) -> None:
-    assert user.state(execute(create(**how))) in READY
+@pytest.mark.parametrize("options", [{"wait_for_completion": True}, {"wait_policy": WaitPolicy.WAIT_FOR_COMPLETION}])
+def test_create_that_waits_for_completion_returns_when_the_cluster_accepts_steps(user: User, options: Any) -> None:
+    assert user.state(execute(create(**options))) in READY
 
 
-def test_create_that_waits_for_steps_returns_when_they_are_over_and_the_cluster_is_gone(user: User) -> None:
+def test_create_that_waits_for_steps_returns_after_the_cluster_has_terminated(user: User) -> None:
     request = {"Instances": ONE_SHOT, "Steps": [bash("sleep 0.2")]}
     cluster_id = execute(create(wait_policy=WaitPolicy.WAIT_FOR_STEPS_COMPLETION, job_flow_overrides=request))
     assert (user.state(cluster_id), user.end_code(cluster_id)) == ("TERMINATED", "ALL_STEPS_COMPLETED")
@@ -118,11 +118,11 @@ def test_create_that_waits_fails_when_bootstrapping_fails(user: User) -> None:
     with pytest.raises(WaiterError, match='matched expected path: "TERMINATED_WITH_ERRORS"'):
         execute(create(wait_for_completion=True, job_flow_overrides={"BootstrapActions": [action]}), task_instance)
     cluster_id = task_instance.xcoms["emr_cluster"]["job_flow_id"]
-    # The operator then asks for the end of a cluster that has ended: that must not rewrite why it did.
+    # The operator then requests termination of the ended cluster, which must not change its reason.
     assert (user.state(cluster_id), user.end_code(cluster_id)) == ("TERMINATED_WITH_ERRORS", "BOOTSTRAP_FAILURE")
 
 
-def test_create_that_loses_patience_terminates_the_cluster(user: User, tmp_path: Path) -> None:
+def test_create_that_times_out_terminates_the_cluster(user: User, tmp_path: Path) -> None:
     request = {"BootstrapActions": [held_action(user, tmp_path / "go")]}
     task_instance = TaskInstance()
     with pytest.raises(WaiterError, match="Max attempts exceeded"):
@@ -132,33 +132,33 @@ def test_create_that_loses_patience_terminates_the_cluster(user: User, tmp_path:
     assert user.end_code(cluster_id) == "USER_REQUEST"
 
 
-def test_a_create_task_that_is_killed_terminates_its_cluster(user: User) -> None:
+def test_a_killed_create_task_terminates_its_cluster(user: User) -> None:
     operator = create()
     cluster_id = execute(operator)
     operator.on_kill()
     user.wait_for(cluster_id, "TERMINATED")
 
 
-def test_added_steps_run_in_their_order(user: User, waiting: str, tmp_path: Path) -> None:
-    steps = [bash(f"echo {number} >> {tmp_path}/said") for number in (1, 2)]
+def test_added_steps_run_in_order(user: User, waiting: str, tmp_path: Path) -> None:
+    steps = [bash(f"echo {number} >> {tmp_path}/output") for number in (1, 2)]
     task_instance = TaskInstance()
     step_ids = execute(add(*steps, job_flow_id=waiting), task_instance)
     user.wait_for_step(waiting, step_ids[1], "COMPLETED")
-    assert (tmp_path / "said").read_text().split() == ["1", "2"]
+    assert (tmp_path / "output").read_text().split() == ["1", "2"]
     assert task_instance.xcoms["job_flow_id"] == waiting
 
 
-def test_added_steps_that_are_waited_for_are_over(user: User, waiting: str) -> None:
+def test_add_that_waits_returns_after_all_its_steps_completed(user: User, waiting: str) -> None:
     step_ids = execute(add(bash("true"), bash("sleep 0.2"), job_flow_id=waiting, wait_for_completion=True))
     assert [user.step(waiting, step_id)["Status"]["State"] for step_id in step_ids] == ["COMPLETED"] * 2
 
 
-def test_an_added_step_that_fails_fails_the_task_that_waits_for_it(user: User, waiting: str) -> None:
+def test_add_that_waits_fails_when_a_step_fails(user: User, waiting: str) -> None:
     with pytest.raises(AirflowException, match=r'EMR Steps failed: s-.* matched expected path: "FAILED"'):
         execute(add(bash("exit 3"), job_flow_id=waiting, wait_for_completion=True))
 
 
-def test_steps_are_added_to_the_one_cluster_of_a_name_and_in_a_state(user: User) -> None:
+def test_add_finds_the_cluster_by_name_and_state(user: User) -> None:
     user.run(Name="nightly")
     cluster_id = user.start(Name="nightly", keep_alive=True)
     user.wait_for(cluster_id, *READY)
@@ -166,26 +166,26 @@ def test_steps_are_added_to_the_one_cluster_of_a_name_and_in_a_state(user: User)
     assert user.step_states(cluster_id) == ["COMPLETED"]
 
 
-def test_steps_are_not_added_to_a_cluster_that_is_over(broken: str) -> None:
+def test_steps_cannot_be_added_to_an_ended_cluster(broken: str) -> None:
     with pytest.raises(ClientError, match="ValidationException"):
         execute(add(bash("true"), job_flow_id=broken))
 
 
-def test_modify_changes_how_many_steps_run_at_once(user: User, tmp_path: Path) -> None:
+def test_modify_changes_the_step_concurrency_level(user: User, tmp_path: Path) -> None:
     cluster_id = execute(create(wait_for_completion=True))
     assert execute(modify(cluster_id, step_concurrency_level=2)) == 2
-    # Each of them waits for the other.
+    # Each step waits for the other.
     steps = [bash(f"touch {tmp_path}/{one}; {until(tmp_path / other)}") for one, other in ("ab", "ba")]
     execute(add(*steps, job_flow_id=cluster_id, wait_for_completion=True))
 
 
-def test_modify_of_a_cluster_that_is_over_is_refused(broken: str) -> None:
+def test_an_ended_cluster_cannot_be_modified(broken: str) -> None:
     with pytest.raises(ClientError, match="may not be modified"):
         execute(modify(broken, step_concurrency_level=2))
 
 
-def test_terminate_returns_before_the_cluster_is_gone(user: User, tmp_path: Path) -> None:
-    # A step that takes its time to end keeps the cluster TERMINATING.
+def test_terminate_returns_while_the_cluster_is_terminating(user: User, tmp_path: Path) -> None:
+    # A step that handles SIGTERM slowly keeps the cluster TERMINATING.
     step = bash(f"trap '{until(tmp_path / 'go')}; exit' TERM; touch {tmp_path}/ready; sleep 60 & wait")
     cluster_id = user.start(step, keep_alive=True)
     wait_until((tmp_path / "ready").exists, "the step")
@@ -196,7 +196,7 @@ def test_terminate_returns_before_the_cluster_is_gone(user: User, tmp_path: Path
     assert user.end_code(cluster_id) == "USER_REQUEST"
 
 
-def test_terminate_leaves_a_cluster_that_ended_with_errors_as_it_is(user: User, broken: str) -> None:
+def test_terminate_does_not_change_a_cluster_that_ended_with_errors(user: User, broken: str) -> None:
     execute(terminate(broken))
     assert (user.state(broken), user.end_code(broken)) == ("TERMINATED_WITH_ERRORS", "BOOTSTRAP_FAILURE")
 
@@ -209,13 +209,13 @@ def test_terminate_of_a_protected_cluster_fails(user: User) -> None:
     assert user.state(cluster_id) == "WAITING"
 
 
-def test_a_cluster_sensor_waits_until_the_cluster_takes_steps(user: User) -> None:
+def test_a_cluster_sensor_waits_until_the_cluster_accepts_steps(user: User) -> None:
     cluster_id = user.start(keep_alive=True)
     execute(cluster_sensor(cluster_id, target_states=READY))
     assert user.state(cluster_id) in READY
 
 
-def test_a_cluster_sensor_that_is_rescheduled_looks_once_and_comes_back(user: User, tmp_path: Path) -> None:
+def test_a_cluster_sensor_in_reschedule_mode_polls_once_per_run(user: User, tmp_path: Path) -> None:
     cluster_id = execute(create(job_flow_overrides={"BootstrapActions": [held_action(user, tmp_path / "go")]}))
     sensor = cluster_sensor(cluster_id, target_states=READY, mode="reschedule")
     with pytest.raises(AirflowRescheduleException):
@@ -225,18 +225,18 @@ def test_a_cluster_sensor_that_is_rescheduled_looks_once_and_comes_back(user: Us
     execute(sensor)
 
 
-def test_a_cluster_sensor_says_why_the_cluster_failed(broken: str) -> None:
+def test_a_cluster_sensor_reports_why_the_cluster_failed(broken: str) -> None:
     with pytest.raises(AirflowException, match=r"for code: BOOTSTRAP_FAILURE with message .*bootstrap action 1"):
         execute(cluster_sensor(broken, target_states=READY))
 
 
-def test_a_step_sensor_waits_until_the_step_is_over(user: User, waiting: str) -> None:
+def test_a_step_sensor_waits_until_the_step_ends(user: User, waiting: str) -> None:
     (step_id,) = user.add(waiting, bash("sleep 0.2"))
     execute(step_sensor(waiting, step_id))
     assert user.step(waiting, step_id)["Status"]["State"] == "COMPLETED"
 
 
-def test_a_step_sensor_says_why_the_step_failed_and_where_its_log_is(user: User, waiting: str) -> None:
+def test_a_step_sensor_reports_why_the_step_failed_and_its_log(user: User, waiting: str) -> None:
     (step_id,) = user.add(waiting, bash("echo broken >&2; exit 3"))
     with pytest.raises(AirflowException, match=r"for reason .* with message .* and log file") as failure:
         execute(step_sensor(waiting, step_id))
@@ -254,7 +254,7 @@ def test_a_step_sensor_fails_when_the_step_is_cancelled(user: User, waiting: str
     user.wait_for_step(waiting, running, "COMPLETED")
 
 
-def test_a_step_sensor_has_its_own_patience(user: User, waiting: str, tmp_path: Path) -> None:
+def test_a_step_sensor_times_out(user: User, waiting: str, tmp_path: Path) -> None:
     (step_id,) = user.add(waiting, bash(until(tmp_path / "go")))
     with pytest.raises(AirflowSensorTimeout):
         execute(step_sensor(waiting, step_id, timeout=0.2))
@@ -262,10 +262,10 @@ def test_a_step_sensor_has_its_own_patience(user: User, waiting: str, tmp_path: 
     user.wait_for_step(waiting, step_id, "COMPLETED")
 
 
-def test_the_hook_finds_a_cluster_by_its_name_among_those_in_a_state(user: User, hook: EmrHook, broken: str) -> None:
+def test_the_hook_finds_a_cluster_by_name_and_state(user: User, hook: EmrHook, broken: str) -> None:
     assert hook.get_cluster_id_by_name("broken", ["TERMINATED_WITH_ERRORS"]) == broken
     assert hook.get_cluster_id_by_name("broken", ["TERMINATED"]) is None
-    assert hook.get_cluster_id_by_name("nobody's", []) is None
+    assert hook.get_cluster_id_by_name("unknown", []) is None
     for _ in range(2):
         user.start(Name="twins", LogUri=None)
     with pytest.raises(AirflowException, match="More than one cluster found for name twins"):
@@ -273,13 +273,13 @@ def test_the_hook_finds_a_cluster_by_its_name_among_those_in_a_state(user: User,
 
 
 @pytest.mark.parametrize("name", ["cluster_running", "job_flow_waiting"])
-def test_the_hooks_waiters_wait(user: User, hook: EmrHook, name: str) -> None:
+def test_the_waiters_of_the_hook_work(user: User, hook: EmrHook, name: str) -> None:
     cluster_id = user.start(keep_alive=True)
     hook.get_waiter(name).wait(ClusterId=cluster_id, WaiterConfig={"Delay": 1})
     assert user.state(cluster_id) in READY
 
 
-def test_every_task_links_to_the_cluster_and_to_its_logs(user: User, waiting: str) -> None:
+def test_every_task_links_to_the_cluster_and_its_logs(user: User, waiting: str) -> None:
     (step_id,) = user.add(waiting, bash("true"))
     console = "https://console.aws.amazon.com"
     for operator in (
@@ -294,13 +294,13 @@ def test_every_task_links_to_the_cluster_and_to_its_logs(user: User, waiting: st
         assert EmrClusterLink().format_link(**cluster) == (
             f"{console}/emr/home?region={REGION}#/clusterDetails/{waiting}"
         )
-        # Amazon's prefix is wrong where LogUri has a folder; what it is made of comes from DescribeCluster.
+        # The prefix that the provider builds is wrong if LogUri has a folder; its parts come from DescribeCluster.
         assert EmrLogsLink().format_link(**logs) == (
             f"{console}/s3/buckets/{BUCKET}/deep/logs/?region={REGION}&prefix={waiting}/"
         )
 
 
-def test_the_place_of_the_logs_is_that_of_the_cluster(user: User, hook: EmrHook, waiting: str) -> None:
-    silent = user.start(LogUri=None)
+def test_the_log_uri_of_a_cluster_is_found(user: User, hook: EmrHook, waiting: str) -> None:
+    without_logs = user.start(LogUri=None)
     assert get_log_uri(emr_client=hook.conn, job_flow_id=waiting) == LOG_URI.removeprefix("s3://")
-    assert get_log_uri(emr_client=hook.conn, job_flow_id=silent) is None
+    assert get_log_uri(emr_client=hook.conn, job_flow_id=without_logs) is None

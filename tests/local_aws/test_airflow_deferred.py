@@ -1,4 +1,4 @@
-"""Airflow's own EMR operators and sensors in deferrable mode: the worker's part, and the triggerer's."""
+"""The EMR operators and sensors of the Amazon provider in deferrable mode, in the worker and in the triggerer."""
 
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,23 @@ def airflow(own: User, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Path:
-    """A file that a step waits for, so that a sensor finds it unfinished."""
+def release(tmp_path: Path) -> Path:
+    """The file that a step waits for, so that a sensor finds the step unfinished."""
     return tmp_path / "go"
 
 
 @pytest.fixture(scope="module")
 def waiting(own: User) -> str:
-    """A cluster that waits for steps, where faults strike no others."""
+    """The id of a WAITING cluster, where faults do not affect other tests."""
     cluster_id = own.start(keep_alive=True)
     own.wait_for(cluster_id, "WAITING")
     return cluster_id
 
 
 @pytest.fixture
-def step_id(own: User, waiting: str, held: Path) -> str:
-    """A step that is held."""
-    (added,) = own.add(waiting, bash(until(held)))
+def step_id(own: User, waiting: str, release: Path) -> str:
+    """The id of a step that waits for the file `release`."""
+    (added,) = own.add(waiting, bash(until(release)))
     return added
 
 
@@ -52,7 +52,9 @@ def broken(own: User) -> str:
     return own.run(bootstrap=[(failing_action(own),)])
 
 
-def create(*steps: Any, keep_alive: bool = False, bootstrap: str | None = None, **how: Any) -> EmrCreateJobFlowOperator:
+def create(
+    *steps: Any, keep_alive: bool = False, bootstrap: str | None = None, **options: Any
+) -> EmrCreateJobFlowOperator:
     request = {
         "Name": "deferred",
         "ReleaseLabel": "emr-7.14.0",
@@ -63,7 +65,7 @@ def create(*steps: Any, keep_alive: bool = False, bootstrap: str | None = None, 
         "Steps": list(steps),
     }
     return EmrCreateJobFlowOperator(
-        task_id="create", emr_conn_id=None, job_flow_overrides=request, deferrable=True, **POLLING, **how
+        task_id="create", emr_conn_id=None, job_flow_overrides=request, deferrable=True, **POLLING, **options
     )
 
 
@@ -75,17 +77,17 @@ def terminate(cluster_id: str) -> EmrTerminateJobFlowOperator:
     return EmrTerminateJobFlowOperator(task_id="end", job_flow_id=cluster_id, deferrable=True, **POLLING)
 
 
-def cluster_sensor(cluster_id: str, **how: Any) -> EmrJobFlowSensor:
-    return EmrJobFlowSensor(task_id="wait", job_flow_id=cluster_id, deferrable=True, poke_interval=1, **how)
+def cluster_sensor(cluster_id: str, **options: Any) -> EmrJobFlowSensor:
+    return EmrJobFlowSensor(task_id="wait", job_flow_id=cluster_id, deferrable=True, poke_interval=1, **options)
 
 
-def step_sensor(cluster_id: str, step_id: str, **how: Any) -> EmrStepSensor:
+def step_sensor(cluster_id: str, step_id: str, **options: Any) -> EmrStepSensor:
     return EmrStepSensor(
-        task_id="wait", job_flow_id=cluster_id, step_id=step_id, deferrable=True, poke_interval=1, **how
+        task_id="wait", job_flow_id=cluster_id, step_id=step_id, deferrable=True, poke_interval=1, **options
     )
 
 
-def test_create_is_deferred_until_the_cluster_takes_steps(own: User) -> None:
+def test_create_is_deferred_until_the_cluster_accepts_steps(own: User) -> None:
     operator = create(keep_alive=True, wait_for_completion=True)
     deferred = defer(operator)
     event = fire(deferred)
@@ -94,7 +96,7 @@ def test_create_is_deferred_until_the_cluster_takes_steps(own: User) -> None:
     assert own.state(cluster_id) in ("RUNNING", "WAITING")
 
 
-def test_create_is_deferred_until_the_steps_are_over(own: User) -> None:
+def test_create_is_deferred_until_the_steps_have_ended(own: User) -> None:
     operator = create(bash("sleep 0.2"), wait_policy=WaitPolicy.WAIT_FOR_STEPS_COMPLETION)
     deferred = defer(operator)
     cluster_id = resume(operator, deferred, fire(deferred))
@@ -102,7 +104,7 @@ def test_create_is_deferred_until_the_steps_are_over(own: User) -> None:
     assert own.step_states(cluster_id) == ["COMPLETED"]
 
 
-def test_a_deferred_create_fails_when_bootstrapping_fails_and_says_why(own: User) -> None:
+def test_a_deferred_create_fails_with_the_reason_when_bootstrapping_fails(own: User) -> None:
     operator = create(bootstrap=failing_action(own), wait_for_completion=True)
     deferred = defer(operator)
     event = fire(deferred)
@@ -113,8 +115,8 @@ def test_a_deferred_create_fails_when_bootstrapping_fails_and_says_why(own: User
         resume(operator, deferred, event)
 
 
-def test_added_steps_are_waited_for_by_their_ids(own: User, waiting: str) -> None:
-    # An earlier step that failed must not be taken for one of these.
+def test_a_deferred_add_waits_for_the_steps_that_it_added(own: User, waiting: str) -> None:
+    # An earlier step that failed must not count as one of the added steps.
     (failed,) = own.add(waiting, bash("exit 3"))
     operator = add(waiting, bash("true"), bash("sleep 0.2"))
     deferred = defer(operator)
@@ -136,8 +138,8 @@ def test_one_failing_step_fails_the_task_that_added_several(waiting: str) -> Non
         resume(operator, deferred, event)
 
 
-def test_more_than_ten_steps_are_added_but_cannot_be_waited_for(own: User, waiting: str) -> None:
-    # The trigger names all of them to ListSteps, which takes ten: this is what happens on EMR, too.
+def test_more_than_ten_steps_are_added_but_the_wait_for_them_fails(own: User, waiting: str) -> None:
+    # The trigger passes all step ids to ListSteps, which accepts ten: the same happens on EMR.
     operator = add(waiting, *[bash("true")] * 11)
     event = fire(defer(operator))
     assert event["status"] == "error"
@@ -145,7 +147,7 @@ def test_more_than_ten_steps_are_added_but_cannot_be_waited_for(own: User, waiti
     own.wait_for_step(waiting, event["value"][-1], "COMPLETED")
 
 
-def test_terminate_is_deferred_until_the_cluster_is_gone(own: User) -> None:
+def test_terminate_is_deferred_until_the_cluster_is_terminated(own: User) -> None:
     cluster_id = own.start(keep_alive=True)
     operator = terminate(cluster_id)
     deferred = defer(operator)
@@ -165,22 +167,22 @@ def test_a_deferred_terminate_fails_on_a_cluster_that_ended_with_errors(broken: 
         resume(operator, deferred, event)
 
 
-def test_a_deferred_cluster_sensor_waits_for_the_end_of_the_cluster(own: User, held: Path) -> None:
-    cluster_id = own.start(bash(until(held)))
+def test_a_deferred_cluster_sensor_waits_until_the_cluster_ends(own: User, release: Path) -> None:
+    cluster_id = own.start(bash(until(release)))
     sensor = cluster_sensor(cluster_id, target_states=["WAITING"])
     deferred = defer(sensor)
-    held.touch()
+    release.touch()
     event = fire(deferred)
     assert event == {"status": "success", "value": None}
     resume(sensor, deferred, event)
     assert own.state(cluster_id) == "TERMINATED"
 
 
-def test_a_deferred_cluster_sensor_says_why_the_cluster_failed(own: User, held: Path) -> None:
-    cluster_id = own.start(bash(f"{until(held)}; exit 3", on_failure="TERMINATE_CLUSTER"))
+def test_a_deferred_cluster_sensor_reports_why_the_cluster_failed(own: User, release: Path) -> None:
+    cluster_id = own.start(bash(f"{until(release)}; exit 3", on_failure="TERMINATE_CLUSTER"))
     sensor = cluster_sensor(cluster_id)
     deferred = defer(sensor)
-    held.touch()
+    release.touch()
     event = fire(deferred)
     assert event["status"] == "error"
     assert "'Code': 'STEP_FAILURE'" in event["message"]
@@ -188,23 +190,21 @@ def test_a_deferred_cluster_sensor_says_why_the_cluster_failed(own: User, held: 
         resume(sensor, deferred, event)
 
 
-def test_a_deferred_step_sensor_waits_until_the_step_is_over(own: User, waiting: str, step_id: str, held: Path) -> None:
+def test_a_deferred_step_sensor_waits_until_the_step_ends(own: User, waiting: str, step_id: str, release: Path) -> None:
     sensor = step_sensor(waiting, step_id)
     deferred = defer(sensor)
-    held.touch()
+    release.touch()
     event = fire(deferred)
     assert event == {"status": "success", "value": None}
     resume(sensor, deferred, event)
     assert own.step(waiting, step_id)["Status"]["State"] == "COMPLETED"
 
 
-def test_a_deferred_step_sensor_says_why_the_step_failed_and_where_its_log_is(
-    own: User, waiting: str, held: Path
-) -> None:
-    (step_id,) = own.add(waiting, bash(f"{until(held)}; exit 3"))
+def test_a_deferred_step_sensor_reports_why_the_step_failed_and_its_log(own: User, waiting: str, release: Path) -> None:
+    (step_id,) = own.add(waiting, bash(f"{until(release)}; exit 3"))
     sensor = step_sensor(waiting, step_id)
     deferred = defer(sensor)
-    held.touch()
+    release.touch()
     event = fire(deferred)
     assert event["status"] == "error"
     assert f"Error while waiting for step {step_id} to complete: FAILED - " in event["message"]
@@ -213,7 +213,7 @@ def test_a_deferred_step_sensor_says_why_the_step_failed_and_where_its_log_is(
         resume(sensor, deferred, event)
 
 
-def test_a_step_sensor_is_not_deferred_when_the_step_is_over_already(own: User, waiting: str) -> None:
+def test_a_step_sensor_is_not_deferred_when_the_step_has_already_ended(own: User, waiting: str) -> None:
     completed, failed = own.add(waiting, bash("true"), bash("exit 3"))
     own.wait_for_step(waiting, failed, "FAILED")
     assert execute(step_sensor(waiting, completed)) is None
@@ -221,33 +221,33 @@ def test_a_step_sensor_is_not_deferred_when_the_step_is_over_already(own: User, 
         execute(step_sensor(waiting, failed))
 
 
-def test_a_deferred_step_sensor_loses_patience(own: User, waiting: str, step_id: str, held: Path) -> None:
+def test_a_deferred_step_sensor_times_out(own: User, waiting: str, step_id: str, release: Path) -> None:
     event = fire(defer(step_sensor(waiting, step_id, max_attempts=2)))
-    held.touch()
+    release.touch()
     own.wait_for_step(waiting, step_id, "COMPLETED")
     assert event["status"] == "error"
     assert "max attempts reached" in event["message"]
 
 
-def test_a_trigger_that_is_throttled_asks_again(
-    own: User, waiting: str, step_id: str, held: Path, local_aws: LocalAwsClient
+def test_a_throttled_trigger_retries(
+    own: User, waiting: str, step_id: str, release: Path, local_aws: LocalAwsClient
 ) -> None:
     sensor = step_sensor(waiting, step_id, botocore_config=ONE_CALL)
     deferred = defer(sensor)
     local_aws.fail("emr:DescribeStep", "ThrottlingException", calls=[1, 2])
-    held.touch()
+    release.touch()
     assert fire(deferred)["status"] == "success"
     (fault,) = local_aws.faults()
     assert fault["struck"] == 2
 
 
 @pytest.mark.parametrize("answer", ["ThrottlingException", "InternalServerException"])
-def test_a_call_that_goes_wrong_once_is_repeated_within_a_poll(
-    own: User, waiting: str, step_id: str, held: Path, local_aws: LocalAwsClient, answer: Answer
+def test_a_call_that_fails_once_is_retried_within_the_same_poll(
+    own: User, waiting: str, step_id: str, release: Path, local_aws: LocalAwsClient, answer: Answer
 ) -> None:
     sensor = step_sensor(waiting, step_id, max_attempts=1)
     deferred = defer(sensor)
-    held.touch()
+    release.touch()
     own.wait_for_step(waiting, step_id, "COMPLETED")
     local_aws.fail("emr:DescribeStep", answer, calls=[1])
     assert fire(deferred)["status"] == "success"
@@ -255,22 +255,22 @@ def test_a_call_that_goes_wrong_once_is_repeated_within_a_poll(
     assert (fault["seen"], fault["struck"]) == (2, 1)
 
 
-def test_a_trigger_without_permission_fails_at_once(
-    own: User, waiting: str, step_id: str, held: Path, local_aws: LocalAwsClient
+def test_a_trigger_without_permission_fails_immediately(
+    own: User, waiting: str, step_id: str, release: Path, local_aws: LocalAwsClient
 ) -> None:
     sensor = step_sensor(waiting, step_id)
     deferred = defer(sensor)
     local_aws.fail("emr:DescribeStep", "AccessDeniedException")
     event = fire(deferred)
-    held.touch()
+    release.touch()
     assert event["status"] == "error"
     assert "AccessDeniedException" in event["message"]
 
 
 def test_a_deferred_step_sensor_fails_when_the_cluster_is_lost(
-    own: User, held: Path, local_aws: LocalAwsClient
+    own: User, release: Path, local_aws: LocalAwsClient
 ) -> None:
-    cluster_id = own.start(bash(until(held)), keep_alive=True)
+    cluster_id = own.start(bash(until(release)), keep_alive=True)
     own.wait_for(cluster_id, "RUNNING")
     (step,) = own.steps(cluster_id)
     sensor = step_sensor(cluster_id, step["Id"])

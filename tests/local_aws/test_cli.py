@@ -1,4 +1,4 @@
-"""The real AWS CLI: what a user of `aws emr` types."""
+"""The real AWS CLI, as a user of `aws emr` runs it."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from tests.local_aws.user import REGION, ROLES, User, until
 
 
 def aws(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `aws emr` with nobody's configuration.
+    """Run `aws emr` without any user's configuration.
 
-    The endpoint is an option, because the commands of `aws emr` overlook AWS_ENDPOINT_URL.
+    The endpoint is an option, because the commands of `aws emr` ignore AWS_ENDPOINT_URL.
     """
     return run(user, folder, "--endpoint-url", user.endpoint_url, "emr", *arguments)
 
 
 def run(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `aws` with nobody's configuration."""
+    """Run `aws` without any user's configuration."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -40,15 +40,15 @@ def run(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProce
     )
 
 
-def answer(ran: "subprocess.CompletedProcess[str]") -> Any:
-    """The JSON that a command printed; nothing, if it has nothing to say."""
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return json.loads(ran.stdout or "null")
+def output(completed: "subprocess.CompletedProcess[str]") -> Any:
+    """Return the JSON that a successful command printed; None if it printed nothing."""
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return json.loads(completed.stdout or "null")
 
 
-def test_a_cluster_from_its_creation_to_its_end(user: User, tmp_path: Path) -> None:
+def test_the_cli_creates_describes_and_awaits_a_cluster(user: User, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    created = answer(
+    created = output(
         aws(
             user,
             tmp_path,
@@ -60,56 +60,54 @@ def test_a_cluster_from_its_creation_to_its_end(user: User, tmp_path: Path) -> N
     )
     cluster_id = created["ClusterId"]
 
-    cluster = answer(aws(user, tmp_path, "describe-cluster", "--cluster-id", cluster_id))["Cluster"]
+    cluster = output(aws(user, tmp_path, "describe-cluster", "--cluster-id", cluster_id))["Cluster"]
     assert (cluster["Name"], cluster["Tags"]) == ("by hand", [{"Key": "team", "Value": "fruit"}])
     assert [group["InstanceGroupType"] for group in cluster["InstanceGroups"]] == ["MASTER", "CORE"]
     assert cluster["ServiceRole"] == "EMR_DefaultRole"
 
     step = "Type=CUSTOM_JAR,Name=late,Jar=command-runner.jar,Args=[true]"
-    (step_id,) = answer(aws(user, tmp_path, "add-steps", "--cluster-id", cluster_id, "--steps", step))["StepIds"]
+    (step_id,) = output(aws(user, tmp_path, "add-steps", "--cluster-id", cluster_id, "--steps", step))["StepIds"]
     go.touch()
-    answer(aws(user, tmp_path, "wait", "cluster-terminated", "--cluster-id", cluster_id))
+    output(aws(user, tmp_path, "wait", "cluster-terminated", "--cluster-id", cluster_id))
     assert user.step(cluster_id, step_id)["Status"]["State"] == "COMPLETED"
-    listed = answer(aws(user, tmp_path, "list-clusters", "--terminated"))["Clusters"]
+    listed = output(aws(user, tmp_path, "list-clusters", "--terminated"))["Clusters"]
     assert cluster_id in [cluster["Id"] for cluster in listed]
 
 
-def test_a_policy_is_put_by_hand(user: User, tmp_path: Path) -> None:
+def test_the_cli_puts_an_auto_termination_policy(user: User, tmp_path: Path) -> None:
     cluster_id = user.start(keep_alive=True)
     policy = ("--auto-termination-policy", "IdleTimeout=120")
-    answer(aws(user, tmp_path, "put-auto-termination-policy", "--cluster-id", cluster_id, *policy))
-    kept = user.emr.get_auto_termination_policy(ClusterId=cluster_id)["AutoTerminationPolicy"]
-    assert kept == {"IdleTimeout": 120}
+    output(aws(user, tmp_path, "put-auto-termination-policy", "--cluster-id", cluster_id, *policy))
+    stored = user.emr.get_auto_termination_policy(ClusterId=cluster_id)["AutoTerminationPolicy"]
+    assert stored == {"IdleTimeout": 120}
 
 
-def test_a_refusal_is_told_with_its_name_and_what_is_wrong(user: User, tmp_path: Path) -> None:
-    refused = aws(
+def test_the_cli_prints_the_code_and_message_of_an_error(user: User, tmp_path: Path) -> None:
+    failed = aws(
         user,
         tmp_path,
         *("create-cluster", "--release-label", "emr-7.14.0", "--use-default-roles"),
         *("--instance-type", "m5.huge", "--instance-count", "1"),
     )
-    assert refused.returncode != 0
-    assert "(ValidationException) when calling the RunJobFlow operation: Instance type 'm5.huge'" in refused.stderr
+    assert failed.returncode != 0
+    assert "(ValidationException) when calling the RunJobFlow operation: Instance type 'm5.huge'" in failed.stderr
 
 
-def test_an_account_without_roles_gets_those_of_emr(user: User, tmp_path: Path) -> None:
+def test_create_default_roles_creates_the_roles_of_emr(user: User, tmp_path: Path) -> None:
     session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
     iam = session.client("iam", endpoint_url=user.endpoint_url)
     iam.delete_role(RoleName=ROLES["ServiceRole"])
     iam.delete_instance_profile(InstanceProfileName=ROLES["JobFlowRole"])
     create = ("create-cluster", "--release-label", "emr-7.14.0", "--use-default-roles", "--auto-terminate")
     size = ("--instance-type", "m5.xlarge", "--instance-count", "1")
-    refused = aws(user, tmp_path, *create, *size)
-    assert (
-        "Invalid InstanceProfile: EMR_EC2_DefaultRole. EMR service role EMR_DefaultRole is invalid." in refused.stderr
-    )
+    failed = aws(user, tmp_path, *create, *size)
+    assert "Invalid InstanceProfile: EMR_EC2_DefaultRole. EMR service role EMR_DefaultRole is invalid." in failed.stderr
 
-    # Without the option: it wants EMR's own address, of which it takes a name, and where it sends nothing.
-    made = answer(run(user, tmp_path, "emr", "create-default-roles"))
+    # Without --endpoint-url: the command derives the service principal from EMR's real endpoint, but sends it nothing.
+    created = output(run(user, tmp_path, "emr", "create-default-roles"))
     names = ["EMR_EC2_DefaultRole", "EMR_DefaultRole", "EMR_AutoScaling_DefaultRole"]
-    assert [role["Role"]["RoleName"] for role in made] == names
+    assert [role["Role"]["RoleName"] for role in created] == names
     (policy,) = iam.list_attached_role_policies(RoleName=ROLES["ServiceRole"])["AttachedPolicies"]
     assert policy["PolicyArn"] == "arn:aws:iam::aws:policy/service-role/AmazonElasticMapReduceRole"
-    cluster_id = answer(aws(user, tmp_path, *create, *size))["ClusterId"]
+    cluster_id = output(aws(user, tmp_path, *create, *size))["ClusterId"]
     user.wait_for(cluster_id, "TERMINATED")

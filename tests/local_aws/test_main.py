@@ -18,22 +18,22 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield program
 
 
-def start_families(user: User, folder: Path) -> list[int]:
-    """Have one cluster in a step and one in a bootstrap action; the pids of what these started themselves."""
-    step, away, action = folder / "step.pid", folder / "away.pid", folder / "action.pid"
+def start_process_trees(user: User, folder: Path) -> list[int]:
+    """Start a cluster in a step and one in a bootstrap action, and return the pids of their child processes."""
+    step, detached, action = folder / "step.pid", folder / "detached.pid", folder / "action.pid"
     script = user.put("family.sh", f"#!/bin/bash\n{grandchild(action)}\n")
-    user.start(bash(f"{runaway(away)}; {grandchild(step)}"))
+    user.start(bash(f"{runaway(detached)}; {grandchild(step)}"))
     user.start(bootstrap=[(script,)])
-    pids = [read_pid(step), read_pid(away), read_pid(action)]
+    pids = [read_pid(step), read_pid(detached), read_pid(action)]
     assert all(is_running(pid) for pid in pids)
     return pids
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_signal_ends_all_processes_and_then_the_server(
+def test_sigterm_and_sigint_kill_all_processes_and_stop_the_server(
     served: Served, tmp_path: Path, number: signal.Signals
 ) -> None:
-    pids = start_families(served.user, tmp_path)
+    pids = start_process_trees(served.user, tmp_path)
     served.process.send_signal(number)
     assert served.process.wait(10) == 0
     for pid in pids:
@@ -41,25 +41,25 @@ def test_a_polite_signal_ends_all_processes_and_then_the_server(
 
 
 def test_a_killed_server_leaves_no_process_behind(served: Served, tmp_path: Path) -> None:
-    pids = start_families(served.user, tmp_path)
+    pids = start_process_trees(served.user, tmp_path)
     served.process.kill()
     assert served.process.wait(10) == -signal.SIGKILL
     for pid in pids:
         wait_for_death(pid)
 
 
-def test_a_taken_port_ends_the_program_with_1_and_says_what_to_do(user: User, tmp_path: Path) -> None:
+def test_a_port_in_use_makes_the_program_exit_with_1_and_advice(user: User, tmp_path: Path) -> None:
     port = urlsplit(user.endpoint_url).port
     assert port is not None
     log = tmp_path / "log"
     assert start(tmp_path / "data", port, log).wait(20) == 1
     (line,) = log.read_text().splitlines()
     assert f"cannot listen on 127.0.0.1:{port}" in line
-    assert "choose another --port" in line
+    assert "use another --port" in line
 
 
 @pytest.mark.parametrize(("file", "master"), [("data", "local"), ("data/standalone", "standalone[1,1,512]")])
-def test_a_folder_that_cannot_be_used_ends_the_program_with_1_and_says_what_to_do(
+def test_an_unusable_folder_makes_the_program_exit_with_1_and_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, master: str
 ) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -68,12 +68,12 @@ def test_a_folder_that_cannot_be_used_ends_the_program_with_1_and_says_what_to_d
     log = tmp_path / "log"
     assert start(tmp_path / "data", 0, log).wait(20) == 1
     (line,) = log.read_text().splitlines()
-    assert f"cannot work in {tmp_path / 'data'}: " in line
+    assert f"cannot use the folder {tmp_path / 'data'}: " in line
     assert str(tmp_path / file) in line.partition("]")[2]
-    assert "give another --data" in line
+    assert "use another --data" in line
 
 
-def test_a_data_folder_must_be_given() -> None:
-    refused = subprocess.run([sys.executable, "-m", "local_aws"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "--data" in refused.stderr
+def test_the_data_option_is_required() -> None:
+    failed = subprocess.run([sys.executable, "-m", "local_aws"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "--data" in failed.stderr

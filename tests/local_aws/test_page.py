@@ -9,7 +9,7 @@ from tests.local_aws.user import BUCKET, User, bash
 
 @pytest.fixture
 def page(user: User) -> Iterator[httpx.Client]:
-    """A browser at the server."""
+    """A browser that opens the server."""
     with httpx.Client(base_url=user.endpoint_url) as client:
         yield client
 
@@ -18,15 +18,15 @@ def test_the_page_shows_clusters_steps_and_buckets(user: User, page: httpx.Clien
     cluster_id = user.run(bash("exit 0"), bash("echo 'no <fruit>' >&2; exit 3"))
     answer = page.get("/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    shown = re.sub(r"\s+", " ", answer.text)
-    assert f'{cluster_id} &middot; <span class="TERMINATED">TERMINATED</span>' in shown
-    assert '<td class="COMPLETED">COMPLETED</td>' in shown
-    assert '<td class="FAILED">FAILED<pre>no &lt;fruit&gt;</pre></td>' in shown
-    assert f"<td>{BUCKET}</td>" in shown
-    assert 'http-equiv="refresh"' in shown
+    html = re.sub(r"\s+", " ", answer.text)
+    assert f'{cluster_id} &middot; <span class="TERMINATED">TERMINATED</span>' in html
+    assert '<td class="COMPLETED">COMPLETED</td>' in html
+    assert '<td class="FAILED">FAILED<pre>no &lt;fruit&gt;</pre></td>' in html
+    assert f"<td>{BUCKET}</td>" in html
+    assert 'http-equiv="refresh"' in html
 
 
-def test_the_logs_of_a_step_are_a_click_away(user: User, page: httpx.Client) -> None:
+def test_the_page_links_to_the_logs_of_a_step(user: User, page: httpx.Client) -> None:
     cluster_id = user.run(bash("echo hello"))
     (step,) = user.steps(cluster_id)
     (href,) = re.findall(rf'href="([^"]*/{step["Id"]}/stdout)"', page.get("/").text)
@@ -35,24 +35,24 @@ def test_the_logs_of_a_step_are_a_click_away(user: User, page: httpx.Client) -> 
 
 
 @pytest.mark.parametrize(
-    ("log_uri", "said"),
+    ("log_uri", "note"),
     [
-        (None, "No LogUri: the logs are only here."),
+        (None, "The cluster has no LogUri: its logs are only on this page."),
         (
             "s3://no-such-bucket/logs/",
-            "There is no bucket for LogUri s3://no-such-bucket/logs/: the logs are only here.",
+            "The bucket of LogUri s3://no-such-bucket/logs/ does not exist: the logs are only on this page.",
         ),
     ],
 )
-def test_a_cluster_whose_logs_are_not_in_s3_says_so(
-    user: User, page: httpx.Client, log_uri: str | None, said: str
+def test_the_page_notes_that_the_logs_of_a_cluster_are_not_in_s3(
+    user: User, page: httpx.Client, log_uri: str | None, note: str
 ) -> None:
     cluster_id = user.run(bash("exit 0"), LogUri=log_uri)
-    after = page.get("/").text.partition(cluster_id)[2].partition("<table>")[0]
-    assert said in after
+    details = page.get("/").text.partition(cluster_id)[2].partition("<table>")[0]
+    assert note in details
 
 
-def test_only_logs_can_be_read(user: User, page: httpx.Client) -> None:
+def test_no_file_except_logs_can_be_read(user: User, page: httpx.Client) -> None:
     cluster_id = user.run(bash("exit 0"))
     for path in (
         f"{cluster_id}/etc/spark/conf/spark-defaults.conf",
@@ -63,7 +63,7 @@ def test_only_logs_can_be_read(user: User, page: httpx.Client) -> None:
         assert page.get(f"/_local_aws/logs/{path}").status_code == 404, path
 
 
-def test_a_client_of_s3_still_lists_buckets_at_the_same_address(user: User) -> None:
+def test_an_s3_client_can_list_buckets_at_the_address_of_the_page(user: User) -> None:
     assert BUCKET in [bucket["Name"] for bucket in user.s3.list_buckets()["Buckets"]]
 
 

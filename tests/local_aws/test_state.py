@@ -8,12 +8,12 @@ from local_aws.state import StateFolder, UnusableState
 @pytest.fixture
 def state(tmp_path: Path) -> StateFolder:
     folder = StateFolder(tmp_path / "state")
-    with folder.taken():
+    with folder.locked():
         pass
     return folder
 
 
-def test_an_object_is_kept_under_its_kind_and_name_until_it_is_removed(state: StateFolder) -> None:
+def test_an_object_is_stored_by_kind_and_name_until_it_is_removed(state: StateFolder) -> None:
     state.write("objects", "a/b c", 1)
     state.write("objects", "a/b c", 2)
     state.write("objects", "other", 3)
@@ -24,16 +24,16 @@ def test_an_object_is_kept_under_its_kind_and_name_until_it_is_removed(state: St
     assert list(state.read("objects")) == [3]
 
 
-def test_what_is_appended_comes_in_its_order(state: StateFolder) -> None:
+def test_appended_objects_are_read_in_order(state: StateFolder) -> None:
     assert list(state.read_appended("requests")) == []
     for number in range(3):
         state.append("requests", number)
     assert list(state.read_appended("requests")) == [0, 1, 2]
 
 
-def test_what_a_killed_server_had_half_written_is_cut_off(state: StateFolder, tmp_path: Path) -> None:
+def test_a_partially_written_object_is_cut_off(state: StateFolder, tmp_path: Path) -> None:
     state.append("requests", "whole")
-    state.append("requests", "half written")
+    state.append("requests", "partial")
     file = tmp_path / "state/requests"
     file.write_bytes(file.read_bytes()[:-5])
     assert list(state.read_appended("requests")) == ["whole"]
@@ -41,20 +41,20 @@ def test_what_a_killed_server_had_half_written_is_cut_off(state: StateFolder, tm
     assert list(state.read_appended("requests")) == ["whole", "next"]
 
 
-def test_a_folder_is_had_by_one_server_at_a_time(state: StateFolder, tmp_path: Path) -> None:
+def test_only_one_server_at_a_time_can_lock_a_folder(state: StateFolder, tmp_path: Path) -> None:
     with (
-        state.taken(),
-        pytest.raises(UnusableState, match=f"another local_aws uses {tmp_path}: stop it, or give another --data"),
-        StateFolder(tmp_path / "state").taken(),
+        state.locked(),
+        pytest.raises(UnusableState, match=f"another local_aws uses {tmp_path}: stop it, or use another --data"),
+        StateFolder(tmp_path / "state").locked(),
     ):
         pass
-    with StateFolder(tmp_path / "state").taken():
+    with StateFolder(tmp_path / "state").locked():
         pass
 
 
-def test_what_cannot_be_read_is_named_with_the_way_out(state: StateFolder, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_its_path_and_advice(state: StateFolder, tmp_path: Path) -> None:
     state.write("objects", "key", 1)
     (file,) = (tmp_path / "state/objects").glob("*/*")
     file.write_bytes(b"\x80\x05cmoto.s3.models\nRenamed\n.")
-    with pytest.raises(UnusableState, match=f"cannot read {file} .*give another --data, or delete {tmp_path}/state"):
+    with pytest.raises(UnusableState, match=f"cannot read {file} .*use another --data, or delete {tmp_path}/state"):
         list(state.read("objects"))

@@ -24,24 +24,24 @@ LOG_URI = f"s3://{BUCKET}/deep/logs/"
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 STEP_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 DEADLINE_SECONDS = 30.0
-# Those of `aws emr create-default-roles`.
+# The default roles of `aws emr create-default-roles`.
 ROLES: Final[dict[str, Any]] = {"ServiceRole": "EMR_DefaultRole", "JobFlowRole": "EMR_EC2_DefaultRole"}
 
 
 def wait_until(found: "Callable[[], Found | None]", what: str, seconds: float = DEADLINE_SECONDS) -> "Found":
-    """What `found` gives as soon as it is true."""
+    """Wait until `found` returns something true, and return it."""
     started = time.monotonic()
     while not (result := found()):
         waited = time.monotonic() - started
         if waited > seconds:
-            raise TimeoutError(f"{what}: not within {seconds} s")
-        # Ever less often: to ask takes the processor from what is waited for.
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        # Poll ever less often, because polling slows down the processes that the test waits for.
         time.sleep(min(0.01 + waited / 10, 0.5))
     return result
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process lives; a zombie that nobody has buried yet does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -50,84 +50,84 @@ def is_running(pid: int) -> bool:
 
 
 def wait_for_death(pid: int) -> None:
-    """Wait until a process is gone; SIGKILL takes a moment."""
+    """Wait until a process has ended, because SIGKILL takes a moment."""
     wait_until(lambda: not is_running(pid), f"the death of pid {pid}", seconds=5)
 
 
 def read_pid(file: Path) -> int:
-    """The process id in a file that a step is about to write."""
+    """Wait until a step writes this file, and return the process id in it."""
     return int(wait_until(lambda: file.read_text().strip() if file.exists() else None, f"a pid in {file}"))
 
 
 def until(file: Path) -> str:
-    """A line of shell that waits for a file."""
+    """Return a shell command that waits for a file."""
     return f"until [ -e {file} ]; do sleep 0.02; done"
 
 
 def grandchild(pid_file: Path) -> str:
-    """A line of shell that writes the pid of a program that it started, and waits for its end."""
+    """Return a shell command that starts a child process, writes its pid, and waits for it."""
     return f"sleep 60 & echo $! > {pid_file}; wait"
 
 
 def runaway(pid_file: Path) -> str:
-    """A line of shell that starts a program in a process group of its own, which writes its pid."""
+    """Return a shell command that starts a process in a new session, which writes its pid."""
     return f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 60' & {until(pid_file)}"
 
 
 def command(*arguments: str, on_failure: str = "CONTINUE", jar: str = "command-runner.jar") -> "StepConfigTypeDef":
-    """A step that runs a command."""
+    """Return a step that runs a command."""
     step: Any = {
         "Name": " ".join(arguments)[:50] or jar,
         "ActionOnFailure": on_failure,
         "HadoopJarStep": {"Jar": jar, "Args": list(arguments)},
     }
-    checked: StepConfigTypeDef = step
-    return checked
+    typed: StepConfigTypeDef = step
+    return typed
 
 
 def bash(script: str, on_failure: str = "CONTINUE") -> "StepConfigTypeDef":
-    """A step that runs a line of shell."""
+    """Return a step that runs a shell command."""
     return command("bash", "-c", script, on_failure=on_failure)
 
 
 def refusal(call: "Callable[..., Any]", **parameters: Any) -> tuple[str, str]:
-    """The code and the message of the error that a call gets."""
-    with pytest.raises(ClientError) as refused:
+    """Return the code and the message of the error that a call raises."""
+    with pytest.raises(ClientError) as raised:
         call(**parameters)
-    said = refused.value.response["Error"]
-    return said["Code"], said["Message"]
+    error = raised.value.response["Error"]
+    return error["Code"], error["Message"]
 
 
 class User:
-    """Somebody who drives a local AWS with boto3; its account has the default roles."""
+    """A boto3 user of a local AWS, whose account has the default roles."""
 
     def __init__(self, endpoint_url: str) -> None:
         session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
         self.emr: EMRClient = session.client("emr", endpoint_url=endpoint_url)
         self.s3: S3Client = session.client("s3", endpoint_url=endpoint_url)
         self.endpoint_url = endpoint_url
-        self._make_roles(session.client("iam", endpoint_url=endpoint_url))
+        self._create_roles(session.client("iam", endpoint_url=endpoint_url))
 
     @staticmethod
-    def _make_roles(iam: "IAMClient") -> None:
-        # moto's roles belong to the process: other users may have made them.
+    def _create_roles(iam: "IAMClient") -> None:
+        # moto's roles belong to the process: another user may have created them.
         with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
             iam.create_role(RoleName=ROLES["ServiceRole"], AssumeRolePolicyDocument="{}")
         with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
             iam.create_instance_profile(InstanceProfileName=ROLES["JobFlowRole"])
 
     def make_bucket(self) -> None:
-        """Make the bucket of the scripts and the logs, which others of this process may have made."""
+        """Create the bucket for scripts and logs, unless another user in this process has created it."""
         with contextlib.suppress(self.s3.exceptions.BucketAlreadyOwnedByYou):
             self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
 
     def start(self, *steps: "StepConfigTypeDef", keep_alive: bool = False, **request: Any) -> str:
-        """Start a cluster and return its id; its bootstrap actions are given as (script URI, arguments...)."""
+        """Create a cluster and return its id; `bootstrap` holds its actions as (script URI, arguments...)."""
         actions = [
             {"Name": f"action {number}", "ScriptBootstrapAction": {"Path": uri, "Args": list(arguments)}}
             for number, (uri, *arguments) in enumerate(request.pop("bootstrap", []), start=1)
         ]
-        whole: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "Name": "a test's cluster",
             "ReleaseLabel": "emr-7.14.0",
             "LogUri": LOG_URI,
@@ -136,54 +136,54 @@ class User:
             "Steps": list(steps),
             **request,
         }
-        if whole["LogUri"] is None:
-            del whole["LogUri"]
+        if parameters["LogUri"] is None:
+            del parameters["LogUri"]
         instances = request.get("Instances", {})
         one = {} if "InstanceGroups" in instances else {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
-        whole["Instances"] = {**one, "KeepJobFlowAliveWhenNoSteps": keep_alive, **instances}
-        return self.emr.run_job_flow(**whole)["JobFlowId"]
+        parameters["Instances"] = {**one, "KeepJobFlowAliveWhenNoSteps": keep_alive, **instances}
+        return self.emr.run_job_flow(**parameters)["JobFlowId"]
 
     def run(self, *steps: "StepConfigTypeDef", **request: Any) -> str:
-        """Run a cluster to its end and return its id."""
+        """Run a cluster to its end, and return its id."""
         cluster_id = self.start(*steps, **request)
         self.wait_for(cluster_id, *ENDED)
         return cluster_id
 
     def add(self, cluster_id: str, *steps: "StepConfigTypeDef") -> list[str]:
-        """Add steps and return their ids."""
+        """Add steps, and return their ids."""
         return self.emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=list(steps))["StepIds"]
 
     def terminate(self, cluster_id: str) -> None:
-        """Ask for a cluster's end."""
+        """Request termination of a cluster."""
         self.emr.terminate_job_flows(JobFlowIds=[cluster_id])
 
     def cluster(self, cluster_id: str) -> "ClusterTypeDef":
-        """The cluster as it is now."""
+        """Describe a cluster."""
         return self.emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
 
     def state(self, cluster_id: str) -> str:
-        """The cluster's state."""
+        """Return the state of a cluster."""
         return self.cluster(cluster_id)["Status"]["State"]
 
     def end_code(self, cluster_id: str) -> str:
-        """Why the cluster has ended."""
+        """Return the code of a cluster's StateChangeReason."""
         return self.cluster(cluster_id)["Status"]["StateChangeReason"]["Code"]
 
     def steps(self, cluster_id: str) -> "list[StepTypeDef]":
-        """The cluster's steps, in the order in which they were added."""
+        """Describe the steps of a cluster, in the order in which they were added."""
         listed = [step["Id"] for step in self.emr.list_steps(ClusterId=cluster_id)["Steps"]]
         return [self.step(cluster_id, step_id) for step_id in reversed(listed)]
 
     def step(self, cluster_id: str, step_id: str) -> "StepTypeDef":
-        """The step as it is now."""
+        """Describe a step."""
         return self.emr.describe_step(ClusterId=cluster_id, StepId=step_id)["Step"]
 
     def step_states(self, cluster_id: str) -> list[str]:
-        """The states of the steps, in the order in which they were added."""
+        """Return the states of the steps, in the order in which they were added."""
         return [step["Status"]["State"] for step in self.steps(cluster_id)]
 
     def wait_for(self, cluster_id: str, *states: str) -> "ClusterTypeDef":
-        """Wait until the cluster is in one of these states."""
+        """Wait until a cluster is in one of these states, and describe it."""
 
         def arrived() -> "ClusterTypeDef | None":
             cluster = self.cluster(cluster_id)
@@ -194,7 +194,7 @@ class User:
         return wait_until(arrived, f"{cluster_id} in {states}", seconds=150)
 
     def wait_for_step(self, cluster_id: str, step_id: str, *states: str) -> "StepTypeDef":
-        """Wait until the step is in one of these states."""
+        """Wait until a step is in one of these states, and describe it."""
 
         def arrived() -> "StepTypeDef | None":
             step = self.step(cluster_id, step_id)
@@ -205,18 +205,18 @@ class User:
         return wait_until(arrived, f"{step_id} in {states}")
 
     def put(self, key: str, content: str | bytes) -> str:
-        """Put an object and return its URI."""
+        """Upload an object, and return its URI."""
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
         return f"s3://{BUCKET}/{key}"
 
     def read_log(self, uri: str) -> str:
-        """The text of a zipped object."""
+        """Return the text of a compressed object."""
         where = urlsplit(uri)
         body = self.s3.get_object(Bucket=where.netloc, Key=where.path.lstrip("/"))["Body"].read()
         return gzip.decompress(body).decode()
 
     def keys(self, uri: str) -> list[str]:
-        """The names of the objects in a folder, without the folder."""
+        """Return the keys of the objects below a prefix, without the prefix."""
         where = urlsplit(uri)
         prefix = where.path.lstrip("/")
         listed = self.s3.list_objects_v2(Bucket=where.netloc, Prefix=prefix).get("Contents", [])

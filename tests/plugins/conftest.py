@@ -3,9 +3,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo import stack
 from infra import release
 from orchard.settings import Settings
+from sandbox import aws
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def emr(aws_url: str) -> "EMRClient":
-    client: EMRClient = stack.client("emr", aws_url)
+    client: EMRClient = aws.client("emr", aws_url)
     return client
 
 
 @pytest.fixture(scope="session")
 def ec2(aws_url: str) -> Any:
-    return stack.client("ec2", aws_url)
+    return aws.client("ec2", aws_url)
 
 
 @pytest.fixture
 def released(s3: "S3Client", bucket: str, parts: Path) -> Settings:
-    """The settings of a deployment whose release is on S3; its wheels and model are small files."""
+    """The settings of a deployment whose release is on S3. Its wheels and its model are small files."""
     return Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(parts)))

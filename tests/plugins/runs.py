@@ -1,25 +1,41 @@
-"""Runs as the Spark steps leave them, made with PyArrow in the schemas of the steps."""
+"""Runs as the Spark steps leave them on S3: written by the code of the steps, without Spark and without a model."""
 
 import io
 import json
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchard_spark import tables
+import features
+import ingest
+import pca
+from orchard.run.plan import RunPlan
+from orchard_spark import parts, schemas
+from orchard_spark.moments import Pca
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SCHEMAS = {"rejects": tables.REJECTS, "features": tables.FEATURES, "embeddings": tables.EMBEDDINGS}
+SCHEMAS = {"rejects": schemas.REJECTS, "features": schemas.FEATURES, "embeddings": schemas.EMBEDDINGS}
+# What each step writes, beside its metrics.
+DATASETS = {"ingest": ("rejects",), "features": ("features",), "pca": ("embeddings",)}
+FILES = 2
+MODEL = "mobilenet"
+# Keeps the first two of four features.
+FITTED = Pca(9, np.zeros(4), np.eye(2, 4), np.ones(2), np.ones(2) / 2)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of some images, of which the last few are broken."""
+    """A run over some images, and over some broken ones behind them."""
 
     bucket: str
     name: str
@@ -27,7 +43,7 @@ class Run:
     images: int = 5
     rejects: int = 1
     folder: str = "images"
-    changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    changed_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -38,67 +54,134 @@ class Run:
         return f"s3://{self.bucket}/{self.prefix}"
 
     @property
-    def plan(self) -> dict[str, Any]:
-        return {"run_uri": self.uri, "dataset_uri": self.dataset_uri, "images": self.images + self.rejects}
+    def plan(self) -> RunPlan:
+        return {
+            "run_uri": self.uri,
+            "dataset_uri": self.dataset_uri,
+            "images": self.images + self.rejects,
+            "cluster_name": "orchard",
+            "cluster": {},
+            "ingest_step": {},
+            "features_step": {},
+            "pca_step": {},
+        }
 
     def rows(self, table: str) -> pa.Table:
-        """What the step writes; each value tells the run, so that rows of two runs are never alike."""
-        refused = table == "rejects"
-        numbers = range(self.images, self.images + self.rejects) if refused else range(self.images)
-        own = float(sum(self.name.encode()))
-        values = [
+        """Return what readers must find. Each value depends on the run, so that rows of two runs are never equal."""
+        rejected = table == "rejects"
+        numbers = range(self.images, self.images + self.rejects) if rejected else range(self.images)
+        rows = [
             {
-                "path": f"{self.dataset_uri}Kiwi/{number}.jpg",
-                "label": "Kiwi",
-                "etag": f"{number:032x}",
-                "size": number,
-                "stage": "decode",
+                **self._listed(number),
                 "reason": "undecodable",
-                "message": f"refused by {self.name}",
+                "message": f"rejected by {self.name}",
                 "sha256": f"{number:064x}",
-                "features": [own, number, 0.5, 0.25],
-                "vector": [own, number],
-                "model": "mobilenet",
-                "pca_model": f"pca-{self.name}",
+                "features": self._features(number),
+                "vector": self._features(number)[:2],
+                "model": MODEL,
+                "pca_model": FITTED.name,
                 "run_id": self.name,
             }
             for number in numbers
         ]
         schema = SCHEMAS[table]
-        return pa.Table.from_pylist([{key: row[key] for key in schema.names} for row in values], schema=schema)
+        return pa.Table.from_pylist([{key: row[key] for key in schema.names} for row in rows], schema=schema)
 
-    def write(self, s3: "S3Client", steps: tuple[str, ...] = ("ingest", "features", "pca"), job: str = "0") -> None:
-        """Write what the steps write, in two files a table; `job` is the part of Spark's file names that is random."""
-        written = {"ingest": "rejects", "features": "features", "pca": "embeddings"}
-        common = {"run_id": self.name, "seconds": 2.5, "images_per_second": 3.6}
-        rows = {"rows_in": self.images, "rows_out": self.images}
+    def write(self, s3: "S3Client", steps: tuple[str, ...] = ("ingest", "features", "pca")) -> None:
+        """Write what the given steps write, in place of what is there."""
+        folder = Path(tempfile.mkdtemp())
+        try:
+            self._run_steps(f"file://{folder}")
+            for step in steps:
+                for name in DATASETS[step]:
+                    self._replace(s3, folder / name)
+                self.put(s3, f"{step}.metrics.json", json.dumps(self.metrics(step)).encode())
+        finally:
+            shutil.rmtree(folder)
+
+    def metrics(self, step: str) -> dict[str, Any]:
+        """Return the metrics of a step, with the run's changes."""
         metrics: dict[str, dict[str, Any]] = {
             "ingest": {
                 "rows_in": self.images + self.rejects,
-                "rows_out": self.images,
                 "rejects": self.rejects,
                 "reject_reasons": {"undecodable": self.rejects} if self.rejects else {},
             },
-            "features": {**rows, "model": "mobilenet"},
-            "pca": {**rows, "n_components": 2, "explained_variance": 0.96, "pca_model": f"pca-{self.name}"},
+            "features": {"model": MODEL},
+            "pca": {"n_components": 2, "explained_variance": 0.96, "pca_model": FITTED.name},
         }
-        for step in steps:
-            folder = f"{self.prefix}/{written[step]}"
-            for item in s3.list_objects_v2(Bucket=self.bucket, Prefix=f"{folder}/").get("Contents", []):
-                s3.delete_object(Bucket=self.bucket, Key=item["Key"])
-            table = self.rows(written[step])
-            for number, part in enumerate((table.slice(0, 2), table.slice(2))):
-                self.put(s3, f"{written[step]}/part-{number:05d}-{job}-c000.snappy.parquet", parquet(part))
-            self.put(s3, f"{written[step]}/_SUCCESS", b"")
-            told = {**common, **metrics[step], **self.changed.get(step, {})}
-            self.put(s3, f"{step}.metrics.json", json.dumps(told).encode())
+        common = {"run_id": self.name, "rows_in": self.images, "rows_out": self.images}
+        speed = {"seconds": 2.5, "images_per_second": 3.6}
+        return {**common, **speed, **metrics[step], **self.changed_metrics.get(step, {})}
 
     def put(self, s3: "S3Client", path: str, body: bytes) -> None:
         s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}", Body=body)
 
+    def _listed(self, number: int) -> dict[str, Any]:
+        return {
+            "path": f"{self.dataset_uri}Kiwi/{number}.jpg",
+            "label": "Kiwi",
+            "etag": f"{number:032x}",
+            "size": number,
+            "modified": datetime(2026, 11, 22, tzinfo=UTC),
+        }
+
+    def _features(self, number: int) -> list[float]:
+        return [float(sum(self.name.encode())), float(number), 0.5, 0.25]
+
+    def _run_steps(self, uri: str) -> None:
+        """Write the run's folder with the steps' own functions, each Spark task as a plain call."""
+        listed = [self._listed(number) for number in range(self.images + self.rejects)]
+        inventory = pa.Table.from_pylist(listed, schema=schemas.INVENTORY)
+        for part in ingest.write_inventory(inventory, f"{uri}/inventory", min(FILES, len(listed))):
+            outcomes = ingest.in_batches(self._outcomes(part))
+            ingest.write_outcomes(part, outcomes, f"{uri}/images", f"{uri}/rejects")
+        parts.write_schema_if_empty(f"{uri}/rejects", schemas.REJECTS, self.rejects)
+        for part in parts.find(f"{uri}/images", schemas.IMAGES):
+            write(f"{uri}/features/{part.name}", schemas.FEATURES, self._featurise(part))
+        for part in parts.find(f"{uri}/features", schemas.FEATURES):
+            write(f"{uri}/embeddings/{part.name}", schemas.EMBEDDINGS, pca.embed(part, FITTED, self.name))
+
+    def _outcomes(self, part: parts.Part) -> Iterator[dict[str, Any]]:
+        for batch in parts.read(part, schemas.INVENTORY.names, FILES):
+            for row in batch.to_pylist():
+                number = row["size"]
+                if number < self.images:
+                    content = {
+                        "sha256": f"{number:064x}",
+                        "format": "JPEG",
+                        "width": 100,
+                        "height": 100,
+                        "content": b"1",
+                    }
+                    yield {**row, **content}
+                else:
+                    yield {**row, "reason": "undecodable", "message": f"rejected by {self.name}"}
+
+    def _featurise(self, part: parts.Part) -> Iterator[pa.RecordBatch]:
+        for batch in parts.read(part, features.COLUMNS, FILES):
+            numbers = [int(etag.as_py(), 16) for etag in batch["etag"]]
+            values = np.array([self._features(number) for number in numbers], np.float32)
+            yield features.features_batch(batch, values, MODEL, self.name)
+
+    def _replace(self, s3: "S3Client", folder: Path) -> None:
+        """Replace a dataset on S3 by a local one."""
+        prefix = f"{self.prefix}/{folder.name}/"
+        for item in s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", []):
+            s3.delete_object(Bucket=self.bucket, Key=item["Key"])
+        for file in folder.iterdir():
+            self.put(s3, f"{folder.name}/{file.name}", file.read_bytes())
+
+
+def write(uri: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write one file of a dataset, as a task of a step does."""
+    with parts.Writer(uri, schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
+    """Return a table as the bytes of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def test_a_release_knows_its_files_and_its_model(s3: "S3Client", released: Settings) -> None:
+def test_a_release_lists_its_files_and_its_model(s3: "S3Client", released: Settings) -> None:
     release = read_release(s3, released)
     assert release.model_uri == f"{released.release_uri}/model/mobilenet.tflite"
     assert release.files["wheels/numpy.whl"].size == len("wheels/numpy.whl")
@@ -24,15 +24,15 @@ def test_a_release_knows_its_files_and_its_model(s3: "S3Client", released: Setti
     assert release.bytes == sum(file.size for file in release.files.values())
 
 
-def test_a_whole_release_has_no_damage_and_is_not_read(
+def test_a_complete_release_has_no_damaged_files_and_none_of_its_files_are_read(
     s3: "S3Client", released: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         assert damaged_files(s3, released, read_release(s3, released)) == []
-    assert "reading" not in caplog.text, "S3 knows the checksum of every file that infra/release.py uploaded"
+    assert "bytes are read" not in caplog.text, "S3 has the checksum of every file that infra/release.py uploaded"
 
 
-def test_each_missing_cut_or_changed_file_is_named(s3: "S3Client", released: Settings) -> None:
+def test_each_missing_truncated_or_changed_file_is_named(s3: "S3Client", released: Settings) -> None:
     release = read_release(s3, released)
     prefix = f"releases/{released.release}"
     s3.delete_object(Bucket=released.bucket, Key=f"{prefix}/spark/pca.py")
@@ -50,17 +50,17 @@ def test_each_missing_cut_or_changed_file_is_named(s3: "S3Client", released: Set
 
 
 @pytest.mark.parametrize(("content", "damages"), [(b"wheels/numpy.whl", 0), (b"wheels/NUMPY.whl", 1)])
-def test_a_file_whose_sha256_s3_does_not_know_is_read(
+def test_a_file_without_a_sha256_on_s3_is_read(
     s3: "S3Client", released: Settings, content: bytes, damages: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = f"releases/{released.release}/wheels/numpy.whl"
     s3.put_object(Bucket=released.bucket, Key=key, Body=content)
     with caplog.at_level(logging.INFO):
         assert len(damaged_files(s3, released, read_release(s3, released))) == damages
-    assert f"s3://{released.bucket}/{key} has no SHA-256 on S3: reading its 16 bytes" in caplog.text
+    assert f"s3://{released.bucket}/{key} has no SHA-256 on S3, so its 16 bytes are read" in caplog.text
 
 
-def test_the_checksum_of_an_upload_in_parts_is_not_taken_for_that_of_the_file(
+def test_the_checksum_of_a_multipart_upload_is_not_used_as_the_checksum_of_the_file(
     s3: Any, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = b"m" * (6 << 20)
@@ -79,18 +79,18 @@ def test_the_checksum_of_an_upload_in_parts_is_not_taken_for_that_of_the_file(
     settings = Settings(bucket=bucket, release="1")
     with caplog.at_level(logging.INFO):
         assert damaged_files(s3, settings, read_release(s3, settings)) == []
-    assert "reading its 6291456 bytes" in caplog.text
+    assert "so its 6291456 bytes are read" in caplog.text
 
 
-def test_a_release_that_is_not_there_is_named_with_the_way_out(s3: "S3Client", released: Settings) -> None:
+def test_a_missing_release_is_reported_with_its_remedy(s3: "S3Client", released: Settings) -> None:
     with pytest.raises(NoRelease) as error:
         read_release(s3, replace(released, release="ffff"))
-    assert f"no release 'ffff' in s3://{released.bucket}/releases/ffff" in str(error.value)
+    assert f"release 'ffff' is not in s3://{released.bucket}/releases/ffff" in str(error.value)
     assert f"make release BUCKET={released.bucket}" in str(error.value)
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "SlowDown"])
-def test_an_error_that_tells_nothing_about_a_release_is_raised(s3: "S3Client", code: str) -> None:
+def test_an_error_that_does_not_mean_that_the_release_is_missing_is_raised(s3: "S3Client", code: str) -> None:
     with Stubber(s3) as stubber:
         stubber.add_client_error("get_object", code)
         with pytest.raises(ClientError, match=code):

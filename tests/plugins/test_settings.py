@@ -2,17 +2,17 @@ import pytest
 
 from orchard.settings import BadSettings, Settings
 
-NEEDED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
+REQUIRED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
 
 
-def fault(**variables: str) -> str:
+def error_message(**variables: str) -> str:
     with pytest.raises(BadSettings) as error:
-        Settings.from_env({**NEEDED, **variables})
+        Settings.from_env({**REQUIRED, **variables})
     return str(error.value)
 
 
-def test_bucket_and_release_are_enough() -> None:
-    settings = Settings.from_env({**NEEDED, "HOME": "/root", "AWS_REGION": "us-east-1"})
+def test_bucket_and_release_are_the_only_required_settings() -> None:
+    settings = Settings.from_env({**REQUIRED, "HOME": "/root", "AWS_REGION": "us-east-1"})
     assert settings == Settings(bucket="fruits-data", release="0123456789ab")
     assert (settings.region, settings.release_label) == ("eu-west-1", "emr-7.14.0")
     assert settings.release_uri == "s3://fruits-data/releases/0123456789ab"
@@ -20,61 +20,61 @@ def test_bucket_and_release_are_enough() -> None:
     assert settings.warehouse_uri == "s3://fruits-data/warehouse"
 
 
-def test_each_kind_of_value_is_read() -> None:
+def test_lists_numbers_and_text_are_read() -> None:
     settings = Settings.from_env(
-        {**NEEDED, "ORCHARD_SUBNET_IDS": "subnet-a, subnet-b,", "ORCHARD_POLL_SECONDS": "5", "ORCHARD_OWNER": "pears"}
+        {**REQUIRED, "ORCHARD_SUBNET_IDS": "subnet-a, subnet-b,", "ORCHARD_POLL_SECONDS": "5", "ORCHARD_OWNER": "pears"}
     )
     assert settings.subnet_ids == ("subnet-a", "subnet-b")
     assert settings.poll_seconds == 5
     assert settings.owner == "pears"
 
 
-def test_four_clusters_may_run_and_none_for_more_than_half_a_day() -> None:
-    settings = Settings.from_env(NEEDED)
+def test_by_default_four_clusters_may_run_for_at_most_twelve_hours() -> None:
+    settings = Settings.from_env(REQUIRED)
     assert (settings.max_running_clusters, settings.max_cluster_hours) == (4, 12)
-    assert Settings.from_env({**NEEDED, "ORCHARD_MAX_RUNNING_CLUSTERS": "9"}).max_running_clusters == 9
+    assert Settings.from_env({**REQUIRED, "ORCHARD_MAX_RUNNING_CLUSTERS": "9"}).max_running_clusters == 9
 
 
-def test_what_is_missing_is_named() -> None:
+def test_each_missing_setting_is_named() -> None:
     with pytest.raises(BadSettings, match="ORCHARD_BUCKET is not set; ORCHARD_RELEASE is not set"):
         Settings.from_env({})
 
 
-def test_a_misspelt_variable_is_refused_and_the_right_ones_are_listed() -> None:
-    message = fault(ORCHARD_REGIO="eu-west-3")
+def test_a_misspelt_variable_is_refused_and_the_known_ones_are_listed() -> None:
+    message = error_message(ORCHARD_REGIO="eu-west-3")
     assert "ORCHARD_REGIO is not a setting" in message
     assert "ORCHARD_REGION" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "way_out"),
+    ("name", "value", "remedy"),
     [
         ("ORCHARD_BUCKET", "s3://fruits-data", "without s3://"),
         ("ORCHARD_RELEASE", "a/b", "make release"),
         ("ORCHARD_RELEASE_LABEL", "7.14.0", "such as emr-7.14.0"),
-        ("ORCHARD_RELEASE_LABEL", "emr-6.15.0", "from emr-7.1.0 on"),
+        ("ORCHARD_RELEASE_LABEL", "emr-6.15.0", "emr-7.1.0 or later"),
         ("ORCHARD_REGION", "Ireland", "such as eu-west-1"),
-        ("ORCHARD_POLL_SECONDS", "86400", "less than the shortest timeout"),
+        ("ORCHARD_POLL_SECONDS", "86400", "a value below the shortest timeout"),
         ("ORCHARD_DATASET_PREFIX", "images", "a prefix such as images/"),
         ("ORCHARD_LOG_PREFIX", "/logs/", "a prefix such as images/"),
-        ("ORCHARD_CATALOG_DATABASE", "my-lake", "one of a-z, 0-9 and _"),
+        ("ORCHARD_CATALOG_DATABASE", "my-lake", "only a-z, 0-9 and _"),
         ("ORCHARD_POLL_SECONDS", "soon", "a whole number"),
         ("ORCHARD_POLL_SECONDS", "0", "a positive number"),
         ("ORCHARD_PCA_TIMEOUT_MINUTES", "-1", "a positive number"),
-        ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "up to 7 days"),
+        ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "at most 7 days"),
         ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
-        ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts let a cluster live for 10 hours"),
+        ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],
 )
-def test_an_impossible_value_is_named_with_the_way_out(name: str, value: str, way_out: str) -> None:
-    message = fault(**{name: value})
+def test_an_invalid_value_is_reported_with_its_remedy(name: str, value: str, remedy: str) -> None:
+    message = error_message(**{name: value})
     assert name in message
     assert value in message
-    assert way_out in message
+    assert remedy in message
 
 
-def test_all_faults_are_told_at_once() -> None:
-    message = fault(ORCHARD_BUCKET="A", ORCHARD_LOG_PREFIX="logs")
+def test_all_faults_are_reported_together() -> None:
+    message = error_message(ORCHARD_BUCKET="A", ORCHARD_LOG_PREFIX="logs")
     assert "ORCHARD_BUCKET" in message
     assert "ORCHARD_LOG_PREFIX" in message

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from pyspark import SparkContext
 
-from demo import pictures
+from orchard_spark import objects
+from sandbox import pictures
 
 
 @pytest.fixture
 def context() -> Iterator[SparkContext]:
-    """A context of the test's own, in the JVM that the jobs under test start theirs in."""
+    """A new context, in the JVM that the steps under test also use."""
     with SparkContext.getOrCreate() as context:
         yield context
 
@@ -21,6 +22,15 @@ def context() -> Iterator[SparkContext]:
 @pytest.fixture
 def run_uri(tmp_path: Path) -> str:
     return f"file://{tmp_path}/run-1"
+
+
+@pytest.fixture
+def steps_bucket(aws_url: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of an empty bucket that the steps' S3 clients find."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
+    objects.store.cache_clear()
+    yield bucket
+    objects.store.cache_clear()
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 
 import features
 import ingest
-from orchard_spark import mobilenet, objects, tables
+from orchard_spark import mobilenet, objects, schemas
 
 Read = Callable[[str], pa.Table]
 
 
 def by_image(table: pa.Table) -> dict[str, np.ndarray]:
-    """Features by label and file name."""
+    """Return the features by label and file name."""
     return {
         "/".join(row["path"].rsplit("/", 2)[1:]): np.array(row["features"], np.float32) for row in table.to_pylist()
     }
@@ -25,12 +25,12 @@ def ingested(images: Path, run_uri: str) -> str:
     return run_uri
 
 
-def test_each_image_has_features_and_was_inferred_once(ingested: str, model_file: Path, read: Read) -> None:
+def test_each_image_has_features_from_one_inference(ingested: str, model_file: Path, read: Read) -> None:
     metrics = features.run(ingested, str(model_file))
     table = read(f"{ingested}/features")
     assert (metrics["rows_in"], metrics["rows_out"], metrics["inferences"]) == (24, 24, 24)
     assert metrics["tasks"] == 2
-    assert table.schema.remove_metadata().equals(tables.FEATURES)
+    assert table.schema.remove_metadata().equals(schemas.FEATURES)
     assert sorted(table["path"].to_pylist()) == sorted(read(f"{ingested}/images")["path"].to_pylist())
     assert {len(values) for values in table["features"].to_pylist()} == {1280}
     assert set(table["model"].to_pylist()) == {model_file.stem}
@@ -49,7 +49,7 @@ def test_real_photographs_have_the_features_that_keras_computes(
             assert np.linalg.norm(ours[path] - keras) / np.linalg.norm(keras) <= 1e-4
 
 
-def test_features_do_not_depend_on_the_batch_an_image_is_in(model_file: Path) -> None:
+def test_an_images_features_do_not_depend_on_its_batch(model_file: Path) -> None:
     model = mobilenet.load(model_file.read_bytes())
     pictures = list(np.random.default_rng(3).integers(0, 256, (11, 224, 224, 3), np.uint8))
     together = list(model.features(pictures))
@@ -57,26 +57,26 @@ def test_features_do_not_depend_on_the_batch_an_image_is_in(model_file: Path) ->
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_no_images_have_no_features(model_file: Path) -> None:
+def test_no_images_yield_no_features(model_file: Path) -> None:
     assert list(mobilenet.load(model_file.read_bytes()).features([])) == []
 
 
-def test_the_model_is_loaded_once_in_a_process(model_file: Path) -> None:
+def test_the_model_is_loaded_once_per_process(model_file: Path) -> None:
     content = model_file.read_bytes()
     assert mobilenet.load(content) is mobilenet.load(bytes(content))
 
 
-def test_a_file_that_is_no_model_is_refused(ingested: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_refused(ingested: str, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.tflite"
     wrong.write_bytes(b"not a model")
     with pytest.raises(mobilenet.WrongModel, match="not a LiteRT model"):
         features.run(ingested, str(wrong))
 
 
-def test_wrong_columns_are_all_named(ingested: str, model_file: Path) -> None:
+def test_the_error_lists_all_wrong_columns(ingested: str, model_file: Path) -> None:
     part = pa.table({"path": ["a"], "content": ["text"]})
     objects.write_table(f"{ingested}-2/images/part-0.parquet", part)
-    with pytest.raises(tables.WrongColumns) as error:
+    with pytest.raises(schemas.WrongColumns) as error:
         features.run(f"{ingested}-2", str(model_file))
     assert "no column sha256" in str(error.value)
     assert "content is string, not binary" in str(error.value)

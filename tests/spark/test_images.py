@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from orchard_spark import images
-from orchard_spark.images import RejectedImage, decode, rejection, to_model_input
-from orchard_spark.objects import ObjectChanged, ObjectGone, UnreadableKey
+from orchard_spark.images import decode, to_model_input
+from orchard_spark.rejects import RejectedObject
 
 Encode = Callable[..., bytes]
 RED = (200, 30, 40)
@@ -21,7 +23,7 @@ def middle(image: Image.Image) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("image_format", images.FORMATS)
-def test_each_allowed_format_decodes_to_rgb(encoded: Encode, image_format: str) -> None:
+def test_each_supported_format_decodes_to_rgb(encoded: Encode, image_format: str) -> None:
     image, info = decode(encoded(Image.new("RGB", (30, 20), RED), image_format))
     assert (info.format, info.width, info.height) == (image_format, 30, 20)
     assert image.mode == "RGB"
@@ -38,14 +40,14 @@ def test_each_allowed_format_decodes_to_rgb(encoded: Encode, image_format: str) 
         ("I;16", 0x8000, (128, 128, 128)),
     ],
 )
-def test_each_mode_becomes_rgb_with_its_own_colour(
+def test_each_mode_is_converted_to_rgb_without_changing_the_colour(
     encoded: Encode, mode: str, colour: int | tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     image, _ = decode(encoded(Image.new(mode, (9, 9), colour)))
     assert middle(image) == expected
 
 
-def test_a_cmyk_jpeg_decodes_as_it_looks(encoded: Encode) -> None:
+def test_a_cmyk_jpeg_keeps_its_colour(encoded: Encode) -> None:
     image, _ = decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
     red, green, blue = middle(image)
     assert red > 200
@@ -53,20 +55,20 @@ def test_a_cmyk_jpeg_decodes_as_it_looks(encoded: Encode) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_parts_are_white(encoded: Encode, mode: str) -> None:
+def test_transparent_parts_become_white(encoded: Encode, mode: str) -> None:
     transparent = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image, _ = decode(encoded(transparent.convert(mode)))
     assert middle(image) == (255, 255, 255)
 
 
-def test_a_palette_with_one_transparent_colour_is_white_there(encoded: Encode) -> None:
+def test_the_transparent_colour_of_a_palette_becomes_white(encoded: Encode) -> None:
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([10, 20, 30] + [0] * 765)
     image, _ = decode(encoded(palette, transparency=0))
     assert middle(image) == (255, 255, 255)
 
 
-def test_half_transparent_colour_is_mixed_with_white(encoded: Encode) -> None:
+def test_a_half_transparent_colour_is_blended_with_white(encoded: Encode) -> None:
     image, _ = decode(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 128))))
     assert middle(image) == (127, 127, 127)
 
@@ -82,7 +84,7 @@ def test_exif_orientation_is_applied(encoded: Encode, orientation: int, corner: 
     assert (info.width, info.height) == (40, 20)
 
 
-def test_the_first_frame_of_an_animation_counts(encoded: Encode) -> None:
+def test_an_animation_decodes_to_its_first_frame(encoded: Encode) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     image, _ = decode(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))
     assert middle(image) == (255, 0, 0)
@@ -98,8 +100,8 @@ def test_the_first_frame_of_an_animation_counts(encoded: Encode) -> None:
         (b"\xff\xd8", "unknown_format"),
     ],
 )
-def test_what_is_no_image_is_rejected_with_a_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(RejectedImage) as rejected:
+def test_bytes_that_are_not_an_image_are_rejected_with_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(RejectedObject) as rejected:
         decode(content)
     assert rejected.value.reason == reason
     assert str(rejected.value)
@@ -110,27 +112,27 @@ def test_what_is_no_image_is_rejected_with_a_reason(content: bytes, reason: str)
 def test_a_truncated_image_is_rejected(encoded: Encode, image_format: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
     content = encoded(noise, image_format)
-    with pytest.raises(RejectedImage) as rejected:
+    with pytest.raises(RejectedObject) as rejected:
         decode(content[: int(len(content) * share)])
     assert rejected.value.reason in ("undecodable", "unknown_format")
 
 
-def test_too_many_pixels_are_rejected_before_they_are_decoded(encoded: Encode) -> None:
-    with pytest.raises(RejectedImage, match="40 x 30 pixels, over 1000") as rejected:
+def test_an_image_with_too_many_pixels_is_rejected_before_decoding(encoded: Encode) -> None:
+    with pytest.raises(RejectedObject, match="40 x 30 pixels, over 1000") as rejected:
         decode(encoded(Image.new("RGB", (40, 30))), max_pixels=1000)
     assert rejected.value.reason == "too_many_pixels"
 
 
-def test_a_decompression_bomb_is_too_many_pixels(encoded: Encode) -> None:
+def test_a_decompression_bomb_is_rejected_for_too_many_pixels(encoded: Encode) -> None:
     small = encoded(Image.new("1", (8, 8)), "BMP")
     bomb = small[:18] + (60_000).to_bytes(4, "little") * 2 + small[26:]
-    with pytest.raises(RejectedImage) as rejected:
+    with pytest.raises(RejectedObject) as rejected:
         decode(bomb)
     assert rejected.value.reason == "too_many_pixels"
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, SyntaxError, NotImplementedError, OSError, IndexError])
-def test_whatever_pillow_raises_is_a_rejection(
+def test_any_error_from_pillow_rejects_the_image(
     encoded: Encode, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = encoded(Image.new("RGB", (4, 4)), "BMP")
@@ -139,51 +141,41 @@ def test_whatever_pillow_raises_is_a_rejection(
         raise error("plugin gave up")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with pytest.raises(RejectedImage, match=f"{error.__name__}: plugin gave up") as rejected:
+    with pytest.raises(RejectedObject, match=f"{error.__name__}: plugin gave up") as rejected:
         decode(content)
     assert rejected.value.reason == "undecodable"
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [(UnreadableKey("k"), "unreadable_key"), (ObjectGone("g"), "deleted"), (ObjectChanged("c"), "changed")],
-)
-def test_faults_of_reading_have_their_reason(fault: Exception, reason: str) -> None:
-    assert rejection(fault).reason == reason
-
-
-def test_an_error_that_says_nothing_about_the_object_is_raised() -> None:
-    with pytest.raises(PermissionError):
-        rejection(PermissionError("no access to the bucket"))
-
-
-def test_every_reason_has_a_meaning() -> None:
-    assert all(images.REASONS.values())
-    with pytest.raises(AssertionError):
-        RejectedImage("no such reason", "")
-
-
-def test_the_model_input_is_a_bicubic_square() -> None:
+def test_the_model_input_is_resized_to_a_square_with_a_bicubic_filter() -> None:
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (100, 80, 3), np.uint8))
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(to_model_input(image, 224), expected)
 
 
-def test_odd_images_decode_or_are_rejected_as_pillow_says(shared_data: Path) -> None:
+def test_odd_images_decode_exactly_where_pillow_decodes_them(shared_data: Path) -> None:
     with (shared_data / "odd-images/listing.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 50
     disagree = []
     for row in rows:
         content = (shared_data / "odd-images" / row["file"]).read_bytes()
-        # Where reading the EXIF data failed, the outcome is that of a second load, which Pillow lets pass.
+        # If reading the EXIF data failed, the listing has the outcome of a second load, which Pillow accepts.
         loads = row["pillow_13_outcome"] == "ok" and not row["exif_orientation"].startswith("ERR")
         expected = loads and row["format"] in (*images.FORMATS, "MPO")
         try:
             decode(content)
             outcome = "ok"
-        except RejectedImage as rejected:
+        except RejectedObject as rejected:
             outcome = rejected.reason
         if (outcome == "ok") != expected:
             disagree.append((row["file"], row["format"], row["pillow_13_outcome"], outcome))
     assert disagree == []
+
+
+def test_importing_images_loads_no_storage_client_and_no_spark() -> None:
+    program = (
+        "import sys; import orchard_spark.images; print(sorted(name for name in sys.modules "
+        "if name.split('.')[0] in ('boto3', 'botocore', 'obstore', 'pyarrow', 'pyspark', 'orchard_spark')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert loaded == "['orchard_spark', 'orchard_spark.images', 'orchard_spark.rejects']\n"

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,10 @@ import pytest
 from PIL import Image
 
 import ingest
-from orchard_spark import objects, parts, tables
+from orchard_spark import images as decoder
+from orchard_spark import objects, parts, schemas
+from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey
+from orchard_spark.rejects import RejectedObject
 
 Read = Callable[[str], pa.Table]
 Encode = Callable[..., bytes]
@@ -17,7 +21,7 @@ MAX_PIXELS = 50_000
 
 @pytest.fixture
 def spoiled(images: Path, encoded: Encode) -> Path:
-    """The 24 pictures, one file for each way to be refused, and two that are no images by name."""
+    """The 24 pictures, four files that do not decode, and two files that are not images by name."""
     folder = images / "Kiwi"
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "page.jpg").write_bytes(b"<html></html>")
@@ -32,7 +36,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {f"file://{path}": path.read_bytes() for path in folder.rglob("*_100.jpg") if not path.name.startswith(".")}
 
 
-def test_every_listed_object_ends_in_images_or_in_rejects(spoiled: Path, run_uri: str, read: Read) -> None:
+def test_every_listed_object_is_in_either_images_or_rejects(spoiled: Path, run_uri: str, read: Read) -> None:
     metrics = ingest.run(str(spoiled), run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
     images, rejects, inventory = (read(f"{run_uri}/{name}") for name in ("images", "rejects", "inventory"))
     assert (metrics["rows_in"], metrics["rows_out"], metrics["rejects"]) == (28, 24, 4)
@@ -48,14 +52,14 @@ def test_every_listed_object_ends_in_images_or_in_rejects(spoiled: Path, run_uri
         "cut.jpeg": "undecodable",
         "huge.PNG": "too_many_pixels",
     }
-    assert set(rejects["stage"].to_pylist()) == {"decode"}
+    assert rejects.schema.remove_metadata().equals(schemas.REJECTS)
     assert all(rejects["message"].to_pylist())
 
 
-def test_images_hold_the_original_bytes_and_say_what_they_are(images: Path, run_uri: str, read: Read) -> None:
+def test_images_have_the_original_bytes_and_their_description(images: Path, run_uri: str, read: Read) -> None:
     ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     table = read(f"{run_uri}/images")
-    assert table.schema.remove_metadata().equals(tables.IMAGES)
+    assert table.schema.remove_metadata().equals(schemas.IMAGES)
     rows = {row["path"]: row for row in table.to_pylist()}
     originals = files_of(images)
     assert {path: row["content"] for path, row in rows.items()} == originals
@@ -66,51 +70,51 @@ def test_images_hold_the_original_bytes_and_say_what_they_are(images: Path, run_
         assert row["size"] == len(originals[path])
 
 
-def test_the_metrics_file_tells_rows_time_and_versions(images: Path, run_uri: str) -> None:
+def test_the_metrics_file_has_rows_time_and_versions(images: Path, run_uri: str) -> None:
     metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     written = json.loads(Path(f"{run_uri}/ingest.metrics.json".removeprefix("file://")).read_text())
     assert written == metrics
-    assert written["run_id"] == "run-1"
+    assert (written["step"], written["run_id"]) == ("ingest", "run-1")
     assert written["images_per_second"] == pytest.approx(24 / written["seconds"], rel=0.02)
     assert written["versions"]["pyspark"] == "3.5.8"
 
 
-def test_there_is_a_file_for_each_task_slot_at_least(images: Path, run_uri: str) -> None:
+def test_there_is_at_least_one_file_per_task_slot(images: Path, run_uri: str) -> None:
     ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     assert len(list(Path(f"{run_uri}/images".removeprefix("file://")).glob("part-*"))) == 2
 
 
-def test_the_inventory_is_that_of_the_last_attempt_in_files_of_equal_size(run_uri: str, read: Read) -> None:
+def test_a_second_attempt_replaces_the_inventory_with_files_of_equal_size(run_uri: str, read: Read) -> None:
     names = [f"{number:02}" for number in range(11)]
     columns = {"path": names, "label": names, "etag": names, "size": [1] * 11, "modified": [0] * 11}
-    inventory = pa.table(columns, schema=tables.INVENTORY)
+    inventory = pa.table(columns, schema=schemas.INVENTORY)
     ingest.write_inventory(inventory, f"{run_uri}/inventory", 5)
     written = ingest.write_inventory(inventory, f"{run_uri}/inventory", 3)
     assert [part.rows for part in written] == [4, 4, 3]
-    assert parts.find(f"{run_uri}/inventory", tables.INVENTORY) == written
+    assert parts.find(f"{run_uri}/inventory", schemas.INVENTORY) == written
     assert sorted(read(f"{run_uri}/inventory")["path"].to_pylist()) == names
 
 
-def test_too_many_rejects_fail_with_count_ratio_and_reasons(spoiled: Path, run_uri: str, read: Read) -> None:
+def test_too_many_rejects_fail_with_their_number_ratio_and_reasons(spoiled: Path, run_uri: str, read: Read) -> None:
     (spoiled / "Kiwi/empty2.jpg").write_bytes(b"")
     with pytest.raises(ingest.TooManyRejects) as error:
         ingest.run(str(spoiled), run_uri, max_reject_ratio=0.1, max_pixels=MAX_PIXELS)
     message = str(error.value)
     assert "5 of 29 objects rejected, a ratio of 0.172, over max_reject_ratio 0.1" in message
-    assert "Commonest reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
+    assert "Most common reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
     assert f"{run_uri}/rejects" in message
     assert read(f"{run_uri}/rejects").num_rows == 5
     assert objects.list_files(f"{run_uri}/images") == []
 
 
-def test_rejects_up_to_the_ratio_itself_are_tolerated(images: Path, run_uri: str) -> None:
+def test_a_share_of_rejects_equal_to_the_limit_is_accepted(images: Path, run_uri: str) -> None:
     (images / "Kiwi/empty.jpg").write_bytes(b"")
     assert ingest.run(str(images), run_uri, max_reject_ratio=1 / 25, max_pixels=MAX_PIXELS)["rejects"] == 1
 
 
-def test_an_empty_prefix_fails_and_is_named(tmp_path: Path, run_uri: str) -> None:
+def test_a_prefix_without_images_fails_with_its_name(tmp_path: Path, run_uri: str) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ingest.NoImages, match=rf"no image below {tmp_path}: expected files ending in \.jpg, "):
+    with pytest.raises(ingest.NoImages, match=rf"no images below {tmp_path}: expected files ending in \.jpg, "):
         ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
 
 
@@ -120,7 +124,7 @@ def test_a_second_attempt_replaces_the_first(images: Path, run_uri: str, read: R
     assert read(f"{run_uri}/images").num_rows == 24
 
 
-def test_a_step_that_is_done_again_takes_the_runs_summary_back_first(images: Path, run_uri: str) -> None:
+def test_a_second_attempt_first_deletes_the_completion_markers(images: Path, run_uri: str) -> None:
     folder = Path(run_uri.removeprefix("file://"))
     ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     (folder / "summary.json").write_text("{}")
@@ -131,14 +135,35 @@ def test_a_step_that_is_done_again_takes_the_runs_summary_back_first(images: Pat
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])
-def test_a_ratio_that_is_no_share_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_max_reject_ratio_outside_0_to_1_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ingest.main(["--input-uri", "x", "--run-uri", "y", f"--max-reject-ratio={value}"])
     assert "--max-reject-ratio" in capsys.readouterr().err
 
 
-def test_batches_are_small_in_rows_and_in_bytes() -> None:
+def test_batches_are_limited_in_rows_and_in_bytes() -> None:
     row = dict.fromkeys(ingest.OUTCOMES.names) | {"path": "p", "content": bytes(3 * 1024**2)}
     assert [batch.num_rows for batch in ingest.in_batches([row] * 7)] == [3, 3, 1]
     small = row | {"content": b"x"}
     assert [batch.num_rows for batch in ingest.in_batches([small] * 130)] == [64, 64, 2]
+
+
+LISTED = Listed("s3://b/Kiwi/1.jpg", "e", 5, datetime(2026, 11, 22, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(UnreadableKey("k"), "unreadable_key"), (ObjectGone("g"), "deleted"), (ObjectChanged("c"), "changed")],
+)
+def test_an_object_that_cannot_be_read_is_rejected_with_a_reason(error: RejectedObject, reason: str) -> None:
+    row = ingest.verify(LISTED, error, MAX_PIXELS)
+    assert (row["path"], row["reason"], row["message"]) == (LISTED.path, reason, str(error))
+
+
+def test_an_error_that_does_not_concern_the_object_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(content: bytes, max_pixels: int) -> None:
+        raise PermissionError("no access")
+
+    monkeypatch.setattr(decoder, "decode", fail)
+    with pytest.raises(PermissionError):
+        ingest.verify(LISTED, b"content", MAX_PIXELS)

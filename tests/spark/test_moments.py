@@ -6,14 +6,14 @@ from orchard_spark.moments import CannotFit, Doubles, Moments, fit
 
 
 def data(n: int, p: int, seed: int = 0) -> Doubles:
-    """Correlated, shifted, non-negative data such as features are."""
+    """Return correlated, shifted, non-negative data, similar to features."""
     rng = np.random.default_rng(seed)
     return np.abs(rng.normal(size=(n, 8)) @ rng.normal(size=(8, p)) + rng.normal(size=(n, p)) * 0.3) + 0.5
 
 
 @pytest.mark.parametrize(("n", "p"), [(500, 40), (30, 60), (41, 40)])
 @pytest.mark.parametrize("n_components", [1, 5, 0.5, 0.95, 0.999])
-def test_the_fit_is_scikit_learns(n: int, p: int, n_components: float) -> None:
+def test_the_fit_equals_scikit_learns(n: int, p: int, n_components: float) -> None:
     rows = data(n, p)
     ours = fit(Moments.of(rows), n_components)
     theirs = PCA(n_components, svd_solver="full").fit(rows)
@@ -27,7 +27,7 @@ def test_the_fit_is_scikit_learns(n: int, p: int, n_components: float) -> None:
     assert error <= 1e-4
 
 
-def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
+def test_the_moments_of_parts_add_up_to_the_moments_of_the_whole() -> None:
     rows = data(90, 7)
     whole, parts = Moments.of(rows), Moments.of(rows[:20]) + Moments.of(rows[20:21]) + Moments.of(rows[21:])
     assert parts.n == whole.n
@@ -35,7 +35,7 @@ def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
     np.testing.assert_allclose(parts.gram, whole.gram)
 
 
-def test_moments_of_batches_of_any_sizes_are_those_of_all_rows() -> None:
+def test_the_moments_do_not_depend_on_batch_sizes() -> None:
     rows = data(90, 7)
     whole, batched = Moments.of(rows), Moments.of_batches([rows[:3], rows[3:60], rows[60:60], rows[60:]])
     assert batched.n == 90
@@ -43,7 +43,7 @@ def test_moments_of_batches_of_any_sizes_are_those_of_all_rows() -> None:
     np.testing.assert_allclose(batched.gram, whole.gram)
 
 
-def test_the_order_of_the_rows_changes_neither_signs_nor_values() -> None:
+def test_the_order_of_the_rows_changes_neither_signs_nor_values_of_components() -> None:
     rows = data(200, 20)
     one, other = (fit(Moments.of(some), 5) for some in (rows, rows[::-1]))
     np.testing.assert_allclose(one.components_, other.components_, atol=1e-9)
@@ -54,7 +54,7 @@ def test_vectors_are_centred() -> None:
     np.testing.assert_allclose(fit(Moments.of(rows), 3).transform(rows.astype(np.float32)).mean(axis=0), 0, atol=1e-5)
 
 
-def test_as_many_components_as_images_are_finite() -> None:
+def test_components_as_many_as_images_are_finite() -> None:
     rows = data(6, 20)
     pca = fit(Moments.of(rows), 6)
     assert np.isfinite(pca.components_).all()
@@ -65,17 +65,17 @@ def test_as_many_components_as_images_are_finite() -> None:
 @pytest.mark.parametrize(
     ("rows", "n_components", "message"),
     [
-        (np.zeros((0, 3)), 1, "at least 2 images, and there are none"),
-        (np.ones((1, 3)), 1, "at least 2 images, and there is 1"),
-        (np.tile([0.1, 0.2, 0.3], (50, 1)), 1, "features of all 50 images are the same"),
-        (np.zeros((4, 3)), 0.9, "features of all 4 images are the same"),
-        (data(3, 10), 4, "n_components is 4: give a whole number from 1 to 3"),
+        (np.zeros((0, 3)), 1, "at least 2 images; the run has 0"),
+        (np.ones((1, 3)), 1, "at least 2 images; the run has 1"),
+        (np.tile([0.1, 0.2, 0.3], (50, 1)), 1, "features of all 50 images are identical"),
+        (np.zeros((4, 3)), 0.9, "features of all 4 images are identical"),
+        (data(3, 10), 4, "n_components is 4: use a whole number from 1 to 3"),
         (data(30, 4), 5, "whole number from 1 to 4"),
         (data(30, 4), 2.5, "n_components is 2.5"),
         (data(30, 4), 0, "n_components is 0"),
         (np.array([[1, np.nan], [2, 3]]), 1, "not all finite"),
     ],
 )
-def test_what_cannot_be_fitted_is_a_clear_error(rows: Doubles, n_components: float, message: str) -> None:
+def test_an_impossible_fit_is_a_clear_error(rows: Doubles, n_components: float, message: str) -> None:
     with pytest.raises(CannotFit, match=message):
         fit(Moments.of(rows), n_components)

@@ -7,7 +7,7 @@ from pyspark import SparkContext
 from sklearn.decomposition import PCA
 
 import pca
-from orchard_spark import objects, parts, tables
+from orchard_spark import objects, parts, schemas
 from orchard_spark.moments import CannotFit, Moments
 
 Read = Callable[[str], pa.Table]
@@ -32,7 +32,7 @@ def write_features(run_uri: str, values: Matrix, files: int = 3) -> None:
             "model": ["m"] * len(part),
             "run_id": ["run-1"] * len(part),
         }
-        objects.write_table(f"{run_uri}/features/part-{number}.parquet", pa.table(columns, schema=tables.FEATURES))
+        objects.write_table(f"{run_uri}/features/part-{number}.parquet", pa.table(columns, schema=schemas.FEATURES))
 
 
 def vectors_by_row(table: pa.Table) -> Matrix:
@@ -41,7 +41,7 @@ def vectors_by_row(table: pa.Table) -> Matrix:
 
 
 @pytest.mark.parametrize("n_components", [7, 0.9])
-def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_components: float) -> None:
+def test_embeddings_and_model_equal_scikit_learns(run_uri: str, read: Read, n_components: float) -> None:
     values = matrix(300)
     write_features(run_uri, values)
     metrics = pca.run(run_uri, n_components)
@@ -49,7 +49,7 @@ def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_comp
     embeddings = read(f"{run_uri}/embeddings")
     (model,) = read(f"{run_uri}/pca_model").to_pylist()
 
-    assert embeddings.schema.remove_metadata().equals(tables.EMBEDDINGS)
+    assert embeddings.schema.remove_metadata().equals(schemas.EMBEDDINGS)
     expected = theirs.transform(values.astype(np.float64))
     assert np.linalg.norm(vectors_by_row(embeddings) - expected) / np.linalg.norm(expected) <= 1e-4
     np.testing.assert_allclose(model["explained_variance_ratio_"], theirs.explained_variance_ratio_, atol=1e-6)
@@ -58,42 +58,42 @@ def test_embeddings_and_model_are_scikit_learns(run_uri: str, read: Read, n_comp
     np.testing.assert_allclose(model["mean_"], theirs.mean_, rtol=1e-6)
     assert model["n_components_"] == theirs.n_components_ == metrics["n_components"]
     assert model["n_samples_"] == 300
-    assert metrics["tasks"] == 2 + 3  # a task for each slot fits, one for each file makes the vectors
+    assert metrics["tasks"] == 2 + 3  # the fit has one task per task slot, the embeddings one per file
     assert metrics["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
 
 
-def test_an_empty_partition_is_no_obstacle(run_uri: str, read: Read) -> None:
+def test_empty_files_are_skipped(run_uri: str, read: Read) -> None:
     write_features(run_uri, matrix(4), files=6)
     assert pca.run(run_uri, 2)["rows_out"] == 4
     assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
 
 
-def test_many_files_are_added_up_by_a_task_for_each_slot_always_alike(
+def test_many_files_are_added_up_reproducibly_by_one_task_per_slot(
     run_uri: str, read: Read, context: SparkContext
 ) -> None:
     values = matrix(40)
     write_features(run_uri, values, files=18)
-    found, tasks = parts.find(f"{run_uri}/features", tables.FEATURES), parts.task_list(context)
-    sums, again = (pca.moments(context, found, tasks) for _ in range(2))
+    found, usage = parts.find(f"{run_uri}/features", schemas.FEATURES), parts.task_usage(context)
+    sums, again = (pca.moments(context, found, usage) for _ in range(2))
     whole = Moments.of(values)
     assert sums.n == 40
-    assert len(tasks.value) == 2 * context.defaultParallelism
+    assert len(usage.value) == 2 * context.defaultParallelism
     np.testing.assert_allclose(sums.gram, whole.gram, rtol=1e-12)
     np.testing.assert_array_equal(sums.gram, again.gram)
     np.testing.assert_array_equal(sums.total, again.total)
 
 
-def test_the_driver_gets_no_more_than_a_few_sums(context: SparkContext) -> None:
+def test_the_driver_receives_only_a_few_sums(context: SparkContext) -> None:
     one = Moments.of(matrix(2))
     sums = context.parallelize([(number, one) for number in range(18)], 18)
     merged = pca.merge(sums, 18).collect()
     assert len(merged) <= pca.FAN_IN
-    assert sum(found.n for _, found in merged) == 36
+    assert sum(moments.n for _, moments in merged) == 36
 
 
 @pytest.mark.parametrize(("rows", "n_components"), [(1, 1), (3, 50)])
-def test_too_few_images_fail_and_write_nothing(run_uri: str, rows: int, n_components: int) -> None:
+def test_too_few_images_fail_without_a_metrics_file(run_uri: str, rows: int, n_components: int) -> None:
     write_features(run_uri, matrix(rows))
     with pytest.raises(CannotFit):
         pca.run(run_uri, n_components)

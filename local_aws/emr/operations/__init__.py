@@ -1,4 +1,7 @@
-"""What EMR answers, one function an operation, in modules by noun; `handlers` has them by the operation's name."""
+"""The EMR operations, one function each, in modules named for their subject; `handlers` holds them by operation name.
+
+They may import everything in `local_aws.emr` except `api`, which calls them.
+"""
 
 from collections.abc import Callable
 
@@ -10,7 +13,7 @@ handlers: dict[str, Handler] = {}
 
 
 def operation(name: str) -> Callable[[Handler], Handler]:
-    """Register the function that answers an operation; it gets the service, the request and the region."""
+    """Register the handler of an operation; it gets the EMR, the request and the region, and returns the response."""
 
     def register(handler: Handler) -> Handler:
         handlers[name] = handler

@@ -1,11 +1,11 @@
-"""Releases of EMR and what they offer."""
+"""Describe and list the EMR releases and their instance types."""
 
 import pyspark
 
-from local_aws.emr.catalogue import instance_type_details, instance_types, release_labels
 from local_aws.emr.checks import check_release_label
 from local_aws.emr.errors import InvalidMarker
 from local_aws.emr.model import Wire
+from local_aws.emr.offerings import instance_type_details, instance_types, release_labels
 from local_aws.emr.operations import operation
 from local_aws.emr.operations.paging import page
 from local_aws.emr.service import Emr
@@ -15,9 +15,9 @@ DEFAULT_LABELS = 100
 
 @operation("ListReleaseLabels")
 def list_release_labels(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """The release labels of a region, newest first; by prefix."""
+    """List the release labels of a region, newest first, filtered by prefix and application."""
     filters = parameters.get("Filters", {})
-    # Every release has Spark, and Spark is all that runs here.
+    # Every release has Spark, and local_aws runs nothing else.
     application = filters.get("Application", "spark").partition("@")[0].lower()
     labels = [
         label
@@ -34,7 +34,7 @@ def list_release_labels(emr: Emr, parameters: Wire, region: str) -> Wire:
 
 @operation("DescribeReleaseLabel")
 def describe_release_label(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """What runs here, whatever the release: one Spark."""
+    """Describe a release: whatever its label, its only application is the installed Spark."""
     label = parameters.get("ReleaseLabel") or next(iter(release_labels(region)), None)
     check_release_label(label, region)
     return {"ReleaseLabel": label, "Applications": [{"Name": "Spark", "Version": pyspark.__version__}]}
@@ -42,9 +42,9 @@ def describe_release_label(emr: Emr, parameters: Wire, region: str) -> Wire:
 
 @operation("ListSupportedInstanceTypes")
 def list_supported_instance_types(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """The instance types of a release."""
+    """List the instance types of a release."""
     check_release_label(parameters["ReleaseLabel"], region)
     details = instance_type_details()
-    known = [{"Id": name, **details[name]} for name in instance_types(parameters["ReleaseLabel"]) if name in details]
-    listed, more = page(known, parameters.get("Marker"), lambda _: True)
-    return {"SupportedInstanceTypes": [{k: v for k, v in item.items() if k != "Id"} for item in listed], **more}
+    types = [{"Id": name, **details[name]} for name in instance_types(parameters["ReleaseLabel"]) if name in details]
+    listed, marker = page(types, parameters.get("Marker"), lambda _: True)
+    return {"SupportedInstanceTypes": [{k: v for k, v in item.items() if k != "Id"} for item in listed], **marker}

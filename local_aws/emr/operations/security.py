@@ -1,4 +1,4 @@
-"""Security configurations, and the account's block of public access: kept and shown, by region."""
+"""Store and return security configurations and the block public access settings, by region."""
 
 import json
 from datetime import datetime
@@ -12,7 +12,7 @@ from local_aws.emr.service import Emr
 
 CREATED_BY = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:root"
 STARTED = now()
-# What EMR blocks in a new account: everything but SSH.
+# The default of EMR: block everything except SSH.
 DEFAULT_BLOCK: Wire = {
     "BlockPublicSecurityGroupRules": True,
     "PermittedPublicSecurityGroupRuleRanges": [{"MinRange": 22, "MaxRange": 22}],
@@ -21,22 +21,22 @@ DEFAULT_BLOCK: Wire = {
 
 @operation("CreateSecurityConfiguration")
 def create_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Keep a security configuration; its name must be new and its text JSON."""
+    """Create a security configuration; its name must be new and its text must be JSON."""
     name, text = parameters["Name"], parameters["SecurityConfiguration"]
     try:
         json.loads(text)
     except ValueError as error:
         raise ValidationFailed(f"Security configuration '{name}' is not JSON: {error}") from error
-    made = {"Name": name, "SecurityConfiguration": text, "CreationDateTime": now()}
-    if emr.security_configurations.setdefault((region, name), made) is not made:
+    configuration = {"Name": name, "SecurityConfiguration": text, "CreationDateTime": now()}
+    if emr.security_configurations.setdefault((region, name), configuration) is not configuration:
         raise EmrError(f"SecurityConfiguration with name '{name}' already exists.")
-    emr.keep_account()
-    return {"Name": name, "CreationDateTime": made["CreationDateTime"]}
+    emr.save_account()
+    return {"Name": name, "CreationDateTime": configuration["CreationDateTime"]}
 
 
 @operation("DescribeSecurityConfiguration")
 def describe_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """One security configuration."""
+    """Describe a security configuration."""
     key = (region, parameters["Name"])
     if key not in emr.security_configurations:
         raise NoSuchSecurityConfiguration(parameters["Name"])
@@ -45,32 +45,32 @@ def describe_security_configuration(emr: Emr, parameters: Wire, region: str) -> 
 
 @operation("ListSecurityConfigurations")
 def list_security_configurations(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """The names of all security configurations of a region, newest first."""
-    kept = [made for (place, _), made in list(emr.security_configurations.items()) if place == region]
-    names = [{"Name": made["Name"], "CreationDateTime": made["CreationDateTime"]} for made in reversed(kept)]
-    return {"SecurityConfigurations": names}
+    """List the names of all security configurations of a region, newest first."""
+    stored = list(emr.security_configurations.items())
+    listed = [configuration for (its_region, _), configuration in reversed(stored) if its_region == region]
+    return {"SecurityConfigurations": [{key: item[key] for key in ("Name", "CreationDateTime")} for item in listed]}
 
 
 @operation("DeleteSecurityConfiguration")
 def delete_security_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Forget a security configuration."""
+    """Delete a security configuration."""
     if emr.security_configurations.pop((region, parameters["Name"]), None) is None:
         raise NoSuchSecurityConfiguration(parameters["Name"])
-    emr.keep_account()
+    emr.save_account()
     return {}
 
 
 @operation("GetBlockPublicAccessConfiguration")
 def get_block_public_access_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """The block of a region."""
+    """Return the block public access settings of a region."""
     return emr.block_public_access.get(region, _block(DEFAULT_BLOCK, STARTED))
 
 
 @operation("PutBlockPublicAccessConfiguration")
 def put_block_public_access_configuration(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Set the block of a region."""
+    """Set the block public access settings of a region."""
     emr.block_public_access[region] = _block(parameters["BlockPublicAccessConfiguration"], now())
-    emr.keep_account()
+    emr.save_account()
     return {}
 
 

@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from botocore.config import Config
 
-from local_aws.emr.catalogue import release_labels
+from local_aws.emr.offerings import release_labels
 from tests.local_aws.user import REGION, ROLES, User, bash
 
 RUN: dict[str, Any] = {
@@ -22,27 +22,27 @@ UNKNOWN_STEP = "s-0000000000000"
 
 
 def post(user: User, operation: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Send what boto3 would not."""
+    """Send a request that boto3 would not send."""
     headers = {"X-Amz-Target": f"ElasticMapReduce.{operation}", "Content-Type": "application/x-amz-json-1.1"}
     answer = urllib3.request("POST", user.endpoint_url, headers=headers, body=body, retries=False)
     return answer.status, json.loads(answer.data)
 
 
 def error(user: User, call: Callable[..., Any], **parameters: Any) -> tuple[str, str]:
-    """The code and the message of the error that a call gets."""
-    with pytest.raises(user.emr.exceptions.ClientError) as refused:
+    """Return the code and the message of the error that a call raises."""
+    with pytest.raises(user.emr.exceptions.ClientError) as raised:
         call(**parameters)
-    said = refused.value.response["Error"]
-    return said["Code"], said["Message"]
+    details = raised.value.response["Error"]
+    return details["Code"], details["Message"]
 
 
 def count_clusters(user: User) -> int:
-    """How many there are, on all pages."""
+    """Count the clusters on all pages."""
     return sum(len(page["Clusters"]) for page in user.emr.get_paginator("list_clusters").paginate())
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"Name": None}, 'Missing required parameter in input: "Name"'),
         ({"Instances": None}, 'Missing required parameter in input: "Instances"'),
@@ -65,24 +65,24 @@ def count_clusters(user: User) -> int:
         ),
     ],
 )
-def test_a_request_that_does_not_fit_is_refused_and_makes_no_cluster(
-    user: User, change: dict[str, Any], said: str
+def test_an_invalid_request_is_rejected_and_creates_no_cluster(
+    user: User, change: dict[str, Any], message: str
 ) -> None:
     request = {key: value for key, value in {**RUN, **change}.items() if value is not None}
     before = count_clusters(user)
     status, answer = post(user, "RunJobFlow", json.dumps(request).encode())
     assert (status, answer["__type"]) == (400, "ValidationException")
-    assert said in answer["message"]
+    assert message in answer["message"]
     assert count_clusters(user) == before
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'"x"'])
-def test_a_body_that_is_no_json_object_is_refused(user: User, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_rejected(user: User, body: bytes) -> None:
     status, answer = post(user, "ListClusters", body)
     assert (status, answer["__type"]) == (400, "ValidationException")
 
 
-def test_a_request_with_two_faults_hears_of_both(user: User) -> None:
+def test_a_validation_error_lists_every_problem(user: User) -> None:
     _, answer = post(user, "RunJobFlow", b'{"Name": 5}')
     assert "parameter Name" in answer["message"]
     assert '"Instances"' in answer["message"]
@@ -93,7 +93,7 @@ def test_sixteen_bootstrap_actions_are_allowed(user: User) -> None:
     assert user.end_code(user.run(bootstrap=[(script,)] * 16)) == "ALL_STEPS_COMPLETED"
 
 
-def test_release_labels_are_those_of_a_region() -> None:
+def test_release_labels_depend_on_the_region() -> None:
     assert "emr-7.14.0" in release_labels(REGION)
     assert release_labels("nowhere-1") == ()
 
@@ -129,20 +129,20 @@ def test_an_unknown_step_is_an_error(user: User, operation: str, parameters: dic
     assert (code, message) == ("InvalidRequestException", f"Step id '{UNKNOWN_STEP}' is not valid.")
 
 
-def test_one_unknown_cluster_among_others_leaves_the_others_alone(user: User) -> None:
+def test_a_request_with_one_unknown_cluster_changes_none(user: User) -> None:
     cluster_id = user.start(keep_alive=True)
     error(user, user.emr.terminate_job_flows, JobFlowIds=[cluster_id, UNKNOWN_CLUSTER])
     user.wait_for(cluster_id, "WAITING")
 
 
 @pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
-def test_an_operation_that_is_not_there_is_refused_once_and_not_tried_again(user: User, mode: Any) -> None:
+def test_an_unknown_operation_is_rejected_without_retries(user: User, mode: Any) -> None:
     session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
     config = Config(retries={"mode": mode, "max_attempts": 3})
     client = session.client("emr", endpoint_url=user.endpoint_url, config=config)
-    with pytest.raises(client.exceptions.ClientError) as refused:
+    with pytest.raises(client.exceptions.ClientError) as raised:
         client.list_studios()
-    answer = refused.value.response
+    answer = raised.value.response
     assert answer["Error"]["Code"] == "NotImplementedException"
     assert "ListStudios" in answer["Error"]["Message"]
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 501

@@ -1,4 +1,4 @@
-"""What EMR refuses of a cluster's hardware, surroundings and steps."""
+"""The validation of a cluster's instances, roles, subnets and steps."""
 
 from typing import Any
 
@@ -20,26 +20,26 @@ NOWHERE = "arn:aws:iam::123456789012"
 
 
 def run(user: User, **request: Any) -> Any:
-    """RunJobFlow with nothing but what is asked for."""
+    """Call RunJobFlow with the smallest valid request and these changes."""
     return user.emr.run_job_flow(
         **{"Name": "checked", "ReleaseLabel": "emr-7.14.0", "Instances": SMALLEST, **ROLES, **request}
     )
 
 
 def count_clusters(user: User) -> int:
-    """How many there are, on all pages."""
+    """Count the clusters on all pages."""
     return sum(len(page["Clusters"]) for page in user.emr.get_paginator("list_clusters").paginate())
 
 
 @pytest.mark.parametrize(
-    ("request_", "code", "named"),
+    ("request_", "code", "message"),
     [
         (
             {"Instances": {"MasterInstanceType": "m5.huge"}},
             "ValidationException",
             "Instance type 'm5.huge' is not supported by emr-7.14.0.",
         ),
-        # Releases differ: 5.36 came before this type.
+        # Releases differ: 5.36 is older than this instance type.
         (
             {"Instances": {"MasterInstanceType": "m8g.xlarge"}, "ReleaseLabel": "emr-5.36.0"},
             "ValidationException",
@@ -68,19 +68,19 @@ def count_clusters(user: User) -> int:
         (
             {"Instances": {"InstanceGroups": [{**MASTER, "InstanceRole": "CORE"}]}},
             "ValidationException",
-            "1 master instance, or 3 for high availability, not 0.",
+            "must have 1 master instance, or 3 for high availability, not 0.",
         ),
         (
             {"Instances": {"InstanceFleets": [{**FLEET, "TargetOnDemandCapacity": 2}]}},
             "ValidationException",
-            "1 master instance, or 3 for high availability, not 2.",
+            "must have 1 master instance, or 3 for high availability, not 2.",
         ),
         (
             {"Instances": {}},
             "ValidationException",
-            "Instances has none of MasterInstanceType, InstanceGroups, InstanceFleets.",
+            "Instances must have MasterInstanceType, InstanceGroups or InstanceFleets.",
         ),
-        ({"Instances": {"InstanceCount": 1}}, "ValidationException", "has none of MasterInstanceType"),
+        ({"Instances": {"InstanceCount": 1}}, "ValidationException", "must have MasterInstanceType"),
         ({"Instances": {**SMALLEST, "InstanceCount": 0}}, "ValidationException", "must be at least 1, not 0."),
         (
             {"JobFlowRole": "no-profile", "ServiceRole": "no-role"},
@@ -90,7 +90,7 @@ def count_clusters(user: User) -> int:
         ({"JobFlowRole": ""}, "ValidationException", "InstanceProfile is required for creating cluster."),
         ({"ServiceRole": ""}, "ValidationException", "ServiceRole is required for creating cluster."),
         ({"JobFlowRole": "no-profile"}, "ValidationException", "Invalid InstanceProfile: no-profile."),
-        # A role is no instance profile.
+        # A role is not an instance profile.
         ({"JobFlowRole": "checked-role"}, "ValidationException", "Invalid InstanceProfile: checked-role."),
         ({"ServiceRole": "no-role"}, "ValidationException", "EMR service role no-role is invalid."),
         ({"ServiceRole": f"{NOWHERE}:role/no-role"}, "ValidationException", f"{NOWHERE}:role/no-role is invalid."),
@@ -111,7 +111,7 @@ def count_clusters(user: User) -> int:
         (
             {"Steps": [command("true", "x" * 10_237)]},
             "ValidationException",
-            "have 10241 characters in all; at most 10240",
+            "have 10241 characters in total; at most 10240",
         ),
         ({"Steps": [bash("true")] * 257}, "ValidationException", "257 of 256."),
         (
@@ -122,19 +122,19 @@ def count_clusters(user: User) -> int:
         ({"AutoTerminationPolicy": {"IdleTimeout": 604_801}}, "ValidationException", "not 604801."),
     ],
 )
-def test_a_cluster_that_breaks_a_rule_is_refused_by_name_and_not_made(
-    user: User, surroundings: dict[str, str], request_: dict[str, Any], code: str, named: str
+def test_an_invalid_cluster_is_rejected_with_the_reason_and_not_created(
+    user: User, resources: dict[str, str], request_: dict[str, Any], code: str, message: str
 ) -> None:
     before = count_clusters(user)
-    said = refusal(run, user=user, **request_)
-    assert said[0] == code
-    assert named in said[1]
+    error = refusal(run, user=user, **request_)
+    assert error[0] == code
+    assert message in error[1]
     assert count_clusters(user) == before
 
 
 @pytest.fixture(scope="module")
-def surroundings(user: User) -> dict[str, str]:
-    """What a cluster may name: a role, a profile in a path, a security configuration and a subnet."""
+def resources(user: User) -> dict[str, str]:
+    """The ARNs and ids of what a cluster can use: a role, an instance profile with a path, and a subnet."""
     session = boto3.Session(aws_access_key_id="user", aws_secret_access_key="secret", region_name=REGION)
     iam = session.client("iam", endpoint_url=user.endpoint_url)
     role = iam.create_role(RoleName="checked-role", AssumeRolePolicyDocument="{}")["Role"]
@@ -145,16 +145,18 @@ def surroundings(user: User) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("by_arn", [False, True])
-def test_a_cluster_may_name_what_there_is(user: User, surroundings: dict[str, str], by_arn: bool) -> None:
-    made = run(
+def test_a_cluster_can_use_existing_roles_subnets_and_security_configurations(
+    user: User, resources: dict[str, str], by_arn: bool
+) -> None:
+    created = run(
         user,
-        ServiceRole=surroundings["role"] if by_arn else "checked-role",
-        JobFlowRole=surroundings["profile"] if by_arn else "checked-profile",
+        ServiceRole=resources["role"] if by_arn else "checked-role",
+        JobFlowRole=resources["profile"] if by_arn else "checked-profile",
         SecurityConfiguration="checked",
-        Instances={"Ec2SubnetIds": [surroundings["subnet"]], "InstanceFleets": [FLEET]},
+        Instances={"Ec2SubnetIds": [resources["subnet"]], "InstanceFleets": [FLEET]},
     )
-    user.wait_for(made["JobFlowId"], "TERMINATED")
-    assert user.cluster(made["JobFlowId"])["SecurityConfiguration"] == "checked"
+    user.wait_for(created["JobFlowId"], "TERMINATED")
+    assert user.cluster(created["JobFlowId"])["SecurityConfiguration"] == "checked"
 
 
 @pytest.mark.parametrize(
@@ -167,20 +169,20 @@ def test_a_cluster_may_name_what_there_is(user: User, surroundings: dict[str, st
         {"Instances": {"InstanceGroups": [{**MASTER, "InstanceCount": 3}]}},
     ],
 )
-def test_what_is_just_within_the_rules_is_allowed(user: User, request_: dict[str, Any]) -> None:
+def test_values_at_the_limits_are_allowed(user: User, request_: dict[str, Any]) -> None:
     cluster_id = run(user, **request_)["JobFlowId"]
     user.wait_for(cluster_id, "TERMINATED")
     assert set(user.step_states(cluster_id)) <= {"COMPLETED"}
 
 
-def test_a_release_without_a_table_of_types_may_have_any() -> None:
+def test_a_release_with_an_empty_table_allows_every_instance_type() -> None:
     check_instance_types(["m3.xlarge"], "emr-5.0.2")
     with pytest.raises(ValidationFailed, match="huge"):
         check_instance_types(["m3.xlarge", "m3.huge"], "emr-5.0.3")
 
 
 @pytest.mark.parametrize("action", ["TERMINATE_CLUSTER", "TERMINATE_JOB_FLOW", "CANCEL_AND_WAIT"])
-def test_a_concurrent_cluster_refuses_steps_whose_failure_would_touch_others(user: User, action: str) -> None:
+def test_a_concurrent_cluster_rejects_steps_whose_failure_affects_others(user: User, action: str) -> None:
     cluster_id = user.start(keep_alive=True, StepConcurrencyLevel=2)
     code, message = refusal(user.emr.add_job_flow_steps, JobFlowId=cluster_id, Steps=[bash("true", on_failure=action)])
     assert (code, f"ActionOnFailure {action} of step" in message) == ("ValidationException", True)
@@ -190,7 +192,7 @@ def test_a_concurrent_cluster_refuses_steps_whose_failure_would_touch_others(use
     user.wait_for_step(cluster_id, step_id, "COMPLETED")
 
 
-def test_256_steps_may_be_active_and_those_that_are_over_do_not_count(user: User) -> None:
+def test_at_most_256_steps_can_be_active_and_ended_steps_do_not_count(user: User) -> None:
     cluster_id = user.start(bash("true"), bash("sleep 60"), keep_alive=True)
     user.wait_for_step(cluster_id, user.steps(cluster_id)[0]["Id"], "COMPLETED")
     step_ids = user.add(cluster_id, *[bash("true")] * 255)
@@ -201,12 +203,12 @@ def test_256_steps_may_be_active_and_those_that_are_over_do_not_count(user: User
     user.terminate(cluster_id)
 
 
-def test_a_modified_cluster_is_checked_as_well(user: User) -> None:
+def test_changes_to_a_cluster_are_validated(user: User) -> None:
     cluster_id = user.start(keep_alive=True)
-    said = refusal(user.emr.modify_cluster, ClusterId=cluster_id, StepConcurrencyLevel=300)
-    assert said == ("ValidationException", "StepConcurrencyLevel must be between 1 and 256, not 300.")
+    error = refusal(user.emr.modify_cluster, ClusterId=cluster_id, StepConcurrencyLevel=300)
+    assert error == ("ValidationException", "StepConcurrencyLevel must be between 1 and 256, not 300.")
     policy: Any = {"IdleTimeout": 1}
-    said = refusal(user.emr.put_auto_termination_policy, ClusterId=cluster_id, AutoTerminationPolicy=policy)
-    assert said == ("ValidationException", "IdleTimeout must be between 60 and 604800 seconds, not 1.")
+    error = refusal(user.emr.put_auto_termination_policy, ClusterId=cluster_id, AutoTerminationPolicy=policy)
+    assert error == ("ValidationException", "IdleTimeout must be between 60 and 604800 seconds, not 1.")
     assert user.cluster(cluster_id)["StepConcurrencyLevel"] == 1
     assert "AutoTerminationPolicy" not in user.emr.get_auto_termination_policy(ClusterId=cluster_id)

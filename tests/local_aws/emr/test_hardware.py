@@ -23,15 +23,15 @@ GROUPS = [
 
 
 def start(user: User, **instances: Any) -> str:
-    """A cluster of these groups or fleets, WAITING."""
-    made = user.emr.run_job_flow(
+    """Create a cluster with these groups or fleets, and wait until it is WAITING."""
+    created = user.emr.run_job_flow(
         Name="operations",
         ReleaseLabel="emr-7.14.0",
         **ROLES,
         Instances={**instances, "KeepJobFlowAliveWhenNoSteps": True},  # type: ignore[typeddict-item]
     )
-    user.wait_for(made["JobFlowId"], "WAITING")
-    return made["JobFlowId"]
+    user.wait_for(created["JobFlowId"], "WAITING")
+    return created["JobFlowId"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def ended(user: User) -> str:
     return user.run()
 
 
-def test_groups_are_listed_as_asked_for(user: User, groups: str) -> None:
+def test_groups_are_listed_as_requested(user: User, groups: str) -> None:
     master, core = user.emr.list_instance_groups(ClusterId=groups)["InstanceGroups"]
     assert (master["InstanceGroupType"], master["InstanceType"], master["Market"]) == (
         "MASTER",
@@ -64,7 +64,7 @@ def test_groups_are_listed_as_asked_for(user: User, groups: str) -> None:
     ] * 2
 
 
-def test_fleets_are_listed_as_asked_for_and_their_weights_make_instances(user: User, fleets: str) -> None:
+def test_fleets_are_listed_as_requested_with_instances_by_weight(user: User, fleets: str) -> None:
     _, core = user.emr.list_instance_fleets(ClusterId=fleets)["InstanceFleets"]
     assert (core["InstanceFleetType"], core["Name"], core["Status"]["State"]) == ("CORE", "core", "RUNNING")
     assert (core["TargetOnDemandCapacity"], core["ProvisionedSpotCapacity"]) == (4, 3)
@@ -73,12 +73,12 @@ def test_fleets_are_listed_as_asked_for_and_their_weights_make_instances(user: U
     assert [instance["Market"] for instance in listed] == ["ON_DEMAND", "ON_DEMAND", "SPOT", "SPOT"]
 
 
-def test_groups_end_with_their_cluster(user: User, ended: str) -> None:
+def test_groups_terminate_with_their_cluster(user: User, ended: str) -> None:
     (group,) = user.emr.list_instance_groups(ClusterId=ended)["InstanceGroups"]
     assert (group["Status"]["State"], group["RunningInstanceCount"]) == ("TERMINATED", 0)
 
 
-def test_a_cluster_of_groups_has_no_fleets_and_the_other_way_round(user: User, groups: str, fleets: str) -> None:
+def test_group_operations_reject_clusters_with_fleets_and_vice_versa(user: User, groups: str, fleets: str) -> None:
     task = {"InstanceRole": "TASK", "InstanceType": "m5.xlarge", "InstanceCount": 1}
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (user.emr.list_instance_groups, {"ClusterId": fleets}, "uses instance fleets"),
@@ -107,7 +107,7 @@ def test_a_task_fleet_is_added_once_and_resized(user: User) -> None:
     task: Any = {**CORE_FLEET, "InstanceFleetType": "TASK"}
     fleet_id = user.emr.add_instance_fleet(ClusterId=cluster_id, InstanceFleet=task)["InstanceFleetId"]
     code, message = refusal(user.emr.add_instance_fleet, ClusterId=cluster_id, InstanceFleet=task)
-    assert (code, "TASK already" in message) == ("InvalidRequestException", True)
+    assert (code, "already has a TASK" in message) == ("InvalidRequestException", True)
     user.emr.modify_instance_fleet(
         ClusterId=cluster_id,
         InstanceFleet={"InstanceFleetId": fleet_id, "TargetOnDemandCapacity": 8, "TargetSpotCapacity": 0},
@@ -116,13 +116,19 @@ def test_a_task_fleet_is_added_once_and_resized(user: User) -> None:
     assert [instance["Market"] for instance in listed] == ["ON_DEMAND"] * 4
 
 
-def test_groups_and_fleets_that_cannot_change_are_refused(user: User, groups: str, fleets: str, ended: str) -> None:
+def test_changes_of_masters_and_of_ended_clusters_are_rejected(
+    user: User, groups: str, fleets: str, ended: str
+) -> None:
     master = user.emr.list_instance_groups(ClusterId=groups)["InstanceGroups"][0]["Id"]
     master_fleet = user.emr.list_instance_fleets(ClusterId=fleets)["InstanceFleets"][0]["Id"]
-    over = user.emr.list_instance_groups(ClusterId=ended)["InstanceGroups"][0]["Id"]
-    for group, said in [(master, "master instance group"), (over, "running or waiting"), ("ig-0", "'ig-0' is not")]:
+    ended_group = user.emr.list_instance_groups(ClusterId=ended)["InstanceGroups"][0]["Id"]
+    for group, part in [
+        (master, "master instance group"),
+        (ended_group, "running or waiting"),
+        ("ig-0", "'ig-0' is not"),
+    ]:
         change = [{"InstanceGroupId": group, "InstanceCount": 2}]
-        assert said in refusal(user.emr.modify_instance_groups, InstanceGroups=change)[1]
+        assert part in refusal(user.emr.modify_instance_groups, InstanceGroups=change)[1]
     change_fleet = {"InstanceFleetId": master_fleet, "TargetOnDemandCapacity": 3}
     assert (
         "master instance fleet"

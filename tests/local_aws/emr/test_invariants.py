@@ -1,4 +1,4 @@
-"""Whatever a user does in whatever order: what has ended stays ended, and no process outlives its cluster."""
+"""After any sequence of calls, ended clusters and steps do not change, and no process outlives its cluster."""
 
 import uuid
 from pathlib import Path
@@ -13,12 +13,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, 
 from tests.local_aws.user import ENDED, STEP_ENDED, User, bash, is_running, wait_until
 
 ACTIONS = st.sampled_from(["CONTINUE", "CANCEL_AND_WAIT", "TERMINATE_CLUSTER"])
-# A step notes its pid and its child's, and then ends well, ends badly, or would go on for a minute.
+# A step writes its pid and the pid of its child, and then succeeds, fails, or runs for a minute.
 LINES = st.sampled_from(["exit 0", "exit 1", "wait"])
 
 
 class Clusters(RuleBasedStateMachine):
-    """A user's calls in random order."""
+    """The calls of a user in random order."""
 
     clusters = Bundle("clusters")
     steps = Bundle("steps")
@@ -28,7 +28,7 @@ class Clusters(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pids: dict[str, Path] = {}
-        self.over: dict[str, Any] = {}
+        self.ended: dict[str, Any] = {}
 
     @rule(target=clusters, keep_alive=st.booleans(), protected=st.booleans())
     def start(self, keep_alive: bool, protected: bool) -> str:
@@ -69,22 +69,22 @@ class Clusters(RuleBasedStateMachine):
         self.user.emr.set_termination_protection(JobFlowIds=[cluster_id], TerminationProtected=protected)
 
     @invariant()
-    def what_has_ended_stays_as_it_is(self) -> None:
+    def what_has_ended_does_not_change(self) -> None:
         for cluster_id in self.pids:
-            self.keep(cluster_id, self.user.cluster(cluster_id)["Status"], ENDED)
+            self.check(cluster_id, self.user.cluster(cluster_id)["Status"], ENDED)
             for step in self.user.steps(cluster_id):
-                self.keep(step["Id"], step["Status"], STEP_ENDED)
+                self.check(step["Id"], step["Status"], STEP_ENDED)
 
-    def keep(self, name: str, status: Any, ends: tuple[str, ...]) -> None:
-        if name in self.over:
-            assert status == self.over[name]
+    def check(self, name: str, status: Any, ends: tuple[str, ...]) -> None:
+        if name in self.ended:
+            assert status == self.ended[name]
         elif status["State"] in ends:
-            self.over[name] = status
+            self.ended[name] = status
 
     @invariant()
     def no_process_outlives_its_cluster(self) -> None:
         for cluster_id, file in self.pids.items():
-            if cluster_id in self.over:
+            if cluster_id in self.ended:
                 assert all(step["Status"]["State"] in STEP_ENDED for step in self.user.steps(cluster_id))
                 pids = [int(pid) for pid in file.read_text().split()]
                 wait_until(lambda pids=pids: not any(map(is_running, pids)), f"the end of {pids}", seconds=2)  # type: ignore[misc]
@@ -95,7 +95,7 @@ class Clusters(RuleBasedStateMachine):
             self.terminate(cluster_id)
         for cluster_id in self.pids:
             self.user.wait_for(cluster_id, *ENDED)
-        self.what_has_ended_stays_as_it_is()
+        self.what_has_ended_does_not_change()
         self.no_process_outlives_its_cluster()
 
 
@@ -111,15 +111,15 @@ def test_no_sequence_of_calls_breaks_the_invariants(user: User, tmp_path: Path) 
             max_examples=40,
             stateful_step_count=12,
             deadline=None,
-            derandomize=True,  # the same sequences for everybody; raise max_examples to search for others
+            derandomize=True,  # the same sequences in each run; raise max_examples to search for others
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
 
 
 @pytest.mark.parametrize("state", ENDED)
-def test_the_check_itself_sees_an_end_that_is_taken_back(state: str) -> None:
+def test_the_invariant_detects_an_end_that_is_undone(state: str) -> None:
     clusters = Clusters()
-    clusters.keep("j-1", {"State": state}, ENDED)
+    clusters.check("j-1", {"State": state}, ENDED)
     with pytest.raises(AssertionError):
-        clusters.keep("j-1", {"State": "RUNNING"}, ENDED)
+        clusters.check("j-1", {"State": "RUNNING"}, ENDED)

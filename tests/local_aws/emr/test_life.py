@@ -1,21 +1,24 @@
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from local_aws.emr import checks
+from local_aws.emr.life import Timings
+from local_aws.server import LocalAws
 from tests.local_aws.user import ENDED, User, bash, until, wait_until
 
 
 @pytest.fixture
 def short_idle_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lift EMR's minimum, a minute, as tests have no time to be idle."""
+    """Remove EMR's minimum of a minute, which is too long for tests."""
     monkeypatch.setattr(checks, "MIN_IDLE_TIMEOUT_SECONDS", 0)
 
 
 def states_in_log(caplog: pytest.LogCaptureFixture, cluster_id: str) -> list[str]:
-    """Every state of a cluster; a client that asks now and then could miss one."""
+    """Return every state of a cluster, which a client that polls could miss."""
     start = f"cluster {cluster_id}: "
     words = [message.removeprefix(start).split()[0] for message in caplog.messages if message.startswith(start)]
     return [word for word in words if word.isupper()]
@@ -40,7 +43,7 @@ def states_in_log(caplog: pytest.LogCaptureFixture, cluster_id: str) -> list[str
         ),
     ],
 )
-def test_a_cluster_goes_through_its_states_in_order(
+def test_a_cluster_passes_through_its_states_in_order(
     user: User, caplog: pytest.LogCaptureFixture, steps: list[str], request_: dict[str, Any], states: str
 ) -> None:
     caplog.set_level(logging.INFO, logger="local_aws")
@@ -48,8 +51,10 @@ def test_a_cluster_goes_through_its_states_in_order(
     assert states_in_log(caplog, cluster_id) == states.split()
 
 
-def test_a_user_sees_each_state_with_its_reason_while_it_lasts(user: User, tmp_path: Path) -> None:
-    bootstrapped, stepped, begun, ended = (tmp_path / name for name in ("bootstrapped", "stepped", "begun", "ended"))
+def test_a_cluster_reports_the_reason_of_each_state(user: User, tmp_path: Path) -> None:
+    bootstrapped, stepped, running, ended = (
+        tmp_path / name for name in ("bootstrapped", "stepped", "running", "ended")
+    )
     script = user.put("wait.sh", f"#!/bin/bash\n{until(bootstrapped)}\n")
     cluster_id = user.start(bash(until(stepped)), bootstrap=[(script,)], keep_alive=True)
 
@@ -60,13 +65,14 @@ def test_a_user_sees_each_state_with_its_reason_while_it_lasts(user: User, tmp_p
     waiting = user.wait_for(cluster_id, "WAITING")
     assert waiting["Status"]["StateChangeReason"] == {"Message": "Cluster ready to run steps."}
     user.add(
-        cluster_id, bash(f"trap 'touch {tmp_path}/told; {until(ended)}; exit' TERM; touch {begun}; {until(ended)}")
+        cluster_id,
+        bash(f"trap 'touch {tmp_path}/signalled; {until(ended)}; exit' TERM; touch {running}; {until(ended)}"),
     )
     user.wait_for(cluster_id, "RUNNING")
-    wait_until(begun.exists, "the last step")
+    wait_until(running.exists, "the last step")
 
     user.terminate(cluster_id)
-    wait_until((tmp_path / "told").exists, "SIGTERM")
+    wait_until((tmp_path / "signalled").exists, "SIGTERM")
     by_user = {"Code": "USER_REQUEST", "Message": "Terminated by user request"}
     assert user.cluster(cluster_id)["Status"]["State"] == "TERMINATING"
     assert user.cluster(cluster_id)["Status"]["StateChangeReason"] == by_user
@@ -75,7 +81,7 @@ def test_a_user_sees_each_state_with_its_reason_while_it_lasts(user: User, tmp_p
     assert user.step_states(cluster_id) == ["COMPLETED", "CANCELLED"]
 
 
-def test_the_timeline_is_in_the_order_of_what_happened(user: User) -> None:
+def test_the_times_of_cluster_and_step_are_in_order(user: User) -> None:
     cluster_id = user.run(bash("true"))
     cluster = user.cluster(cluster_id)["Status"]["Timeline"]
     (step,) = (step["Status"]["Timeline"] for step in user.steps(cluster_id))
@@ -99,7 +105,7 @@ def test_a_cluster_that_is_not_kept_alive_ends_after_its_last_step(user: User) -
     }
 
 
-def test_a_cluster_that_is_kept_alive_takes_steps_until_a_user_ends_it(user: User) -> None:
+def test_a_cluster_that_is_kept_alive_accepts_steps_until_a_user_terminates_it(user: User) -> None:
     cluster_id = user.start(keep_alive=True)
     for _ in range(2):
         user.wait_for(cluster_id, "WAITING")
@@ -112,7 +118,7 @@ def test_a_cluster_that_is_kept_alive_takes_steps_until_a_user_ends_it(user: Use
 
 
 @pytest.mark.usefixtures("short_idle_timeouts")
-def test_an_idle_cluster_ends_by_itself_and_a_working_one_is_not_idle(user: User) -> None:
+def test_a_cluster_terminates_after_its_idle_timeout_but_not_while_a_step_is_running(user: User) -> None:
     policy = {"IdleTimeout": 1}
     cluster_id = user.run(bash("sleep 1.2"), keep_alive=True, AutoTerminationPolicy=policy)
     status = user.cluster(cluster_id)["Status"]
@@ -123,14 +129,14 @@ def test_an_idle_cluster_ends_by_itself_and_a_working_one_is_not_idle(user: User
     assert 1 <= idle.total_seconds() < 5
 
 
-def test_clusters_run_side_by_side(user: User, tmp_path: Path) -> None:
+def test_clusters_run_concurrently(user: User, tmp_path: Path) -> None:
     first = user.start(bash(f"touch {tmp_path}/first; {until(tmp_path / 'second')}"))
     second = user.start(bash(f"{until(tmp_path / 'first')}; touch {tmp_path}/second"))
     user.wait_for(first, "TERMINATED")
     user.wait_for(second, "TERMINATED")
 
 
-def test_a_cluster_that_is_terminated_at_once_completes_nothing(user: User, tmp_path: Path) -> None:
+def test_a_cluster_that_is_terminated_immediately_completes_no_step(user: User, tmp_path: Path) -> None:
     cluster_id = user.start(bash(f"sleep 0.3; touch {tmp_path}/touched"))
     user.terminate(cluster_id)
     user.wait_for(cluster_id, "TERMINATED")
@@ -138,7 +144,7 @@ def test_a_cluster_that_is_terminated_at_once_completes_nothing(user: User, tmp_
     assert not (tmp_path / "touched").exists()
 
 
-def test_termination_of_a_cluster_that_is_over_changes_nothing(user: User) -> None:
+def test_termination_of_an_ended_cluster_changes_nothing(user: User) -> None:
     cluster_id = user.run(bash("exit 1", on_failure="TERMINATE_CLUSTER"))
     before = user.cluster(cluster_id)["Status"]
     user.terminate(cluster_id)
@@ -146,13 +152,13 @@ def test_termination_of_a_cluster_that_is_over_changes_nothing(user: User) -> No
 
 
 @pytest.mark.parametrize("in_action", [False, True])
-def test_termination_ends_a_protected_cluster_only_when_the_protection_is_lifted(user: User, in_action: bool) -> None:
+def test_a_protected_cluster_terminates_only_after_the_protection_is_removed(user: User, in_action: bool) -> None:
     cluster_id = user.start(keep_alive=True, Instances={"TerminationProtected": not in_action})
     if in_action:
         user.emr.set_termination_protection(JobFlowIds=[cluster_id], TerminationProtected=True)
-    with pytest.raises(user.emr.exceptions.ClientError, match="termination protected") as refused:
+    with pytest.raises(user.emr.exceptions.ClientError, match="termination protected") as raised:
         user.terminate(cluster_id)
-    assert refused.value.response["Error"]["Code"] == "ValidationException"
+    assert raised.value.response["Error"]["Code"] == "ValidationException"
     assert user.cluster(cluster_id)["TerminationProtected"] is True
     user.wait_for(cluster_id, "WAITING")
     user.emr.set_termination_protection(JobFlowIds=[cluster_id], TerminationProtected=False)
@@ -166,10 +172,33 @@ def test_a_protected_cluster_still_ends_after_its_last_step(user: User) -> None:
 
 
 @pytest.mark.parametrize("line", ["true", "exit 1"])
-def test_an_ended_cluster_refuses_steps(user: User, line: str) -> None:
+def test_an_ended_cluster_rejects_steps(user: User, line: str) -> None:
     cluster_id = user.run(bash(line, on_failure="TERMINATE_CLUSTER"))
     assert user.state(cluster_id) in ENDED
-    with pytest.raises(user.emr.exceptions.ClientError, match="may not be modified") as refused:
+    with pytest.raises(user.emr.exceptions.ClientError, match="may not be modified") as raised:
         user.add(cluster_id, bash("true"))
-    assert refused.value.response["Error"]["Code"] == "ValidationException"
+    assert raised.value.response["Error"]["Code"] == "ValidationException"
     assert len(user.steps(cluster_id)) == 1
+
+
+def test_timings_extend_the_states_of_a_cluster(tmp_path: Path) -> None:
+    with LocalAws(tmp_path, timings=Timings(0.4, 0.4, 0.4)) as server:
+        user = User(server.endpoint_url)
+        started = time.monotonic()
+        cluster_id = user.start()
+        seen = [user.state(cluster_id)]
+        while seen[-1] != "TERMINATED":
+            state = user.state(cluster_id)
+            if state != seen[-1]:
+                seen.append(state)
+        assert seen == ["STARTING", "BOOTSTRAPPING", "TERMINATING", "TERMINATED"]
+        assert time.monotonic() - started >= 1.2
+
+
+def test_a_stopping_server_does_not_wait_for_the_timings(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with LocalAws(tmp_path, timings=Timings(60, 0, 60)) as server:
+        user = User(server.endpoint_url)
+        user.terminate(user.start())
+        user.start()
+    assert time.monotonic() - started < 20

@@ -8,22 +8,22 @@ STEP = {"Name": "a step", "HadoopJarStep": {"Jar": "command-runner.jar"}}
 
 
 def cluster(*states: str) -> Cluster:
-    """A cluster that has been through these states."""
-    made = Cluster({"Name": "a cluster", "Instances": {}}, "eu-west-1")
+    """Return a cluster that has passed through these states."""
+    created = Cluster({"Name": "a cluster", "Instances": {}}, "eu-west-1")
     for state in states:
-        made.move_to(state)
-    return made
+        created.move_to(state)
+    return created
 
 
 def step(*states: str) -> Step:
-    made = Step(STEP)
+    created = Step(STEP)
     for state in states:
-        made.move_to(state)
-    return made
+        created.move_to(state)
+    return created
 
 
 @pytest.mark.parametrize(
-    ("history", "wrong"),
+    ("history", "illegal"),
     [
         ((), "RUNNING"),
         ((), "WAITING"),
@@ -41,16 +41,16 @@ def step(*states: str) -> Step:
         (("TERMINATED_WITH_ERRORS",), "TERMINATING"),
     ],
 )
-def test_a_cluster_refuses_a_state_that_cannot_follow_and_stays_as_it_is(history: tuple[str, ...], wrong: str) -> None:
+def test_an_illegal_transition_of_a_cluster_raises_and_changes_nothing(history: tuple[str, ...], illegal: str) -> None:
     subject = cluster(*history)
     before = subject.describe()
-    with pytest.raises(IllegalTransition, match=f"{subject.id}: {subject.state} -> {wrong}"):
-        subject.move_to(wrong)
+    with pytest.raises(IllegalTransition, match=f"{subject.id}: {subject.state} -> {illegal}"):
+        subject.move_to(illegal)
     assert subject.describe() == before
 
 
 @pytest.mark.parametrize(
-    ("history", "wrong"),
+    ("history", "illegal"),
     [
         ((), "COMPLETED"),
         ((), "FAILED"),
@@ -62,16 +62,16 @@ def test_a_cluster_refuses_a_state_that_cannot_follow_and_stays_as_it_is(history
         (("CANCELLED",), "RUNNING"),
     ],
 )
-def test_a_step_refuses_a_state_that_cannot_follow_and_stays_as_it_is(history: tuple[str, ...], wrong: str) -> None:
+def test_an_illegal_transition_of_a_step_raises_and_changes_nothing(history: tuple[str, ...], illegal: str) -> None:
     subject = step(*history)
     before = subject.describe()
-    with pytest.raises(IllegalTransition, match=f"{subject.id}: {subject.state} -> {wrong}"):
-        subject.move_to(wrong)
+    with pytest.raises(IllegalTransition, match=f"{subject.id}: {subject.state} -> {illegal}"):
+        subject.move_to(illegal)
     assert subject.describe() == before
 
 
 @pytest.mark.parametrize(
-    ("history", "known"),
+    ("history", "times"),
     [
         ((), ["CreationDateTime"]),
         (("BOOTSTRAPPING",), ["CreationDateTime"]),
@@ -79,12 +79,12 @@ def test_a_step_refuses_a_state_that_cannot_follow_and_stays_as_it_is(history: t
         (("TERMINATING", "TERMINATED"), ["CreationDateTime", "EndDateTime"]),
     ],
 )
-def test_a_clusters_timeline_knows_what_has_happened(history: tuple[str, ...], known: list[str]) -> None:
-    assert sorted(cluster(*history).timeline) == known
+def test_the_timeline_of_a_cluster_has_the_times_of_its_states(history: tuple[str, ...], times: list[str]) -> None:
+    assert sorted(cluster(*history).timeline) == times
 
 
 @pytest.mark.parametrize(
-    ("history", "known"),
+    ("history", "times"),
     [
         ((), ["CreationDateTime"]),
         (("RUNNING",), ["CreationDateTime", "StartDateTime"]),
@@ -93,11 +93,11 @@ def test_a_clusters_timeline_knows_what_has_happened(history: tuple[str, ...], k
         (("CANCELLED",), ["CreationDateTime", "EndDateTime"]),
     ],
 )
-def test_a_steps_timeline_knows_what_has_happened(history: tuple[str, ...], known: list[str]) -> None:
-    assert sorted(step(*history).timeline) == known
+def test_the_timeline_of_a_step_has_the_times_of_its_states(history: tuple[str, ...], times: list[str]) -> None:
+    assert sorted(step(*history).timeline) == times
 
 
-def test_ready_is_the_time_when_a_cluster_was_ready_first() -> None:
+def test_the_ready_time_is_when_a_cluster_was_first_ready() -> None:
     subject = cluster("BOOTSTRAPPING", "RUNNING")
     first = subject.timeline["ReadyDateTime"]
     subject.move_to("WAITING")
@@ -114,11 +114,11 @@ def test_ready_is_the_time_when_a_cluster_was_ready_first() -> None:
         ({"ActionOnFailure": "TERMINATE_JOB_FLOW"}, "TERMINATE_CLUSTER"),
     ],
 )
-def test_a_step_shows_what_its_failure_means(config: dict[str, Any], action: str) -> None:
+def test_a_described_step_has_its_action_on_failure(config: dict[str, Any], action: str) -> None:
     assert Step({**STEP, **config}).describe()["ActionOnFailure"] == action
 
 
-def test_ids_look_like_those_of_emr_and_differ() -> None:
+def test_ids_are_unique_and_have_the_format_of_emr() -> None:
     ids = [cluster().id for _ in range(100)] + [step().id for _ in range(100)]
     assert len(set(ids)) == 200
     assert {(name[:2], len(name), name[2:].isalnum(), name[2:].upper() == name[2:]) for name in ids} == {

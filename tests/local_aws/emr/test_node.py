@@ -15,13 +15,13 @@ def make_node(folder: Path, *configurations: dict[str, Any]) -> Node:
 
 
 def defaults(node: Node) -> dict[str, str]:
-    """The settings of spark-defaults.conf."""
+    """Return the settings in spark-defaults.conf."""
     lines = (node.root / "etc/spark/conf/spark-defaults.conf").read_text().splitlines()
     return {name: value for name, _, value in (line.partition(" ") for line in lines)}
 
 
 @pytest.mark.parametrize(
-    ("text", "local"),
+    ("text", "rewritten"),
     [
         ("/opt", "/data/j-1/opt"),
         ("/opt/orchard/bin", "/data/j-1/opt/orchard/bin"),
@@ -34,8 +34,8 @@ def defaults(node: Node) -> dict[str, str]:
         ("file:///opt/x", "file:///data/j-1/opt/x"),
     ],
 )
-def test_paths_of_a_node_become_folders_of_its_root(text: str, local: str) -> None:
-    assert NODE.localise(text) == local
+def test_paths_of_a_node_are_rewritten_to_its_root(text: str, rewritten: str) -> None:
+    assert NODE.localise(text) == rewritten
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_paths_of_a_node_become_folders_of_its_root(text: str, local: str) -> No
         "$(pwd)/opt/x",
     ],
 )
-def test_other_paths_stay(text: str) -> None:
+def test_other_paths_are_not_rewritten(text: str) -> None:
     assert NODE.localise(text) == text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kept"),
+    ("arguments", "remaining"),
     [
         (["--deploy-mode", "client", "a.py"], ["a.py"]),
         (["--deploy-mode=cluster", "a.py"], ["a.py"]),
@@ -82,13 +82,13 @@ def test_other_paths_stay(text: str) -> None:
         ([], []),
     ],
 )
-def test_spark_submit_loses_what_only_yarn_understands_and_nothing_else(arguments: list[str], kept: list[str]) -> None:
-    given = list(arguments)
-    assert spark_command(arguments) == kept
-    assert arguments == given
+def test_only_yarn_options_are_removed_from_spark_submit(arguments: list[str], remaining: list[str]) -> None:
+    original = list(arguments)
+    assert spark_command(arguments) == remaining
+    assert arguments == original
 
 
-def test_spark_defaults_obey_the_classification_but_not_what_is_for_yarn(tmp_path: Path) -> None:
+def test_spark_defaults_have_the_properties_of_the_classification_except_yarn_settings(tmp_path: Path) -> None:
     properties = {"spark.x": "a b", "spark.local.dir": "/mnt/y", "spark.master": "yarn", "spark.executor.cores": "4"}
     node = make_node(tmp_path, {"Classification": "spark-defaults", "Properties": properties})
     found = defaults(node)
@@ -98,14 +98,14 @@ def test_spark_defaults_obey_the_classification_but_not_what_is_for_yarn(tmp_pat
     assert "spark.executor.cores" not in found
 
 
-def test_core_site_becomes_settings_of_hadoop(tmp_path: Path) -> None:
+def test_core_site_properties_become_hadoop_settings(tmp_path: Path) -> None:
     properties = {"fs.s3a.threads.max": "7", "fs.s3a.endpoint": "http://elsewhere"}
     found = defaults(make_node(tmp_path, {"Classification": "core-site", "Properties": properties}))
     assert found["spark.hadoop.fs.s3a.threads.max"] == "7"
     assert found["spark.hadoop.fs.s3a.endpoint"] == "http://elsewhere"
 
 
-def test_the_executors_of_a_standalone_cluster_are_told_whose_node_it_is(tmp_path: Path) -> None:
+def test_executors_of_a_standalone_cluster_get_the_environment_of_the_node(tmp_path: Path) -> None:
     exports = {"Classification": "export", "Properties": {"OF_THE_DRIVER": "1"}}
     configurations: list[dict[str, Any]] = [
         {"Classification": "spark-env", "Configurations": [exports]},
@@ -119,14 +119,14 @@ def test_the_executors_of_a_standalone_cluster_are_told_whose_node_it_is(tmp_pat
     assert "spark.executorEnv.OF_THE_DRIVER" not in found
 
 
-def test_spark_reaches_this_servers_s3_and_listens_on_this_machine_only(tmp_path: Path) -> None:
+def test_spark_uses_the_s3_of_this_server_and_listens_only_on_this_machine(tmp_path: Path) -> None:
     found = defaults(make_node(tmp_path))
     assert found["spark.hadoop.fs.s3a.endpoint"] == "http://127.0.0.1:1"
     assert (found["spark.driver.host"], found["spark.driver.bindAddress"]) == ("127.0.0.1", "127.0.0.1")
     assert all(Path(jar).is_file() for jar in found["spark.driver.extraClassPath"].split(":"))
 
 
-def test_only_the_exports_of_spark_env_become_the_environment(tmp_path: Path) -> None:
+def test_only_exports_of_spark_env_are_in_the_environment(tmp_path: Path) -> None:
     exports = [{"Classification": "export", "Properties": {"PYSPARK_PYTHON": "/opt/bin/python", "X": "1"}}]
     env = {"Classification": "spark-env", "Properties": {"OUTER": "1"}, "Configurations": exports}
     other = {"Classification": "hadoop-env", "Configurations": [{"Classification": "export", "Properties": {"Y": "1"}}]}
@@ -136,7 +136,7 @@ def test_only_the_exports_of_spark_env_become_the_environment(tmp_path: Path) ->
     assert not {"OUTER", "Y"} & set(environment)
 
 
-def test_a_nodes_programs_can_be_run(tmp_path: Path) -> None:
+def test_the_programs_of_a_node_are_executable(tmp_path: Path) -> None:
     programs = make_node(tmp_path).root / "usr/bin"
     assert sorted(program.name for program in programs.iterdir()) == [
         "aws",

@@ -9,7 +9,7 @@ JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
 
 
 @pytest.mark.parametrize(
-    ("stdout", "stderr", "said"),
+    ("stdout", "stderr", "message"),
     [
         ("", "", ""),
         ("out\n", "one\ntwo\n", "out\none\ntwo"),
@@ -22,12 +22,12 @@ JAVA_EXCEPTION = 'Exception in thread "main" java.lang.E: no\n\tat a.B'
         (f"{TRACEBACK}\n", f"{JAVA_EXCEPTION}\n", TRACEBACK),
     ],
 )
-def test_the_last_lines_are_the_last_traceback_or_exception_or_else_the_end(
-    tmp_path: Path, stdout: str, stderr: str, said: str
+def test_the_last_lines_are_the_last_traceback_or_exception_or_else_the_end_of_the_output(
+    tmp_path: Path, stdout: str, stderr: str, message: str
 ) -> None:
     (tmp_path / "stdout").write_text(stdout)
     (tmp_path / "stderr").write_text(stderr)
-    assert last_lines(tmp_path) == said
+    assert last_lines(tmp_path) == message
 
 
 def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
@@ -38,15 +38,15 @@ def test_a_long_traceback_is_cut_to_its_end(tmp_path: Path) -> None:
     assert (len(lines), lines[0], lines[-1]) == (LOG_LINES_IN_FAILURE, "  frame 21", "ValueError: no")
 
 
-def test_a_long_java_exception_keeps_its_own_line_and_its_causes_and_loses_frames(tmp_path: Path) -> None:
+def test_a_long_java_exception_keeps_its_message_and_causes_but_not_its_frames(tmp_path: Path) -> None:
     frames = "".join(f"\tat org.apache.hadoop.fs.s3a.S3AFileSystem.frame{number}(File.java)\n" for number in range(40))
-    own = 'Exception in thread "main" java.io.FileNotFoundException: No such file or directory: s3://bucket/job.py'
+    message = 'Exception in thread "main" java.io.FileNotFoundException: No such file or directory: s3://bucket/a.py'
     (tmp_path / "stdout").write_text("")
-    (tmp_path / "stderr").write_text(f"{own}\n{frames}Caused by: java.lang.E: no\n{frames}")
-    assert last_lines(tmp_path).splitlines() == [own, "Caused by: java.lang.E: no"]
+    (tmp_path / "stderr").write_text(f"{message}\n{frames}Caused by: java.lang.E: no\n{frames}")
+    assert last_lines(tmp_path).splitlines() == [message, "Caused by: java.lang.E: no"]
 
 
-def test_of_an_exception_with_a_long_message_its_beginning_is_kept(tmp_path: Path) -> None:
+def test_the_start_of_a_long_exception_message_is_kept(tmp_path: Path) -> None:
     plan = "".join(f"+- Project {number} {'x' * 100}\n" for number in range(40))
     (tmp_path / "stderr").write_text("")
     (tmp_path / "stdout").write_text(f"{TRACEBACK} column\n{plan}")
@@ -55,13 +55,13 @@ def test_of_an_exception_with_a_long_message_its_beginning_is_kept(tmp_path: Pat
     assert last_lines(tmp_path) == f"ValueError: no {'x' * 5000}"[:LOG_CHARACTERS_IN_FAILURE]
 
 
-def test_long_lines_are_told_from_the_beginning_of_one(tmp_path: Path) -> None:
+def test_only_whole_lines_are_kept_of_long_output(tmp_path: Path) -> None:
     (tmp_path / "stdout").write_text("".join(f"{number} {'x' * 400}\n" for number in range(9)))
     (tmp_path / "stderr").write_text("")
     assert [line[:2] for line in last_lines(tmp_path).splitlines()] == ["6 ", "7 ", "8 "]
 
 
-def test_output_that_is_no_utf_8_is_still_told(tmp_path: Path) -> None:
+def test_output_that_is_not_utf_8_is_decoded_with_replacements(tmp_path: Path) -> None:
     (tmp_path / "stdout").write_bytes(b"")
     (tmp_path / "stderr").write_bytes(b"caf\xe9")
     assert last_lines(tmp_path) == "caf\ufffd"

@@ -1,4 +1,4 @@
-"""Clusters outlive the server that they began on; what ran there does not."""
+"""Clusters are restored by the next server, but their running steps fail."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,29 +25,29 @@ from tests.local_aws.user import (
 if TYPE_CHECKING:
     from mypy_boto3_emr.type_defs import StepTypeDef
 
-LOST = "local_aws was restarted while the step ran"
+INTERRUPTED = "local_aws was restarted while the step was running"
 
 
 @dataclass
 class Restarted:
-    """A user of the second server, the clusters by what they did on the first, and what was seen of them there."""
+    """A user of the second server, the cluster ids by situation, and descriptions of clusters from the first server."""
 
     user: User
     clusters: dict[str, str]
-    seen: dict[str, Any]
+    before: dict[str, Any]
 
     def steps(self, name: str) -> "list[StepTypeDef]":
-        """The steps of a cluster."""
+        """Describe the steps of a cluster."""
         return self.user.steps(self.clusters[name])
 
 
 def running(folder: Path, name: str, on_failure: str) -> Any:
-    """A step that writes a line and its pid, and does not end."""
-    return bash(f"echo began; {grandchild(folder / name)}", on_failure)
+    """Return a step that prints a line, writes the pid of its child, and does not end."""
+    return bash(f"echo started; {grandchild(folder / name)}", on_failure)
 
 
 def start_clusters(user: User, folder: Path) -> dict[str, str]:
-    """A cluster in each situation in which a server can be left."""
+    """Start a cluster for each situation in which a server can be killed."""
     action = user.put("restart/slow.sh", f"#!/bin/sh\n{until(folder / 'never')}\n")
     after = bash("echo after")
     clusters = {
@@ -71,30 +71,30 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
     folder = tmp_path_factory.mktemp("restart")
     with serving(folder / "data") as (process, _, user):
         user.make_bucket()
-        user.emr.create_security_configuration(Name="kept", SecurityConfiguration="{}")
+        user.emr.create_security_configuration(Name="example", SecurityConfiguration="{}")
         clusters = start_clusters(user, folder)
         pids = [read_pid(folder / name) for name in ("continue", "terminate", "cancel")]
-        seen = {name: (user.cluster(clusters[name]), user.steps(clusters[name])) for name in ("ended", "waiting")}
+        before = {name: (user.cluster(clusters[name]), user.steps(clusters[name])) for name in ("ended", "waiting")}
         process.kill()
     for pid in pids:
         wait_for_death(pid)
     with serving(folder / "data") as (_, _, user):
-        yield Restarted(user, clusters, seen)
+        yield Restarted(user, clusters, before)
 
 
-def test_all_clusters_are_listed_in_their_order(restarted: Restarted) -> None:
+def test_all_clusters_are_restored_in_order(restarted: Restarted) -> None:
     listed = [cluster["Id"] for cluster in restarted.user.emr.list_clusters()["Clusters"]]
     assert listed == list(reversed(restarted.clusters.values()))
 
 
-def test_a_cluster_that_had_ended_is_as_it_was(restarted: Restarted) -> None:
+def test_an_ended_cluster_is_restored_unchanged(restarted: Restarted) -> None:
     cluster_id = restarted.clusters["ended"]
-    assert (restarted.user.cluster(cluster_id), restarted.user.steps(cluster_id)) == restarted.seen["ended"]
+    assert (restarted.user.cluster(cluster_id), restarted.user.steps(cluster_id)) == restarted.before["ended"]
 
 
-def test_a_cluster_that_waited_is_as_it_was_and_takes_steps(restarted: Restarted) -> None:
+def test_a_waiting_cluster_is_restored_unchanged_and_accepts_steps(restarted: Restarted) -> None:
     user, cluster_id = restarted.user, restarted.clusters["waiting"]
-    cluster, _ = restarted.seen["waiting"]
+    cluster, _ = restarted.before["waiting"]
     assert user.cluster(cluster_id) == cluster
     assert cluster["TerminationProtected"]
     assert cluster["Tags"] == [{"Key": "team", "Value": "fruit"}, {"Key": "late", "Value": "1"}]
@@ -105,21 +105,21 @@ def test_a_cluster_that_waited_is_as_it_was_and_takes_steps(restarted: Restarted
     assert BUCKET in user.read_log(f"{LOG_URI}{cluster_id}/steps/{step_id}/stdout.gz")
 
 
-def test_a_step_that_ran_has_failed_for_the_restart(restarted: Restarted) -> None:
+def test_a_running_step_fails_after_a_restart(restarted: Restarted) -> None:
     for name in ("continue", "terminate", "cancel"):
         status = restarted.steps(name)[0]["Status"]
-        assert (status["State"], status["FailureDetails"]["Message"]) == ("FAILED", LOST)
+        assert (status["State"], status["FailureDetails"]["Message"]) == ("FAILED", INTERRUPTED)
         assert status["Timeline"]["EndDateTime"] > status["Timeline"]["StartDateTime"]
 
 
-def test_what_a_lost_step_said_is_in_its_logs(restarted: Restarted) -> None:
+def test_the_output_of_an_interrupted_step_is_in_its_logs(restarted: Restarted) -> None:
     user, cluster_id = restarted.user, restarted.clusters["continue"]
     folder = f"{LOG_URI}{cluster_id}/steps/{restarted.steps('continue')[0]['Id']}/"
-    wait_until(lambda: "stdout.gz" in user.keys(folder), "the log of a lost step")
-    assert user.read_log(f"{folder}stdout.gz") == "began\n"
+    wait_until(lambda: "stdout.gz" in user.keys(folder), "the log of the interrupted step")
+    assert user.read_log(f"{folder}stdout.gz") == "started\n"
 
 
-def test_a_lost_step_means_for_its_cluster_what_any_failed_one_does(restarted: Restarted) -> None:
+def test_an_interrupted_step_triggers_its_action_on_failure(restarted: Restarted) -> None:
     user, clusters = restarted.user, restarted.clusters
     user.wait_for(clusters["continue"], "TERMINATED")
     user.wait_for(clusters["terminate"], "TERMINATED_WITH_ERRORS")
@@ -132,19 +132,19 @@ def test_a_lost_step_means_for_its_cluster_what_any_failed_one_does(restarted: R
     assert user.end_code(clusters["terminate"]) == "STEP_FAILURE"
 
 
-def test_a_cluster_that_was_not_ready_ends(restarted: Restarted) -> None:
+def test_a_cluster_that_was_not_ready_ends_with_errors(restarted: Restarted) -> None:
     user, cluster_id = restarted.user, restarted.clusters["bootstrapping"]
     reason = user.wait_for(cluster_id, "TERMINATED_WITH_ERRORS")["Status"]["StateChangeReason"]
     assert reason == {"Code": "INTERNAL_ERROR", "Message": "local_aws was restarted before the cluster was ready"}
     assert user.step_states(cluster_id) == ["CANCELLED"]
 
 
-def test_security_configurations_are_kept(restarted: Restarted) -> None:
+def test_security_configurations_are_restored(restarted: Restarted) -> None:
     listed = restarted.user.emr.list_security_configurations()["SecurityConfigurations"]
-    assert [item["Name"] for item in listed] == ["kept"]
+    assert [item["Name"] for item in listed] == ["example"]
 
 
-def test_a_server_that_is_stopped_leaves_steps_to_the_next_as_a_killed_one_does(tmp_path: Path) -> None:
+def test_a_stopped_server_leaves_its_clusters_to_the_next_like_a_killed_one(tmp_path: Path) -> None:
     with LocalAws(tmp_path / "data") as server:
         user = User(server.endpoint_url)
         cluster_id = user.start(running(tmp_path, "pid", "CONTINUE"), bash("exit 0"), LogUri=None)
@@ -156,7 +156,7 @@ def test_a_server_that_is_stopped_leaves_steps_to_the_next_as_a_killed_one_does(
         assert user.step_states(cluster_id) == ["FAILED", "COMPLETED"]
 
 
-def test_a_cluster_that_was_about_to_end_ends_for_its_own_reason(tmp_path: Path) -> None:
+def test_a_terminating_cluster_keeps_its_reason(tmp_path: Path) -> None:
     with LocalAws(tmp_path / "data", timings=Timings(terminating_seconds=60)) as server:
         user = User(server.endpoint_url)
         cluster_id = user.start(keep_alive=True, LogUri=None)
@@ -167,7 +167,7 @@ def test_a_cluster_that_was_about_to_end_ends_for_its_own_reason(tmp_path: Path)
         assert user.end_code(cluster_id) == "USER_REQUEST"
 
 
-def test_a_step_that_was_being_cancelled_is_cancelled(tmp_path: Path) -> None:
+def test_a_step_that_was_cancel_pending_is_cancelled(tmp_path: Path) -> None:
     stubborn = f"trap '' TERM; echo $$ > {tmp_path / 'pid'}; while true; do sleep 0.1; done"
     with serving(tmp_path / "data") as (process, _, user):
         cluster_id = user.start(bash(stubborn), keep_alive=True, LogUri=None)

@@ -9,8 +9,8 @@ import pytest
 from local_aws.server import LocalAws
 from tests.local_aws.user import LOG_URI, User, command
 
-# What a job written for EMR does: import what --py-files brought, and find the rest by its name.
-JOB = """
+# As on EMR, the program imports the modules of --py-files and finds the other files by name.
+PROGRAM = """
 import json
 from pathlib import Path
 from pyspark import SparkFiles
@@ -29,8 +29,8 @@ def in_a_task(_):
     }
 
 context = SparkSession.builder.getOrCreate().sparkContext
-(told,) = context.parallelize(range(1), 1).map(in_a_task).collect()
-print(json.dumps({"driver": [lib.fruits.NAME, single.NAME], "master": context.master, **told}))
+(in_task,) = context.parallelize(range(1), 1).map(in_a_task).collect()
+print(json.dumps({"driver": [lib.fruits.NAME, single.NAME], "master": context.master, **in_task}))
 """
 
 
@@ -55,7 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
 
 
-def test_a_job_finds_the_files_that_spark_submit_got_from_s3(server: LocalAws) -> None:
+def test_a_spark_program_finds_the_files_that_spark_submit_downloads_from_s3(server: LocalAws) -> None:
     user = User(server.endpoint_url)
     library = zipped(**{"lib/__init__.py": "", "lib/fruits.py": "NAME = 'of a zip'"})
     py_files = [user.put("submit/lib.zip", library), user.put("submit/single.py", "NAME = 'of a file'")]
@@ -67,15 +67,15 @@ def test_a_job_finds_the_files_that_spark_submit_got_from_s3(server: LocalAws) -
         *("--py-files", ",".join(py_files)),
         *("--files", user.put("submit/settings.json", "{}")),
         *("--archives", f"{data}#data"),
-        user.put("submit/job.py", JOB),
+        user.put("submit/program.py", PROGRAM),
     )
     cluster_id = user.run(step)
-    (ran,) = user.steps(cluster_id)
-    assert ran["Status"]["State"] == "COMPLETED", ran["Status"]
-    stdout = user.read_log(f"{LOG_URI}{cluster_id}/steps/{ran['Id']}/stdout.gz")
+    (listed,) = user.steps(cluster_id)
+    assert listed["Status"]["State"] == "COMPLETED", listed["Status"]
+    stdout = user.read_log(f"{LOG_URI}{cluster_id}/steps/{listed['Id']}/stdout.gz")
     (line,) = [line for line in stdout.splitlines() if line.startswith("{")]
-    said: dict[str, Any] = json.loads(line)
-    assert said["driver"] == said["imported"] == ["of a zip", "of a file"]
-    assert said["found"] == ["{}", "red"]
-    # A task's folder is its executor's, as on YARN; where the driver runs the tasks itself, it is the driver's.
-    assert said["here"] == ([] if said["master"] == "local[*]" else ["{}", "red"])
+    output: dict[str, Any] = json.loads(line)
+    assert output["driver"] == output["imported"] == ["of a zip", "of a file"]
+    assert output["found"] == ["{}", "red"]
+    # As on YARN, a task runs in the folder of its executor; in local mode, that is the folder of the driver.
+    assert output["here"] == ([] if output["master"] == "local[*]" else ["{}", "red"])

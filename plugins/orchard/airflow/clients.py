@@ -1,0 +1,25 @@
+"""boto3 clients for EMR, from an operator's hook."""
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.emr import EmrHook
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
+
+# A botocore retry after a lost answer would create a second cluster or step. The task's retry looks first.
+SEND_ONCE = {"retries": {"total_max_attempts": 1}}
+# EMR's error codes for a request that would be refused again.
+INVALID_REQUEST = ("ValidationException", "InvalidRequestException")
+
+
+def emr_client(operator: Any) -> "EMRClient":
+    """Return the EMR client of an operator or sensor."""
+    client: EMRClient = operator.hook.conn
+    return client
+
+
+def emr_client_without_retries(operator: Any) -> "EMRClient":
+    """Return an EMR client that sends each request once, for a sensor that also creates."""
+    client: EMRClient = EmrHook(operator.aws_conn_id, region_name=operator.region_name, config=SEND_ONCE).conn
+    return client

@@ -1,0 +1,162 @@
+"""Build the RunJobFlow request of a run's cluster, and read one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.settings import Settings
+
+# The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
+NODE_PREFIX = "/opt/orchard"
+NODE_PYTHON = f"{NODE_PREFIX}/venv/bin/python"
+# The steps run in Python, and the JVM only schedules them. Its optimising compiler costs more than it saves in minutes.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSpec:
+    """The cluster of one run: a primary node and `core_instances` workers of the same instance type."""
+
+    name: str
+    instance_type: str
+    core_instances: int
+    tags: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: the instance type is unknown, or there is no worker.
+        """
+        if self.instance_type not in INSTANCE_TYPES:
+            raise ValueError(f"instance_type is {self.instance_type!r}: choose from {', '.join(INSTANCE_TYPES)}")
+        if self.core_instances < 1:
+            raise ValueError(f"core_instances is {self.core_instances}: a cluster needs at least 1")
+
+    @property
+    def task_slots(self) -> int:
+        """The number of Spark tasks that run at the same time."""
+        return INSTANCE_TYPES[self.instance_type].vcpus * self.core_instances
+
+    @property
+    def usd_per_hour(self) -> float:
+        """The price of all nodes in USD per hour, at the prices of eu-west-1."""
+        return round(INSTANCE_TYPES[self.instance_type].usd_per_hour * (1 + self.core_instances), 4)
+
+
+def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:
+    """Return the RunJobFlow request for a cluster that waits for steps and terminates itself when it is idle."""
+    instances: dict[str, Any] = {
+        # Instance fleets, because only they can choose between several subnets.
+        "InstanceFleets": [
+            _fleet("MASTER", spec.instance_type, 1),
+            _fleet("CORE", spec.instance_type, spec.core_instances),
+        ],
+        "KeepJobFlowAliveWhenNoSteps": True,
+        "TerminationProtected": False,
+    }
+    if settings.subnet_ids:
+        instances["Ec2SubnetIds"] = list(settings.subnet_ids)
+    request: dict[str, Any] = {
+        "Name": spec.name,
+        "LogUri": settings.log_uri,
+        "ReleaseLabel": settings.release_label,
+        "Applications": [{"Name": "Spark"}],
+        "Instances": instances,
+        "BootstrapActions": [
+            {
+                "Name": "install the steps' Python",
+                "ScriptBootstrapAction": {
+                    "Path": f"{settings.release_uri}/bootstrap/install.sh",
+                    "Args": ["--release", settings.release_uri, "--prefix", NODE_PREFIX],
+                },
+            }
+        ],
+        "Configurations": spark_configurations(spec, settings),
+        "JobFlowRole": settings.instance_profile,
+        "ServiceRole": settings.service_role,
+        "VisibleToAllUsers": True,
+        "StepConcurrencyLevel": 1,
+        "AutoTerminationPolicy": {"IdleTimeout": settings.idle_timeout_minutes * 60},
+        "Tags": [{"Key": key, "Value": value} for key, value in spec.tags.items()],
+    }
+    if settings.security_configuration:
+        request["SecurityConfiguration"] = settings.security_configuration
+    return request
+
+
+def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
+    """Return EMR's configuration classifications for Spark: the steps' Python and the executors' memory."""
+    instance_type = INSTANCE_TYPES[spec.instance_type]
+    # One executor with all cores takes half of the node: a quarter for the JVM heap, a quarter as overhead, in which
+    # the Python workers live. YARN's application master fits beside it on the smallest instance type.
+    quarter_mib = instance_type.memory_gib * 1024 // 4
+    defaults = {
+        "spark.pyspark.python": NODE_PYTHON,
+        "spark.submit.deployMode": "client",
+        "spark.executor.cores": str(instance_type.vcpus),
+        "spark.executor.memory": f"{quarter_mib}m",
+        "spark.executor.memoryOverhead": f"{quarter_mib}m",
+        "spark.default.parallelism": str(spec.task_slots),
+        "spark.driver.extraJavaOptions": JAVA_OPTIONS,
+        "spark.executor.extraJavaOptions": JAVA_OPTIONS,
+        # boto3 does not get the region from the node.
+        "spark.executorEnv.AWS_DEFAULT_REGION": settings.region,
+    }
+    exported = {"PYSPARK_PYTHON": NODE_PYTHON, "AWS_DEFAULT_REGION": settings.region}
+    return [
+        {"Classification": "spark-defaults", "Properties": defaults},
+        {
+            "Classification": "spark-env",
+            "Properties": {},
+            "Configurations": [{"Classification": "export", "Properties": exported}],
+        },
+    ]
+
+
+def _fleet(role: str, instance_type: str, count: int) -> dict[str, Any]:
+    return {
+        "Name": role.lower(),
+        "InstanceFleetType": role,
+        "TargetOnDemandCapacity": count,
+        "InstanceTypeConfigs": [{"InstanceType": instance_type, "WeightedCapacity": 1}],
+    }
+
+
+def instance_fleets(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the instance fleets of a request."""
+    fleets: list[dict[str, Any]] = request["Instances"]["InstanceFleets"]
+    return fleets
+
+
+def instance_types(fleet: Mapping[str, Any]) -> list[str]:
+    """Return the instance types of an instance fleet."""
+    return [config["InstanceType"] for config in fleet["InstanceTypeConfigs"]]
+
+
+def requested_instance_types(request: Mapping[str, Any]) -> list[str]:
+    """Return the instance types of all fleets of a request, sorted."""
+    return sorted({kind for fleet in instance_fleets(request) for kind in instance_types(fleet)})
+
+
+def subnet_ids(request: Mapping[str, Any]) -> list[str]:
+    """Return the subnets that a request names."""
+    return list(request["Instances"].get("Ec2SubnetIds", []))
+
+
+def requested_instances(request: Mapping[str, Any]) -> int:
+    """Return the largest number of instances that a request can create. Each needs an address of the subnet.
+
+    >>> fleet = {"TargetSpotCapacity": 5, "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge", "WeightedCapacity": 2}]}
+    >>> requested_instances({"Instances": {"InstanceFleets": [fleet]}})
+    3
+    """
+    return sum(
+        math.ceil(
+            (fleet.get("TargetOnDemandCapacity", 0) + fleet.get("TargetSpotCapacity", 0))
+            / min(config.get("WeightedCapacity", 1) for config in fleet["InstanceTypeConfigs"])
+        )
+        for fleet in instance_fleets(request)
+    )

@@ -1,0 +1,124 @@
+"""Run every check that is possible before money is spent, and report all faults together."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from orchard.cluster.request import subnet_ids
+from orchard.errors import PermanentError
+from orchard.preflight import ec2, emr, iam, s3
+from orchard.run.plan import RunPlan
+from orchard.run.turn import reasons_to_wait
+from orchard.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+# Every operation that the checks call, with its IAM action.
+ACTIONS: Mapping[str, str] = {
+    "HeadBucket": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "GetBucketLocation": "s3:GetBucketLocation",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "GetRole": "iam:GetRole",
+    "GetInstanceProfile": "iam:GetInstanceProfile",
+    "DescribeSubnets": "ec2:DescribeSubnets",
+    "DescribeInstanceTypeOfferings": "ec2:DescribeInstanceTypeOfferings",
+    "ListReleaseLabels": "elasticmapreduce:ListReleaseLabels",
+    "ListSupportedInstanceTypes": "elasticmapreduce:ListSupportedInstanceTypes",
+    "DescribeSecurityConfiguration": "elasticmapreduce:DescribeSecurityConfiguration",
+    "ListClusters": "elasticmapreduce:ListClusters",
+    "DescribeCluster": "elasticmapreduce:DescribeCluster",
+}
+# The code differs by service. S3 answers a HEAD request with the number only, because the answer has no body.
+DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
+NOT_IMPLEMENTED = ("NotImplemented", "NotImplementedException", "UnknownOperationException")
+
+
+class NotReady(PermanentError):
+    """A cluster would fail. The message lists every reason."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(f"{len(faults)} checks failed, no cluster was created: {'; '.join(faults)}")
+
+
+@dataclass(frozen=True)
+class Clients:
+    """boto3 clients for the cluster's region."""
+
+    s3: "S3Client"
+    iam: "IAMClient"
+    ec2: Any  # boto3-stubs is installed without EC2
+    emr: "EMRClient"
+
+
+def check(clients: Clients, settings: Settings, plan: RunPlan) -> list[str]:
+    """Check that a run's cluster and steps will find what they need. Return the reasons why the run must wait, if any.
+
+    A check that a service cannot answer, such as a local AWS, is skipped with a warning.
+
+    Raises:
+        NotReady: at least one check failed. A retry does not fix it.
+        ClientError: a service is busy or broken. A retry may succeed. Connection errors are raised too.
+    """
+    faults: list[str] = []
+    for name, find_faults in _checks(clients, settings, plan):
+        with _collecting(name, faults):
+            faults += find_faults()
+    reasons: list[str] = []
+    with _collecting("active clusters", faults):
+        reasons = reasons_to_wait(clients.emr, settings, plan)
+    if faults:
+        raise NotReady(faults)
+    for reason in reasons:
+        log.info("preflight: %s", reason)
+    return reasons
+
+
+def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[str, Callable[[], list[str]]]]:
+    """Return all checks, each with the name of what it checks."""
+    dataset, output, request = plan["dataset_uri"], plan["run_uri"], plan["cluster"]
+    subnets = f"subnets {', '.join(subnet_ids(request)) or 'of the default VPC'}"
+    return [
+        (f"bucket {settings.bucket}", partial(s3.misplaced_bucket, clients.s3, settings)),
+        (f"release {settings.release_uri}", partial(s3.damaged_release, clients.s3, settings)),
+        (f"region of dataset {dataset}", partial(s3.distant_dataset, clients.s3, settings, dataset)),
+        (f"dataset {dataset}", partial(s3.unreadable_dataset, clients.s3, dataset)),
+        (f"output {output}", partial(s3.unwritable_output, clients.s3, output)),
+        (f"release label {request['ReleaseLabel']}", partial(emr.unknown_release_label, clients.emr, request)),
+        ("instance types of EMR", partial(emr.unsupported_instance_types, clients.emr, request)),
+        ("instance types of EC2", partial(ec2.types_not_offered, clients.ec2, request)),
+        (subnets, partial(ec2.unusable_subnets, clients.ec2, request)),
+        (f"service role {request['ServiceRole']}", partial(iam.missing_service_role, clients.iam, request)),
+        (f"instance profile {request['JobFlowRole']}", partial(iam.missing_instance_profile, clients.iam, request)),
+        ("security configuration", partial(emr.missing_security_configuration, clients.emr, request)),
+    ]
+
+
+@contextmanager
+def _collecting(name: str, faults: list[str]) -> Iterator[None]:
+    """Collect a refusal as a fault, and log a check that is not implemented. Raise every other error."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in DENIED:
+            faults.append(f"{name}: {error}; grant {ACTIONS[error.operation_name]} to Airflow")
+        elif code == "NoSuchBucket":
+            faults.append(f"{name}: {error}; create the bucket, or use another")
+        elif code in NOT_IMPLEMENTED:
+            log.warning("preflight: %s skipped: not implemented: %s", name, error)
+        else:
+            raise

@@ -1,0 +1,97 @@
+"""Publish a run: check that its steps agree, commit its files to the tables, write `summary.json`."""
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.io.pyarrow import parquet_file_to_data_file
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+
+from orchard.run.plan import RunPlan
+from orchard.run.summary import InconsistentRun, read_metrics, summarise, write_summary
+from orchard.settings import Settings
+from orchard.storage import split_uri
+from orchard.tables.catalog import DATASET_URI, INGESTED, RUN_ID, RUN_URI, SNAPSHOTS, TABLES, RunOrigin, open_table
+from orchard.tables.commit import commit
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+
+def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str) -> dict[str, Any]:
+    """Make a run visible to readers: commit its files to the tables, write its `summary.json`, and return that.
+
+    The run replaces the run of the same `dataset_uri` that the tables show. The rows of the replaced run remain in its
+    own snapshots. A run that read the dataset earlier than the one shown gets its snapshots outside the main branch, so
+    that the tables do not go back in time. Publishing a run again changes nothing, unless steps of the run were redone:
+    then its files are exchanged.
+
+    Raises:
+        InconsistentRun: the steps or their files disagree about the number of images. No table shows the run.
+        WrongWarehouse: the tables of the database are in another bucket.
+        UnknownFiles: a table was compacted, or another program wrote to it.
+        CannotCommit: other publishers changed a table during each attempt.
+    """
+    run_uri = plan["run_uri"]
+    metrics = read_metrics(s3, run_uri)
+    summary = summarise(plan, metrics.steps, cluster_id)
+    rows = {
+        "rejects": summary["images_rejected"],
+        "features": summary["features_rows"],
+        "embeddings": summary["embeddings_rows"],
+    }
+    tables = {name: open_table(catalog, settings, name) for name in TABLES}
+    files = {name: data_files(s3, table, f"{run_uri}/{name}") for name, table in tables.items()}
+    # Check all tables before the first commit.
+    for name, expected in rows.items():
+        found = sum(file.record_count for file in files[name])
+        if found != expected:
+            raise InconsistentRun(
+                f"{run_uri} is not published: the {len(files[name])} files in {name}/ contain {found} rows, but the "
+                f"step's metrics count {expected}. Clear the step's add_step with downstream to write the files again"
+            )
+    origin = RunOrigin(plan["dataset_uri"], metrics.ingested.isoformat())
+    snapshots: dict[str, int] = {}
+    for name, table in tables.items():
+        properties = {
+            RUN_URI: run_uri,
+            RUN_ID: summary["run_id"],
+            DATASET_URI: origin.dataset_uri,
+            INGESTED: origin.ingested,
+        }
+        if name == "embeddings":
+            properties[SNAPSHOTS] = json.dumps(snapshots)
+        snapshots[name] = commit(table, run_uri, origin, files[name], properties)
+    summary["database"] = settings.catalog_database
+    # As text: browsers and jq round numbers of this size.
+    summary["tables"] = {name: {"snapshot_id": str(snapshots[name]), "rows": count} for name, count in rows.items()}
+    write_summary(s3, summary)
+    log.info("published %s: %s", run_uri, json.dumps(summary))
+    return summary
+
+
+def data_files(s3: "S3Client", table: Table, uri: str) -> list[DataFile]:
+    """Return the Parquet files of a folder as Iceberg data files. Empty files are skipped; only footers are read.
+
+    Raises:
+        InconsistentRun: a file does not have the table's columns.
+    """
+    bucket, prefix = split_uri(f"{uri}/")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])]
+    # Unfinished output is in subfolders, and readers of Parquet skip hidden files.
+    names = [name for name in names if name.endswith(".parquet") and "/" not in name and name[0] not in "_."]
+
+    def data_file(name: str) -> DataFile:
+        try:
+            return parquet_file_to_data_file(table.io, table.metadata, f"{uri}/{name}")
+        except ValueError as error:
+            raise InconsistentRun(f"{uri}/{name} does not fit table {'.'.join(table.name())}: {error}") from error
+
+    with ThreadPoolExecutor() as pool:
+        return [file for file in pool.map(data_file, names) if file.record_count]

@@ -1,0 +1,81 @@
+"""The local AWS as a process, with everything that a deployment needs: bucket, roles, release, images."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from infra import release
+from sandbox.processes import running, wait_for_port
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION = "eu-west-1"
+BUCKET = "orchard-demo"
+SERVICE_ROLE = "EMR_DefaultRole_V2"
+INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
+DATASET_PREFIX = "images/"
+
+
+def client(service: str, endpoint_url: str) -> Any:
+    """Create a boto3 client for a service of the local AWS."""
+    return boto3.client(  # type: ignore[call-overload]  # the service is a variable
+        service,
+        endpoint_url=endpoint_url,
+        region_name=REGION,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106  # the local AWS accepts any credentials
+        config=Config(retries={"mode": "standard", "max_attempts": 5}),
+    )
+
+
+def local_aws_command(data: Path, port: int) -> list[str]:
+    """Return the command that runs the local AWS on a port, with its clusters below `data`."""
+    return [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data)]
+
+
+@contextmanager
+def local_aws(data: Path, port: int, log_file: Path) -> Iterator[str]:
+    """Run the local AWS as a process while the context is open. The value of the context is its endpoint URL.
+
+    Raises:
+        DidNotStart: the local AWS does not start, for example because the port is in use.
+    """
+    with running(local_aws_command(data, port), log_file, os.environ) as process:
+        wait_for_port(port, process, log_file)
+        yield f"http://127.0.0.1:{port}"
+
+
+def provision(endpoint_url: str, build_dir: Path) -> str:
+    """Create the bucket and the roles, upload the release, and return the release's version.
+
+    Raises:
+        infra.release.PartMissing: a part of the release has not been built.
+    """
+    s3, iam = client("s3", endpoint_url), client("iam", endpoint_url)
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for role in (SERVICE_ROLE, INSTANCE_PROFILE):
+        iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName=INSTANCE_PROFILE)
+    iam.add_role_to_instance_profile(InstanceProfileName=INSTANCE_PROFILE, RoleName=INSTANCE_PROFILE)
+    return release.upload(s3, BUCKET, release.collect(build_dir))
+
+
+def upload_images(s3: "S3Client", folder: Path, prefix: str = DATASET_PREFIX) -> int:
+    """Upload every file in a folder and its subfolders, and return the number of files.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or contains no files.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"no files in {folder}: use DATA=FOLDER with a folder of images per label")
+    for file in files:
+        s3.put_object(Bucket=BUCKET, Key=f"{prefix}{file.relative_to(folder).as_posix()}", Body=file.read_bytes())
+    return len(files)

@@ -1,0 +1,109 @@
+"""The PyArrow schema of every dataset that the steps exchange."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
+_MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
+
+# The images listed below a dataset's prefix. `path` is the full URI, `label` the name of the parent folder.
+INVENTORY = pa.schema([*_OBJECT, ("size", pa.int64()), _MODIFIED])
+
+# The images that decode. `content` is the unchanged bytes of the object, never pixels.
+IMAGES = pa.schema(
+    [
+        *_OBJECT,
+        ("size", pa.int64()),
+        _MODIFIED,
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("content", pa.binary()),
+    ]
+)
+
+# The rejected objects. `reason` is a key of orchard_spark.rejects.REASONS.
+REJECTS = pa.schema([*_OBJECT, ("size", pa.int64()), ("reason", pa.string()), ("message", pa.string())])
+
+# One row per image. `features` has 1280 values, `model` is the name of the model file.
+FEATURES = pa.schema(
+    [
+        *_OBJECT,
+        ("sha256", pa.string()),
+        ("features", pa.list_(pa.float32())),
+        ("model", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+
+# One row per image. `vector` has n_components values, `pca_model` names the row of PCA_MODEL that it was computed with.
+EMBEDDINGS = pa.schema(
+    [*_OBJECT, ("vector", pa.list_(pa.float32())), ("pca_model", pa.string()), ("run_id", pa.string())]
+)
+
+# One row per run, with scikit-learn's attribute names: mean_ [1280], components_ [n_components][1280].
+PCA_MODEL = pa.schema(
+    [
+        ("pca_model", pa.string()),
+        ("model", pa.string()),
+        ("n_samples_", pa.int64()),
+        ("n_components_", pa.int32()),
+        ("mean_", pa.list_(pa.float64())),
+        ("components_", pa.list_(pa.list_(pa.float64()))),
+        ("explained_variance_", pa.list_(pa.float64())),
+        ("explained_variance_ratio_", pa.list_(pa.float64())),
+        ("run_id", pa.string()),
+    ]
+)
+
+# Columns with few distinct values, which a Parquet dictionary compresses.
+_REPETITIVE = ("label", "format", "reason", "model", "pca_model", "run_id")
+
+
+class WrongColumns(ValueError):
+    """A dataset does not have the expected columns."""
+
+
+def check_columns(actual: pa.Schema, expected: pa.Schema, uri: str) -> None:
+    """Check that the columns of a file are those of the schema, in any order.
+
+    Raises:
+        WrongColumns: they are not; the message lists every difference.
+    """
+    have = {field.name: field.type for field in actual}
+    want = {field.name: field.type for field in expected}
+    differences = [
+        *(f"no column {name}" for name in want if name not in have),
+        *(f"unknown column {name}" for name in have if name not in want),
+        *(f"{name} is {have[name]}, not {want[name]}" for name in want if name in have and have[name] != want[name]),
+    ]
+    if differences:
+        raise WrongColumns(f"{uri}: {'; '.join(differences)}")
+
+
+def to_list_array(matrix: npt.NDArray[np.float32]) -> pa.ListArray:
+    """Return the rows of a matrix [n, p] as a column of n lists."""
+    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, matrix.ravel())
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return PyArrow's options for writing Parquet of a schema.
+
+    Dictionaries only for columns with few distinct values, statistics only for columns of scalars.
+
+    >>> parquet_options(pa.schema([("path", pa.string()), ("label", pa.string()), ("content", pa.binary())]))
+    {'use_dictionary': ['label'], 'write_statistics': ['path', 'label']}
+    """
+    return {
+        "use_dictionary": [name for name in schema.names if name in _REPETITIVE],
+        "write_statistics": [field.name for field in schema if not _is_large(field.type)],
+    }
+
+
+def _is_large(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_list(kind))

@@ -1,0 +1,124 @@
+"""What surrounds the work of each step: Spark's context, progress in the log, the metrics file."""
+
+import json
+import logging
+import platform
+import statistics
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from pyspark import SparkConf, SparkContext
+
+from orchard_spark import objects, parts
+
+PROGRESS_SECONDS = 10
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = ("ai-edge-litert", "numpy", "obstore", "pillow", "pyarrow")
+
+
+class LostRows(RuntimeError):
+    """A step's output rows do not add up to its input rows."""
+
+
+def run_id(run_uri: str) -> str:
+    """Return the run's name: the last part of the run folder's URI.
+
+    >>> run_id("s3://bucket/runs/fruits/20261122T020000-1a2b3c/")
+    '20261122T020000-1a2b3c'
+    """
+    return run_uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+@contextmanager
+def spark_context(name: str) -> Iterator[SparkContext]:
+    """Provide Spark's context for one step, and log its progress every ten seconds."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for library in ("py4j", "botocore"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    context = SparkContext.getOrCreate(SparkConf().setAppName(f"orchard-{name}"))
+    done = threading.Event()
+    reporter = threading.Thread(target=_report, args=(context, name, done), name="progress", daemon=True)
+    reporter.start()
+    try:
+        yield context
+    except Exception:
+        # EMR reads the cause from the step's stderr, which is the JVM's: Spark sends a Python program's to stdout.
+        jvm: Any = context._jvm
+        jvm.java.lang.System.err.println(traceback.format_exc())
+        raise
+    finally:
+        done.set()
+        reporter.join()
+        context.stop()
+
+
+def delete_completion_markers(run_uri: str, step: str) -> None:
+    """Delete the completion markers of the run and of this step, before the step runs again."""
+    for name in ("summary.json", f"{step}.metrics.json"):
+        objects.delete(f"{run_uri.rstrip('/')}/{name}")
+
+
+def _report(context: SparkContext, name: str, done: threading.Event) -> None:
+    tracker = context.statusTracker()
+    while not done.wait(PROGRESS_SECONDS):
+        for stage_id in tracker.getActiveStageIds():
+            stage = tracker.getStageInfo(stage_id)
+            if stage is not None:
+                log.info(
+                    "%s: stage %d: %d of %d tasks done, %d active",
+                    name,
+                    stage_id,
+                    stage.numCompletedTasks,
+                    stage.numTasks,
+                    stage.numActiveTasks,
+                )
+
+
+def write_metrics(
+    run_uri: str,
+    step: str,
+    *,
+    rows_in: int,
+    rows_out: int,
+    started: float,
+    passes: Sequence[Sequence[parts.TaskUsage]],
+    **details: object,
+) -> dict[str, object]:
+    """Write `<step>.metrics.json` into the run folder, log it, and return its content.
+
+    `started` is `time.monotonic()` at the start of the step; `passes` has the tasks of each pass over the data.
+    `task_seconds` is the sum over the passes of their longest task; `task_skew` is the longest task over the median
+    task, in the pass with the highest skew. `details` are added as they are.
+    """
+    seconds = time.monotonic() - started
+    durations = [[task.seconds for task in tasks] for tasks in passes if tasks]
+    metrics = {
+        "step": step,
+        "run_id": run_id(run_uri),
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(rows_in / seconds, 2),
+        "tasks": sum(len(tasks) for tasks in passes),
+        "task_seconds": round(sum(max(times) for times in durations), 3),
+        "task_skew": round(max((max(times) / statistics.median(times) for times in durations), default=1), 3),
+        "worker_peak_mb": round(max((task.peak_bytes for tasks in passes for task in tasks), default=0) / 1e6, 1),
+        **details,
+        "executable": sys.executable,
+        "versions": {
+            "python": platform.python_version(),
+            "pyspark": SparkContext.getOrCreate().version,
+            **{library: version(library) for library in _LIBRARIES},
+        },
+    }
+    objects.write(f"{run_uri.rstrip('/')}/{step}.metrics.json", json.dumps(metrics, indent=2).encode())
+    log.info("%s: done: %s", step, json.dumps(metrics))
+    return metrics

@@ -1,0 +1,306 @@
+"""A complete Orchard on this machine whose parts can be killed and restarted: local AWS, Airflow's four processes."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+from pyiceberg.exceptions import NoSuchTableError
+
+from local_aws.client import LocalAwsClient
+from orchard.settings import Settings
+from orchard.tables.catalog import current_run, open_catalog
+from sandbox import airflow, aws, pictures, processes, up
+from sandbox.airflow import AirflowApi, run_path
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
+    from mypy_boto3_s3 import S3Client
+
+DAG = "fruit_features"
+RUN_TIMEOUT_SECONDS = 240
+DEFAULT_TIMEOUT_SECONDS = 90
+ACTIVE = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
+AIRFLOW = {"api-server": ["api-server"], **airflow.COMPONENTS}
+
+
+def wait_until(poll: "Callable[[], Any]", description: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Any:
+    """Return the first true result of `poll`. A part that is down and does not respond counts as a false result.
+
+    Raises:
+        TimeoutError: there is no true result in time.
+    """
+    return processes.wait_until(
+        poll, description, timeout_seconds=timeout_seconds, retry_on=(httpx.TransportError, OSError)
+    )
+
+
+@dataclass
+class Run:
+    """A run of the DAG."""
+
+    deployment: "Deployment"
+    run_id: str
+    dataset_uri: str
+
+    @property
+    def path(self) -> str:
+        """The path of the run in Airflow's REST API."""
+        return run_path(DAG, self.run_id)
+
+    def state(self) -> str:
+        """Return the state of the run."""
+        return str(self.deployment.api.run(DAG, self.run_id)["state"])
+
+    def tasks(self) -> dict[str, str]:
+        """Return the state of each task."""
+        tasks = self.deployment.api.tasks(DAG, self.run_id)
+        return {task_id: str(task["state"]) for task_id, task in tasks.items()}
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """Return a task instance."""
+        return self.deployment.api.tasks(DAG, self.run_id)[task_id]
+
+    def wait_for(self, task_id: str, *states: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        """Wait until a task is in one of the given states."""
+        wait_until(lambda: self.tasks()[task_id] in states, f"{self.run_id}: {task_id} in {states}", timeout_seconds)
+
+    def wait_for_end(self, timeout_seconds: float = RUN_TIMEOUT_SECONDS) -> str:
+        """Wait until the run has finished, and return its state."""
+        wait_until(lambda: self.state() in airflow.FINISHED, f"the end of {self.run_id}", timeout_seconds)
+        return self.state()
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """Return the clusters of the run, newest first."""
+        listed = []
+        pages = self.deployment.emr.get_paginator("list_clusters").paginate()
+        for cluster in (item for page in pages for item in page["Clusters"]):
+            tags = self.deployment.emr.describe_cluster(ClusterId=cluster["Id"])["Cluster"].get("Tags", [])
+            if {"Key": "orchard:run_id", "Value": self.run_id} in tags:
+                listed.append(dict(cluster))
+        return listed
+
+    def active_clusters(self) -> list[str]:
+        """Return the ids of the clusters of the run that have not terminated."""
+        return [item["Id"] for item in self.clusters() if item["Status"]["State"] in ACTIVE]
+
+    def wait_for_cluster(self) -> str:
+        """Wait for an active cluster of the run, and return its id."""
+        return str(wait_until(self.active_clusters, f"an active cluster of {self.run_id}")[0])
+
+    def wait_for_step(self, name: str, *states: str) -> tuple[str, str]:
+        """Wait until a step is in one of the given states, and return the ids of its cluster and of the step."""
+
+        def found() -> tuple[str, str] | None:
+            for cluster_id in self.active_clusters():
+                for step in self.deployment.emr.list_steps(ClusterId=cluster_id)["Steps"]:
+                    if step["Name"] == name and step["Status"]["State"] in states:
+                        return cluster_id, step["Id"]
+            return None
+
+        ids: tuple[str, str] = wait_until(found, f"{self.run_id}: step {name} in {states}")
+        return ids
+
+    def log(self, task_id: str) -> str:
+        """Return the log of all attempts of a task."""
+        pattern = f"dag_id={DAG}/run_id={self.run_id}/task_id={task_id}/*.log"
+        files = sorted((self.deployment.folder / "airflow/logs").glob(pattern))
+        return "\n".join(file.read_text(errors="replace") for file in files)
+
+    def is_published(self) -> bool:
+        """Return whether readers of the tables see this run as the current run of its dataset."""
+        published = self.deployment.published(self.dataset_uri)
+        return published is not None and published == self.run_uri()
+
+    def run_uri(self) -> str | None:
+        """Return the URI of the run folder, or None before `plan` has succeeded."""
+        path = f"{self.path}/taskInstances/plan/xcomEntries/return_value"
+        response = self.deployment.api.request("GET", path)
+        return str(response.json()["value"]["run_uri"]) if response.is_success else None
+
+    def mark(self, state: str) -> None:
+        """Set the state of the run, as in the UI."""
+        self.deployment.api.call("PATCH", self.path, {"state": state})
+
+    def clear(self, *task_ids: str) -> None:
+        """Clear tasks and their downstream tasks, as in the UI."""
+        body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": list(task_ids), "include_downstream": True}
+        self.deployment.api.call("POST", f"dags/{DAG}/clearTaskInstances", {**body, "only_failed": False})
+
+
+@dataclass
+class Deployment:
+    """The running parts, and methods to inspect and to break them."""
+
+    folder: Path
+    aws_port: int
+    web_port: int
+    env: dict[str, str]
+    api: AirflowApi = field(init=False)
+    datasets: int = 0
+    processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
+
+    @property
+    def aws_url(self) -> str:
+        """The endpoint URL of the local AWS."""
+        return f"http://127.0.0.1:{self.aws_port}"
+
+    @property
+    def aws(self) -> LocalAwsClient:
+        """A client that injects faults into the local AWS."""
+        return LocalAwsClient(self.aws_url)
+
+    @property
+    def emr(self) -> "EMRClient":
+        """A client for EMR."""
+        client: EMRClient = aws.client("emr", self.aws_url)
+        return client
+
+    @property
+    def s3(self) -> "S3Client":
+        """A client for S3."""
+        client: S3Client = aws.client("s3", self.aws_url)
+        return client
+
+    def start(self, *names: str) -> None:
+        """Start parts, and wait until all of them respond."""
+        for name in names:
+            self.processes[name] = up.spawn(name, self._command(name), self.folder, self.env)
+        if "local_aws" in names:
+            processes.wait_for_port(self.aws_port, self.processes["local_aws"], self.folder / "local_aws.log")
+        if set(names) & set(AIRFLOW):
+            airflow.wait_until_ready(self.web_port, self.processes["api-server"], self.folder)
+
+    def kill(self, *names: str) -> None:
+        """Kill parts and their descendant processes with SIGKILL."""
+        for name in names:
+            process = self.processes.pop(name)
+            for pid in [*_descendants(process.pid), process.pid]:
+                _signal(pid, signal.SIGKILL)
+            process.wait()
+
+    def kill_task(self, run: Run, task_id: str) -> None:
+        """Kill the processes of a task with SIGKILL."""
+        pid = wait_until(lambda: run.task(task_id)["pid"], f"the process of {task_id}")
+        for process_id in [*_descendants(pid), pid]:
+            _signal(process_id, signal.SIGKILL)
+
+    @contextmanager
+    def unresponsive_aws(self) -> Iterator[None]:
+        """While the context is open, the local AWS accepts connections but does not respond."""
+        process = self.processes["local_aws"]
+        _signal(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(process.pid, signal.SIGCONT)
+
+    def new_dataset(self, images: int = 12, broken: int = 0) -> str:
+        """Create a dataset, the first `broken` images of which cannot be decoded, and return its URI."""
+        self.datasets += 1
+        prefix = f"dataset-{self.datasets:02d}/"
+        source = self.folder / "pictures"
+        files = sorted(source.rglob("*.jpg"))[:images]
+        for number, file in enumerate(files):
+            content = file.read_bytes()[:500] if number < broken else file.read_bytes()
+            self.s3.put_object(Bucket=aws.BUCKET, Key=prefix + file.relative_to(source).as_posix(), Body=content)
+        return f"s3://{aws.BUCKET}/{prefix}"
+
+    def trigger(self, dataset_uri: str | None = None, logical_date: datetime | None = None, **params: Any) -> Run:
+        """Start a run. Without a dataset_uri it gets a new dataset."""
+        uri = dataset_uri or self.new_dataset()
+        run_id = self.api.trigger(DAG, {"dataset_uri": uri, "n_components": 3, **params}, logical_date)
+        return Run(self, run_id, uri)
+
+    def published(self, dataset_uri: str) -> str | None:
+        """Return the URI of the run of a dataset that readers of the tables see, or None."""
+        settings = Settings.from_env({key: value for key, value in self.env.items() if key.startswith("ORCHARD_")})
+        with _environment(self.env):
+            catalog = open_catalog(boto3.Session(region_name=aws.REGION), settings)
+            try:
+                run = current_run(catalog, settings.catalog_database, dataset_uri)
+            except NoSuchTableError:
+                return None
+        return None if run is None else run.run_uri
+
+    def _command(self, name: str) -> list[str]:
+        if name != "local_aws":
+            return ["airflow", *AIRFLOW[name]]
+        return aws.local_aws_command(self.folder / "aws", self.aws_port)
+
+
+def build(folder: Path, build_dir: Path) -> Deployment:
+    """Start a deployment. Its DAGs are not paused, but the scheduler creates no scheduled runs."""
+    aws_port, web_port = processes.free_port(), processes.free_port()
+    pictures.write_dataset(folder / "pictures", per_class=1)
+    deployment = Deployment(folder, aws_port, web_port, dict(os.environ))
+    deployment.start("local_aws")
+    release = aws.provision(deployment.aws_url, build_dir)
+    password = airflow.write_password(folder / "passwords.json")
+    deployment.env = {
+        **airflow.airflow_environment(folder / "airflow", deployment.aws_url, release),
+        **airflow.server_environment(web_port, folder / "passwords.json"),
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        # With Airflow's defaults, it takes five minutes to detect a killed worker or triggerer.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "40",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+        "ORCHARD_POLL_SECONDS": "3",
+        "ORCHARD_READY_TIMEOUT_MINUTES": "2",
+    }
+    airflow.migrate_airflow(deployment.env, folder / "airflow-db.log")
+    deployment.start(*AIRFLOW)
+    api = deployment.api = AirflowApi.log_in(web_port, password)
+    for dag_id in (DAG, "emr_janitor"):
+        wait_until(lambda dag_id=dag_id: api.request("GET", f"dags/{dag_id}").is_success, f"the DAG {dag_id}")  # type: ignore[misc]
+        api.set_paused(dag_id, paused=False)
+    return deployment
+
+
+@contextmanager
+def _environment(env: "dict[str, str]") -> Iterator[None]:
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: env[name] for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _descendants(pid: int) -> Sequence[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

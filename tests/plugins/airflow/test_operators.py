@@ -1,0 +1,163 @@
+"""The operators against a local AWS with injected faults."""
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from local_aws.client import LocalAwsClient
+from tests.local_aws.airflow_task import execute
+from tests.local_aws.user import User, bash
+from tests.plugins.airflow.tasks import (
+    add_step,
+    clusters_gone,
+    clusters_of_run,
+    create_cluster,
+    step_config,
+    terminate_clusters,
+    wait_until_ready,
+)
+
+pytestmark = pytest.mark.usefixtures("local_aws")
+
+
+def test_a_retry_adopts_the_cluster_of_the_first_attempt(user: User, request_: dict[str, Any]) -> None:
+    first = execute(create_cluster(request_))
+    assert execute(create_cluster(request_)) == first
+    assert clusters_of_run(user, request_) == [first]
+
+
+def test_a_cluster_is_adopted_if_the_answer_to_its_creation_was_lost(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any]
+) -> None:
+    local_aws.lose_answer("emr:RunJobFlow", calls=[1])
+    with pytest.raises(Exception, match="Connection was closed"):
+        execute(create_cluster(request_))
+    assert execute(create_cluster(request_)) in clusters_of_run(user, request_)
+    assert len(clusters_of_run(user, request_)) == 1
+
+
+def test_a_terminating_cluster_is_not_adopted(user: User, request_: dict[str, Any]) -> None:
+    first = execute(create_cluster(request_))
+    user.terminate(first)
+    second = execute(create_cluster(request_))
+    assert clusters_of_run(user, request_) == [second, first]
+
+
+def test_a_new_cluster_is_not_described(local_aws: LocalAwsClient, request_: dict[str, Any]) -> None:
+    for code in ("AccessDeniedException", "ThrottlingException"):
+        local_aws.fail("emr:DescribeCluster", code)
+    assert execute(create_cluster(request_)).startswith("j-")
+
+
+def test_a_request_that_emr_refuses_is_not_retried(user: User, request_: dict[str, Any]) -> None:
+    with pytest.raises(AirflowFailException, match=r"EMR refuses the cluster: .*release label is invalid"):
+        execute(create_cluster({**request_, "ReleaseLabel": "emr-7.99.0"}))
+    assert clusters_of_run(user, request_) == []
+
+
+def test_a_killed_task_terminates_the_cluster_that_it_created(user: User, request_: dict[str, Any]) -> None:
+    task = create_cluster(request_)
+    created = execute(task)
+    task.on_kill()
+    user.wait_for(created, "TERMINATED")
+
+
+def test_a_retry_adopts_the_step_of_the_first_attempt(user: User, cluster_id: str) -> None:
+    step = step_config("sleep 0.3")
+    first = execute(add_step(cluster_id, step))
+    assert execute(add_step(cluster_id, step)) == first
+    user.wait_for_step(cluster_id, first, "COMPLETED")
+    assert execute(add_step(cluster_id, step)) == first
+
+
+def test_a_step_is_adopted_if_the_answer_to_its_creation_was_lost(
+    user: User, local_aws: LocalAwsClient, cluster_id: str
+) -> None:
+    step = step_config("exit 0")
+    local_aws.lose_answer("emr:AddJobFlowSteps", calls=[1])
+    with pytest.raises(Exception, match="Connection was closed"):
+        execute(add_step(cluster_id, step))
+    adopted = execute(add_step(cluster_id, step))
+    assert [item["Id"] for item in user.steps(cluster_id) if item["Name"] == step["Name"]] == [adopted]
+
+
+def test_a_failed_step_is_added_again(user: User, cluster_id: str) -> None:
+    step = step_config("exit 1")
+    failed = execute(add_step(cluster_id, step))
+    user.wait_for_step(cluster_id, failed, "FAILED")
+    assert execute(add_step(cluster_id, step)) != failed
+
+
+def test_a_step_for_a_terminated_cluster_fails_without_retry_and_reports_why_the_cluster_terminated(
+    user: User,
+) -> None:
+    terminated = user.run(bash("exit 0"))
+    with pytest.raises(AirflowFailException, match=f"cluster {terminated} is TERMINATED .ALL_STEPS_COMPLETED"):
+        execute(add_step(terminated, step_config("exit 0")))
+
+
+def test_all_clusters_of_a_run_are_terminated_and_no_other(user: User, request_: dict[str, Any]) -> None:
+    other = user.start(keep_alive=True)
+    first = user.emr.run_job_flow(**request_)["JobFlowId"]
+    second = user.emr.run_job_flow(**request_)["JobFlowId"]
+    terminated = execute(terminate_clusters(request_, first))
+    assert terminated == [first, second]
+    for cluster_id in terminated:
+        user.wait_for(cluster_id, "TERMINATED")
+    assert clusters_gone(request_, *terminated)
+    assert user.state(other) != "TERMINATED"
+    user.terminate(other)
+
+
+def test_a_cluster_is_found_by_its_name_if_its_id_is_unknown(user: User, request_: dict[str, Any]) -> None:
+    created = user.emr.run_job_flow(**request_)["JobFlowId"]
+    assert execute(terminate_clusters(request_, None, None)) == [created]
+
+
+def test_a_run_without_a_cluster_terminates_nothing(request_: dict[str, Any]) -> None:
+    assert execute(terminate_clusters(request_, None, None)) == []
+    assert clusters_gone(request_, None, None)
+
+
+@pytest.mark.parametrize("denied", ["emr:DescribeCluster", "emr:ListClusters"])
+def test_a_cluster_is_terminated_without_permission_to_describe_or_list_clusters(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any], denied: str
+) -> None:
+    created = execute(create_cluster(request_))
+    local_aws.fail(denied, "AccessDeniedException")
+    if denied == "emr:ListClusters":
+        # The run may have other clusters, so the task fails. The known cluster is terminated.
+        with pytest.raises(ExceptionGroup, match="may still be active"):
+            execute(terminate_clusters(request_, created))
+    else:
+        execute(terminate_clusters(request_, created))
+    local_aws.clear()
+    user.wait_for(created, "TERMINATED")
+
+
+def test_a_cluster_with_termination_protection_is_terminated(user: User, request_: dict[str, Any]) -> None:
+    protected = {**request_, "Instances": {**request_["Instances"], "TerminationProtected": True}}
+    created = execute(create_cluster(protected))
+    execute(terminate_clusters(protected, created))
+    user.wait_for(created, "TERMINATED")
+
+
+def test_a_terminated_cluster_can_be_terminated_again(user: User, request_: dict[str, Any]) -> None:
+    created = execute(create_cluster(request_))
+    LocalAwsClient(user.endpoint_url).lose_instances(wait_until_ready(request_, created))
+    user.wait_for(created, "TERMINATED_WITH_ERRORS")
+    assert execute(terminate_clusters(request_, created, created)) == [created]
+    assert clusters_gone(request_, created)
+
+
+def test_the_task_fails_if_emr_refuses_to_terminate_a_cluster(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any]
+) -> None:
+    created = execute(create_cluster(request_))
+    local_aws.fail("emr:TerminateJobFlows", "AccessDeniedException", calls=[1])
+    with pytest.raises(ExceptionGroup) as failed:
+        execute(terminate_clusters(request_, created))
+    assert "AccessDenied" in str(failed.value.exceptions[0])
+    execute(terminate_clusters(request_, created))
+    user.wait_for(created, "TERMINATED")

@@ -1,0 +1,90 @@
+from typing import Any
+
+import botocore.session
+import pytest
+
+from local_aws.emr.checks import check_parameters
+from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.request import ClusterSpec, run_job_flow_request
+from orchard.settings import Settings
+
+SETTINGS = Settings(bucket="fruits-data", release="0123456789ab")
+
+
+def spec(instance_type: str = "m5.xlarge", core_instances: int = 2) -> ClusterSpec:
+    return ClusterSpec(
+        name="orchard-fruits", instance_type=instance_type, core_instances=core_instances, tags={"orchard:owner": "me"}
+    )
+
+
+def properties(request: dict[str, Any], classification: str) -> dict[str, str]:
+    (found,) = [item for item in request["Configurations"] if item["Classification"] == classification]
+    values: dict[str, str] = found["Properties"]
+    return values
+
+
+@pytest.mark.parametrize("instance_type", INSTANCE_TYPES)
+def test_the_request_is_valid_for_emr(instance_type: str) -> None:
+    model = botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow")
+    check_parameters(model, run_job_flow_request(spec(instance_type), SETTINGS))
+
+
+def test_the_price_of_a_cluster_is_the_price_of_all_its_nodes() -> None:
+    assert spec("m5.xlarge", 2).usd_per_hour == pytest.approx(3 * 0.262)
+
+
+def test_each_core_of_a_worker_is_one_task_slot() -> None:
+    assert spec("m5.xlarge", 3).task_slots == 12
+
+
+def test_the_cluster_waits_for_steps_and_terminates_itself_when_it_is_idle() -> None:
+    request = run_job_flow_request(spec(), SETTINGS)
+    assert request["Instances"]["KeepJobFlowAliveWhenNoSteps"] is True
+    assert request["AutoTerminationPolicy"] == {"IdleTimeout": 15 * 60}
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_an_executor_and_the_application_master_fit_on_one_worker(name: str) -> None:
+    defaults = properties(run_job_flow_request(spec(name), SETTINGS), "spark-defaults")
+    assert defaults["spark.submit.deployMode"] == "client", "so that YARN runs the application master, not the driver"
+
+    def mib(key: str, default: float = 0) -> float:
+        return int(defaults[key].removesuffix("m")) if key in defaults else default
+
+    # Spark's defaults: https://spark.apache.org/docs/3.5.8/running-on-yarn.html
+    master_mib = mib("spark.yarn.am.memory", 512)
+    master_mib += mib("spark.yarn.am.memoryOverhead", max(384, 0.10 * master_mib))
+    executor_mib = mib("spark.executor.memory") + mib("spark.executor.memoryOverhead")
+    assert executor_mib + master_mib <= INSTANCE_TYPES[name].yarn_memory_mib
+    assert int(defaults["spark.executor.cores"]) <= INSTANCE_TYPES[name].vcpus
+
+
+def test_the_steps_use_the_python_that_the_bootstrap_action_installs() -> None:
+    request = run_job_flow_request(spec(), SETTINGS)
+    (action,) = request["BootstrapActions"]
+    arguments = action["ScriptBootstrapAction"]["Args"]
+    prefix = arguments[arguments.index("--prefix") + 1]
+    assert properties(request, "spark-defaults")["spark.pyspark.python"] == f"{prefix}/venv/bin/python"
+    assert action["ScriptBootstrapAction"]["Path"].startswith(SETTINGS.release_uri)
+
+
+def test_subnets_and_security_configuration_are_sent_only_if_they_are_set() -> None:
+    minimal = run_job_flow_request(spec(), SETTINGS)
+    assert "Ec2SubnetIds" not in minimal["Instances"]
+    assert "SecurityConfiguration" not in minimal
+    settings = Settings(
+        bucket="fruits-data", release="1", subnet_ids=("subnet-a", "subnet-b"), security_configuration="s"
+    )
+    full = run_job_flow_request(spec(), settings)
+    assert full["Instances"]["Ec2SubnetIds"] == ["subnet-a", "subnet-b"]
+    assert full["SecurityConfiguration"] == "s"
+
+
+def test_an_unknown_instance_type_is_refused_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(ValueError, match=r"'t3\.nano': choose from m5\.xlarge, "):
+        spec("t3.nano")
+
+
+def test_a_cluster_without_a_worker_is_refused() -> None:
+    with pytest.raises(ValueError, match="core_instances is 0"):
+        spec(core_instances=0)

@@ -1,0 +1,264 @@
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from orchard.cluster.tags import RUN_TAG
+from orchard.errors import PermanentError
+from orchard.preflight.checks import ACTIONS, Clients, NotReady, check
+from orchard.run.plan import RunPlan
+from orchard.settings import Settings
+from tests.plugins.answers import answering, failing
+from tests.plugins.plans import plan
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_s3 import S3Client
+
+README = Path(__file__).parents[3] / "README.md"
+# A run's turn depends on all clusters of a region. No other test creates clusters in this one.
+REGION = "eu-north-1"
+# The error code with which each service refuses a call.
+REFUSALS = {"s3": "AccessDenied", "iam": "AccessDenied", "ec2": "UnauthorizedOperation", "emr": "AccessDeniedException"}
+# The answer to a HEAD request has no body, and so no error code.
+HEADS = ("HeadBucket", "HeadObject")
+# Called only after certain answers to other calls.
+RARE = ("GetBucketLocation", "DescribeCluster")
+
+
+@pytest.fixture
+def clients(aws_url: str, s3: "S3Client", iam: "IAMClient") -> Clients:
+    emr = boto3.client("emr", endpoint_url=aws_url, region_name=REGION)
+    ec2: Any = boto3.client("ec2", endpoint_url=aws_url, region_name=REGION)
+    return Clients(s3=s3, iam=iam, ec2=ec2, emr=emr)
+
+
+@pytest.fixture
+def ready(released: Settings, clients: Clients) -> Iterator[Settings]:
+    """A deployment with everything that a run needs: a dataset, roles, a subnet, a security configuration."""
+    clients.s3.put_object(Bucket=released.bucket, Key="images/Kiwi/1.jpg", Body=b"12345")
+    name = f"orchard-{uuid.uuid4().hex[:8]}"
+    clients.iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+    clients.iam.create_instance_profile(InstanceProfileName=name)
+    clients.emr.create_security_configuration(Name=name, SecurityConfiguration=json.dumps({}))
+    subnet = clients.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    yield replace(released, service_role=name, instance_profile=name, security_configuration=name, subnet_ids=(subnet,))
+    clients.iam.delete_instance_profile(InstanceProfileName=name)
+    clients.iam.delete_role(RoleName=name)
+    clients.emr.delete_security_configuration(Name=name)
+
+
+def client_of(clients: Clients, operation: str) -> Any:
+    service = ACTIONS[operation].partition(":")[0]
+    return getattr(clients, {"elasticmapreduce": "emr"}.get(service, service))
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: str) -> list[str]:
+    """Return Orchard's log messages. The local AWS logs in the same process."""
+    records = [record for record in caplog.records if record.name.startswith("orchard.")]
+    return [record.getMessage() for record in records if record.levelname == level]
+
+
+def faults(clients: Clients, settings: Settings, run: RunPlan) -> str:
+    """Return the message of the error that reports the faults."""
+    with pytest.raises(NotReady) as error:
+        check(clients, settings, run)
+    return str(error.value)
+
+
+def test_a_complete_deployment_passes_with_one_log_line_per_check(
+    clients: Clients, ready: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = plan(clients.s3, ready)
+    caplog.clear()
+    caplog.set_level("INFO", "orchard")
+    assert check(clients, ready, run) == []
+    lines = logged(caplog, "INFO")
+    role = ready.service_role
+    for expected, line in zip(
+        (
+            f"bucket {ready.bucket} is in eu-west-1",
+            f"release {ready.release_uri} is complete: 8 files, ",
+            f"dataset {ready.dataset_uri} is readable",
+            f"output {run['run_uri']} is writable",
+            "EMR offers the release label emr-7.14.0",
+            "emr-7.14.0 supports m5.xlarge",
+            "EC2 offers m5.xlarge in eu-north-1",
+            "free addresses for 3 instances: subnet-",
+            f"service role {role} exists",
+            f"instance profile {role} exists",
+            f"security configuration {role} exists",
+            f"0 of at most 4 clusters are active, none on {ready.dataset_uri}",
+        ),
+        lines,
+        strict=True,
+    ):
+        assert line.startswith(f"preflight: {expected}")
+
+
+def test_the_runs_folder_is_empty_after_the_checks(clients: Clients, ready: Settings) -> None:
+    check(clients, ready, plan(clients.s3, ready))
+    assert "Contents" not in clients.s3.list_objects_v2(Bucket=ready.bucket, Prefix="runs/")
+
+
+def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> None:
+    s3 = clients.s3
+    wrong = replace(
+        ready,
+        service_role="nobody",
+        instance_profile="nothing",
+        subnet_ids=("subnet-0",),
+        security_configuration="lax",
+        release_label="emr-7.99.0",
+    )
+    run = plan(s3, wrong)
+    run["cluster"]["Instances"]["InstanceFleets"][1]["InstanceTypeConfigs"] = [{"InstanceType": "m9.huge"}]
+    s3.delete_object(Bucket=ready.bucket, Key=f"releases/{ready.release}/spark/pca.py")
+    s3.delete_object(Bucket=ready.bucket, Key="images/Kiwi/1.jpg")
+    with answering(s3, "HeadBucket", {"BucketRegion": "eu-west-3"}), failing(s3, "PutObject", "AccessDenied", 403):
+        message = faults(clients, wrong, run)
+    assert message.startswith("10 checks failed, no cluster was created: ")
+    for expected in (
+        "is in eu-west-3, but the cluster would be in eu-west-1; set ORCHARD_REGION to eu-west-3",
+        "spark/pca.py is missing; delete its manifest.json, upload it again",
+        f"no images below {ready.dataset_uri}",
+        "grant s3:PutObject to Airflow",
+        "release label 'emr-7.99.0' is not available in eu-north-1; set ORCHARD_RELEASE_LABEL",
+        "eu-north-1 has no m9.huge; choose another instance_type",
+        "subnet 'subnet-0' is not in eu-north-1; set ORCHARD_SUBNET_IDS",
+        "service role 'nobody'",
+        "instance profile 'nothing'",
+        "security configuration 'lax'",
+    ):
+        assert expected in message
+
+
+def test_a_fault_is_a_permanent_error(clients: Clients, ready: Settings) -> None:
+    with pytest.raises(PermanentError):
+        check(clients, replace(ready, release="ffff"), plan(clients.s3, ready))
+
+
+def test_a_deleted_bucket_is_a_fault_of_everything_that_was_in_it(clients: Clients, ready: Settings) -> None:
+    deleted = replace(ready, bucket=f"deleted-{uuid.uuid4().hex[:8]}")
+    run = plan(clients.s3, ready)
+    run["dataset_uri"], run["run_uri"] = deleted.dataset_uri, f"{deleted.bucket_uri}/runs/images/1"
+    message = faults(clients, deleted, run)
+    assert message.startswith("4 checks failed")
+    assert f"bucket '{deleted.bucket}' does not exist; create it" in message
+    assert f"release '{ready.release}' is not in" in message
+    for uri in (run["dataset_uri"], run["run_uri"]):
+        assert f"{uri}: An error occurred (NoSuchBucket)" in message
+    assert "create the bucket, or use another" in message
+
+
+@pytest.mark.parametrize("operation", [name for name in ACTIONS if name not in RARE])
+def test_a_missing_permission_is_reported_with_the_action_to_grant(
+    clients: Clients, ready: Settings, operation: str
+) -> None:
+    run, client = plan(clients.s3, ready), client_of(clients, operation)
+    code = "403" if operation in HEADS else REFUSALS[client.meta.service_model.service_name]
+    with failing(client, operation, code, 403):
+        message = faults(clients, ready, run)
+    assert f"grant {ACTIONS[operation]} to Airflow" in message
+
+
+def test_a_missing_permission_for_a_buckets_location_is_reported(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, ready)
+    with answering(clients.s3, "HeadBucket", {}), failing(clients.s3, "GetBucketLocation", "AccessDenied", 403):
+        assert "grant s3:GetBucketLocation to Airflow" in faults(clients, ready, run)
+
+
+def test_a_missing_permission_to_describe_clusters_is_reported(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, ready)
+    listed = {"Clusters": [{"Id": "j-1", "Name": "orchard-1", "Status": {"State": "RUNNING"}}]}
+    with (
+        answering(clients.emr, "ListClusters", listed),
+        failing(clients.emr, "DescribeCluster", "AccessDeniedException"),
+    ):
+        assert "grant elasticmapreduce:DescribeCluster to Airflow" in faults(clients, ready, run)
+
+
+def test_the_readme_lists_every_action_that_airflow_needs() -> None:
+    text = README.read_text()
+    needed = {action.partition(":")[2] for action in ACTIONS.values()}
+    assert {action for action in needed if action not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [
+        ("HeadObject", "SlowDown"),
+        ("GetObject", "InternalError"),
+        ("GetRole", "Throttling"),
+        ("DescribeSubnets", "RequestLimitExceeded"),
+        ("ListReleaseLabels", "ThrottlingException"),
+        ("ListClusters", "InternalServerException"),
+    ],
+)
+def test_the_error_of_a_busy_service_is_raised_so_that_airflow_retries(
+    clients: Clients, ready: Settings, operation: str, code: str
+) -> None:
+    run = plan(clients.s3, ready)
+    with failing(client_of(clients, operation), operation, code, 503), pytest.raises(ClientError, match=code):
+        check(clients, ready, run)
+
+
+def test_a_connection_error_is_raised_so_that_airflow_retries(clients: Clients, ready: Settings) -> None:
+    once = Config(retries={"total_max_attempts": 1})
+    nowhere: Any = boto3.client("ec2", endpoint_url="http://127.0.0.1:1", region_name=REGION, config=once)
+    with pytest.raises(EndpointConnectionError):
+        check(replace(clients, ec2=nowhere), ready, plan(clients.s3, ready))
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "skipped"),
+    [
+        ("ListSupportedInstanceTypes", "NotImplementedException", "instance types of EMR"),
+        ("DescribeSecurityConfiguration", "UnknownOperationException", "security configuration"),
+        ("PutObject", "NotImplemented", "output"),
+    ],
+)
+def test_a_check_that_a_local_aws_cannot_answer_is_skipped_with_a_warning(
+    clients: Clients,
+    ready: Settings,
+    operation: str,
+    code: str,
+    skipped: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = plan(clients.s3, ready)
+    with failing(client_of(clients, operation), operation, code, 501):
+        assert check(clients, ready, run) == []
+    (warning,) = logged(caplog, "WARNING")
+    assert warning.startswith(f"preflight: {skipped}")
+    assert "skipped: not implemented" in warning
+
+
+def test_the_reasons_why_a_run_must_wait_are_returned_and_logged_one_per_line(
+    clients: Clients, ready: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = plan(clients.s3, ready)
+    other = {**run["cluster"], "Tags": [*run["cluster"]["Tags"], {"Key": RUN_TAG, "Value": "manual__2"}]}
+    cluster_id = clients.emr.run_job_flow(**{**other, "BootstrapActions": []})["JobFlowId"]
+    caplog.set_level("INFO", "orchard")
+    try:
+        reasons = check(clients, replace(ready, max_running_clusters=1), run)
+    finally:
+        clients.emr.terminate_job_flows(JobFlowIds=[cluster_id])
+    assert len(reasons) == 2
+    assert logged(caplog, "INFO")[-2:] == [f"preflight: {reason}" for reason in reasons]
+
+
+def test_a_run_with_a_fault_fails_at_once_even_if_it_would_have_to_wait(clients: Clients, ready: Settings) -> None:
+    run = plan(clients.s3, replace(ready, service_role="nobody"))
+    listed = {"Clusters": [{"Id": "j-1", "Name": "orchard-1", "Status": {"State": "RUNNING"}}]}
+    described = {"Cluster": {**listed["Clusters"][0], "Tags": run["cluster"]["Tags"]}}
+    with answering(clients.emr, "ListClusters", listed), answering(clients.emr, "DescribeCluster", described):
+        assert "service role 'nobody'" in faults(clients, replace(ready, max_running_clusters=1), run)

@@ -1,0 +1,55 @@
+from datetime import timedelta
+from pathlib import Path
+
+import botocore.session
+import pytest
+
+from local_aws.emr.checks import check_parameters
+from orchard.errors import PermanentError
+from orchard.release import Release
+from orchard.run.steps import STEPS, ArgumentsTooLong, step_configs, step_timeout
+from orchard.settings import Settings
+
+RELEASE = Release("s3://fruits-data/releases/0123456789ab", "model/mobilenet.tflite", {})
+PARAMS = {"max_reject_ratio": 0.05, "n_components": 0.95}
+CONFIGS = step_configs(RELEASE, dataset_uri="s3://in/", run_uri="s3://out/run", params=PARAMS)
+
+
+def test_the_steps_are_valid_for_emr() -> None:
+    model = botocore.session.get_session().get_service_model("emr").operation_model("AddJobFlowSteps")
+    check_parameters(model, {"JobFlowId": "j-1", "Steps": CONFIGS})
+
+
+def test_each_step_is_a_spark_program_of_the_release() -> None:
+    programs = Path(__file__).parents[3] / "spark"
+    for name, config in zip(STEPS, CONFIGS, strict=True):
+        assert config["Name"] == name
+        assert f"{RELEASE.uri}/spark/{name}.py" in config["HadoopJarStep"]["Args"]
+        assert (programs / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("n_components", [0.95, 3])
+def test_the_params_of_the_run_are_arguments_of_its_steps(n_components: float) -> None:
+    params = {"max_reject_ratio": 0.25, "n_components": n_components}
+    ingest, _, pca = step_configs(RELEASE, dataset_uri="s3://in/", run_uri="s3://out/run", params=params)
+    assert ingest["HadoopJarStep"]["Args"][-2:] == ["--max-reject-ratio", "0.25"]
+    assert pca["HadoopJarStep"]["Args"][-2:] == ["--n-components", str(n_components)]
+
+
+def test_a_failed_step_leaves_the_cluster_to_the_teardown() -> None:
+    assert {config["ActionOnFailure"] for config in CONFIGS} == {"CANCEL_AND_WAIT"}
+
+
+def test_the_timeout_of_a_step_is_a_setting() -> None:
+    settings = Settings(bucket="fruits-data", release="0123456789ab", pca_timeout_minutes=7)
+    timeouts = [step_timeout(settings, name) for name in STEPS]
+    assert timeouts == [timedelta(hours=2), timedelta(hours=6), timedelta(minutes=7)]
+
+
+def test_arguments_that_are_too_long_for_emr_are_a_permanent_error() -> None:
+    uri = f"s3://in/{'x' * 10_240}/"
+    with pytest.raises(
+        ArgumentsTooLong, match=r"step ingest have 10,\d\d\d characters, and EMR's limit is 10,240"
+    ) as error:
+        step_configs(RELEASE, dataset_uri=uri, run_uri="s3://out/run", params=PARAMS)
+    assert isinstance(error.value, PermanentError)

@@ -42,7 +42,7 @@ test-slow: release-parts ## Run the slow tests
 	@$(RUN) -m pytest -m slow
 
 .PHONY: test-faults
-test-faults: release-parts ## Inject faults into a whole Orchard and print the outcomes (about half an hour)
+test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about half an hour)
 	@$(RUN) -m pytest tests/faults
 
 .PHONY: bench

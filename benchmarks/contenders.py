@@ -29,7 +29,7 @@ example:
 def peak_mb() -> float:
     """Return the peak memory of this program in MB.
 
-    The figure of `getrusage` would be wrong: on Linux it includes the memory of the parent process from before `exec`.
+    `getrusage` would report too much: on Linux it includes the memory of the parent process from before `exec`.
     """
     (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return round(int(peak_kb) * 1024 / 1e6, 1)
@@ -145,7 +145,7 @@ def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
 
 
 def write_features(target: str) -> dict[str, float]:
-    """Write features that resemble those of 67,692 images: correlated, not negative, half of them zero."""
+    """Write features like the real features of 67,692 images: correlated, not negative, half of them zero."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

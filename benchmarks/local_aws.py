@@ -32,7 +32,7 @@ example:
 
 @contextmanager
 def serving(module: str) -> Iterator[str]:
-    """Run a server as a process while the context is open. The value of the context is its endpoint URL."""
+    """Run a server as a process while the context is open, and yield its endpoint URL."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         arguments = {

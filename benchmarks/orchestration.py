@@ -38,7 +38,7 @@ print(time.monotonic() - started)
 
 @contextmanager
 def running(folder: Path, data: Path, build_dir: Path) -> Iterator[tuple[AirflowApi, Any]]:
-    """Run what `make up` starts in a context whose value is Airflow's API and a client for the local EMR."""
+    """Run what `make up` starts while the context is open, and yield Airflow's API and a client for the local EMR."""
     aws_port, web_port = free_port(), free_port()
     try:
         up.up(folder, build_dir, data, aws_port, web_port)
@@ -100,7 +100,7 @@ def seconds(timeline: Mapping[str, datetime], start: str, end: str) -> float:
 
 
 def measure(folder: Path, data: Path, build_dir: Path) -> dict[str, Any]:
-    """Measure one round: the run of last night over the images in `data`. It starts as soon as the DAG is unpaused.
+    """Measure one round: last night's run over the images in `data`, which starts when the DAG is unpaused.
 
     Raises:
         RuntimeError: the run fails.

@@ -170,8 +170,8 @@ def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, A
 def with_airflow(results: dict[str, Any]) -> dict[str, Any]:
     """Add the speed of the whole run, from the ready cluster to the published tables, if its parts are measured.
 
-    The steps and the predecessor read from the slow S3, the run in Airflow reads from the local AWS. So the time that
-    the run spends outside its steps is added to the seconds of the steps.
+    The steps and the predecessor read from the slow S3, but the run in Airflow reads from the local AWS. So the time
+    that this run spends outside its steps is added to the measured seconds of the steps.
     """
     whole, run = results.get("whole_run", {}), results.get("orchestration")
     if "predecessor_seconds" not in whole or run is None:

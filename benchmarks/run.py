@@ -36,7 +36,7 @@ RESULTS = Path(__file__).with_name("results.json")
 PHOTOS = ROOT / "../shared/data/fruits-360-6k.zip"
 RENDERED_PER_CLASS = 500
 SLOTS = 2
-# Spark's reader reads one object after the other. More objects would take minutes and give the same rate.
+# Spark's reader reads one object after the other. More objects would take minutes and show the same rate.
 BINARY_FILE_OBJECTS = 1_000
 SIZES = (1_000, 6_000, 20_000)
 EXECUTORS_SIZES = (6_000, 20_000)
@@ -133,7 +133,7 @@ def make_bootstrapped_node(folder: Path) -> tuple[Node, float]:
 def step(
     node: Node, name: str, run: Path, *arguments: str, master: str = f"local[{SLOTS}]", cpus: int = SLOTS, **env: str
 ) -> Round:
-    """Run a step with spark-submit on a node. Return the numbers of its metrics file, and those of its process."""
+    """Run a step with spark-submit on a node. Return the numbers in its metrics file, and the usage of its process."""
     command = [
         *(str(SPARK_HOME / "bin/spark-submit"), "--master", master, "--py-files", str(WORK / "orchard_spark.zip")),
         *(str(ROOT / f"spark/{name}.py"), "--run-uri", str(run), *arguments),
@@ -166,7 +166,7 @@ def photographs(data: Path | None) -> Path:
 def slow_s3(images: Path) -> Iterator[tuple[str, str]]:
     """Run an S3 that responds after 50 ms, with all images in `all/` and some in `few/`, while the context is open.
 
-    The value of the context is the URL and the options with which Spark reads from it.
+    Yield the URL, and the options with which Spark reads from it.
     """
     bucket, port = WORK / "bucket", free_port()
     if not bucket.exists():
@@ -273,7 +273,7 @@ def measure_bootstrap() -> Round:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the machine is, and its load average before the measurement."""
+    """Return a description of the machine, and its load average before the measurement."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cpus": os.cpu_count(),

@@ -10,8 +10,8 @@ usage: install.sh --release URI --prefix FOLDER [--index-url URL]
 Create the Python environment of the Spark steps in FOLDER/venv. Every wheel is checked against the hashes in the
 release's bootstrap/requirements.txt.
 
-  --release URI     the release on S3; its folder wheels/ has the wheels
-  --prefix FOLDER   where to create venv/
+  --release URI     the release on S3, with the wheels in its folder wheels/
+  --prefix FOLDER   folder in which to create venv/
   --index-url URL   install from this package index instead of from the release's wheels/
   -h, --help        show this help
 
@@ -59,8 +59,8 @@ python3.11 -m venv "$prefix/venv"
 "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
     --require-hashes --only-binary :all: "${source_options[@]}" --requirement "$work/requirements.txt"
 
-# No step uses a quarter of the installed files: the libraries' tests, headers, Arrow's RPC, LiteRT's GPU engine and
-# compilers. If a step did, the imports below or the tests of this script would fail.
+# The steps never use a quarter of the installed files: the libraries' tests and headers, Arrow's RPC, and LiteRT's GPU
+# engine and compilers. If a step needed one, the imports below or the tests of this script would fail.
 packages=$("$prefix/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 find "$packages"/{numpy,pyarrow} -type d -name tests -prune -exec rm -rf {} +
 rm -rf "$packages"/pyarrow/{include,src} "$packages"/pyarrow/{libarrow_flight,libarrow_python_flight,_flight}*.so* \

@@ -1,23 +1,24 @@
 """# EMR janitor
 
 Terminates clusters of this deployment that have outlived their run. The teardown of `fruit_features` normally
-terminates a run's cluster. But a run can be deleted, and its teardown can be cleared or refused by AWS. A forgotten
-cluster costs money until somebody notices it.
+terminates a run's cluster. But a run can be deleted, its teardown can be cleared, or AWS can deny the termination. A
+forgotten cluster costs money until somebody notices it.
 
 | active cluster | action |
 |---|---|
 | its run is queued or running | kept |
 | its run succeeded or failed | terminated |
-| Airflow does not know its run | terminated |
+| its run does not exist in Airflow | terminated |
 | it is older than `ORCHARD_MAX_CLUSTER_HOURS` | terminated, even if its run is active |
-| it lacks Orchard's tags, or has a name of another bucket | kept |
+| it lacks Orchard's tags, or its tags and its name belong to different runs | kept |
+| its name contains another bucket | ignored |
 
 The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. Each Airflow needs its own bucket, because it
-does not know the runs of another Airflow.
+cannot look up the runs of another Airflow.
 
-**Results** are in the log of `reap`, one line per cluster, and as a list in its XCom.
-**To run it by hand,** trigger it with *dry run* to see what it would do.
-**When it fails,** the error names the clusters that may still be active, and why. All other clusters are done.
+**Results:** the log of `reap` has one line per cluster. Its XCom contains the same as a list.
+**To see what it would do,** trigger it with *dry run*.
+**If it fails,** the error names the clusters that may still be active, and why. All others have been handled.
 """
 
 import os
@@ -47,7 +48,7 @@ def reap(*, params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
     """Terminate the clusters that no active run owns. Report on all clusters of the deployment."""
 
     def state_of_run(dag_id: str, run_id: str) -> str | None:
-        # A count of 0 is Airflow's own answer. A "not found" could also come from a proxy.
+        # A count of 0 comes from Airflow itself. A "not found" could also come from a proxy.
         if ti.get_dr_count(dag_id, run_ids=[run_id]) == 0:
             return None
         return DagRunState(ti.get_dagrun_state(dag_id, run_id)).value
@@ -67,7 +68,7 @@ def reap(*, params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
     default_args={"owner": SETTINGS.owner, "retries": 2, "retry_delay": timedelta(seconds=30)},
 )
 def emr_janitor() -> None:
-    """One task."""
+    """Define the DAG, which has one task."""
     reap()
 
 

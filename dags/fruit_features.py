@@ -6,17 +6,17 @@ run.
 | task | what it does |
 |---|---|
 | `plan` | counts the images, names the run, builds the requests to EMR |
-| `preflight` | runs every possible check before money is spent; waits while another run uses the dataset |
+| `preflight` | checks everything that can be checked before money is spent; waits for the run's turn |
 | `create_cluster`, `cluster_ready` | creates the cluster, waits until it accepts steps |
 | `ingest` | reads and verifies the images; each goes to the run's `images/` or, with a reason, to its `rejects/` |
 | `features` | computes MobileNetV2 features, 1280 numbers per image, into `features/` |
 | `pca` | computes a centred PCA, into `embeddings/` and `pca_model/` |
 | `publish` | checks that the steps agree, commits the run to the tables, updates the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
-| `verdict` | fails a run that was marked failed, which Airflow would report as a success |
+| `verdict` | fails a run that was marked failed, which Airflow would otherwise report as a success |
 
-**To run it by hand,** trigger it with another *dataset prefix*. All fields have good defaults.
-**When a step fails,** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
+**To run it by hand,** trigger it, for example with another *dataset prefix*. Every field has a default.
+**If a step fails,** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
 folder of all its logs. To retry, clear the step's `add_step` *with downstream*: that creates a new cluster and redoes
 this step and the later ones. See `docs/runbook.md`.
 """
@@ -78,7 +78,7 @@ PARAMS = {
         minimum=0,
         maximum=1,
         title="Tolerated share of broken images",
-        description="The run fails when a larger share of the objects is not a readable image.",
+        description="The run fails if a larger share of the objects cannot be read as images.",
     ),
     "instance_type": Param(
         "m5.xlarge",
@@ -117,10 +117,10 @@ def plan(*, params: Any = None, dag_run: Any = None) -> RunPlan:
 @task.sensor(
     mode="reschedule",
     poke_interval=SETTINGS.poll_seconds,
-    timeout=SETTINGS.max_cluster_hours * 60 * 60,  # seconds; no cluster that it waits for runs longer
+    timeout=SETTINGS.max_cluster_hours * 60 * 60,  # in seconds; the clusters that it waits for do not run longer
 )
 def preflight(plan: RunPlan) -> bool:
-    """Run every possible check before money is spent. Then wait for the run's turn, if necessary."""
+    """Check everything that can be checked before money is spent. Then wait for the run's turn, if necessary."""
     clients = Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr"))
     return not check(clients, SETTINGS, plan)
 
@@ -143,7 +143,8 @@ def spark_step(name: str, config: Any, cluster_id: Any) -> None:
 @task(outlets=[EMBEDDINGS])
 def publish(plan: RunPlan, cluster_id: str, *, outlet_events: Any = None) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
-    # Imported here, because pyiceberg takes longer to import than the rest of Orchard, and each parse would pay for it.
+    # Imported here because pyiceberg takes longer to import than the rest of Orchard. At the top of the file it would
+    # slow down every parse.
     from orchard.run.publish import publish_run
     from orchard.tables.catalog import open_catalog
 
@@ -155,7 +156,7 @@ def publish(plan: RunPlan, cluster_id: str, *, outlet_events: Any = None) -> dic
 
 @task
 def verdict(*, ti: Any = None) -> None:
-    """Fail a run that was marked failed, which Airflow would report as a success because of its teardown."""
+    """Fail a run that was marked failed, which Airflow would otherwise report as a success because of its teardown."""
     check_verdict(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
 
 
@@ -164,8 +165,8 @@ def verdict(*, ti: Any = None) -> None:
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=4,  # each has its own cluster and folder; a long manual run must not delay the nightly one
-    # An alert, not dagrun_timeout: that would skip the teardown. With DAGRUN_QUEUED_AT no run can be cleared
-    # (https://github.com/apache/airflow/issues/70368).
+    # An alert instead of dagrun_timeout, which would skip the teardown. With DAGRUN_QUEUED_AT as the reference, runs
+    # cannot be cleared (https://github.com/apache/airflow/issues/70368).
     deadline=DeadlineAlert(
         reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
         interval=timedelta(hours=SETTINGS.deadline_hours),
@@ -179,7 +180,7 @@ def verdict(*, ti: Any = None) -> None:
     params=PARAMS,
     default_args={
         "owner": SETTINGS.owner,
-        # Temporary faults are retried for at least a quarter of an hour, permanent ones not at all.
+        # Transient errors are retried for at least 15 minutes, permanent errors not at all.
         "retries": 6,
         "retry_delay": timedelta(seconds=SETTINGS.poll_seconds),
         "retry_exponential_backoff": 2,
@@ -205,7 +206,7 @@ def fruit_features() -> None:
     )
     cluster_id: Any = cluster_ready.output
     spark_steps = [spark_step.override(group_id=name)(name, planned[f"{name}_step"], cluster_id) for name in STEPS]
-    # Where `create_cluster` or `cluster_ready` failed, its id is None: an XCom that was not pushed resolves to None.
+    # If `create_cluster` or `cluster_ready` failed, its id is None: an XCom that was not pushed resolves to None.
     run_clusters: dict[str, Any] = {
         "cluster_name": planned["cluster_name"],
         "known_ids": [created_id, cluster_id],
@@ -219,13 +220,14 @@ def fruit_features() -> None:
         **run_clusters,
     )
 
-    # `publish` stays a leaf beside the teardown: with the teardown as the only leaf, a failed run would end green.
+    # `publish` must be a leaf, like the teardown. If the teardown were the only leaf, a failed run would count as a
+    # success.
     published = publish(planned, cluster_id)
     chain(planned, checked, create_cluster, cluster_ready, *spark_steps, [published, terminate_cluster])
     teardown = (terminate_cluster, cluster_gone, verdict())
     chain(*teardown)
-    # `preflight` is also a setup, so that the teardown looks for a cluster whose creation failed halfway. So is
-    # `cluster_ready`, so that clearing a step creates a cluster and waits for it.
+    # `preflight` is also a setup task, so that the teardown looks for a cluster even if the creation failed halfway.
+    # `cluster_ready` is one too, so that clearing a step creates a cluster and waits for it.
     for end in teardown:
         end.as_teardown(setups=[checked, create_cluster, cluster_ready], on_failure_fail_dagrun=True)
 

@@ -1,6 +1,6 @@
 """Run the whole pipeline once on this machine, show its progress, and stop everything at the end.
 
-The folder of the run keeps the logs, the run's files and summary.json.
+The logs, the run's files and summary.json remain in the folder of the run.
 """
 
 import argparse
@@ -192,7 +192,7 @@ def read_run_summary(s3: Any) -> dict[str, Any] | None:
 
 
 def download_run(s3: Any, run_uri: str, folder: Path) -> None:
-    """Copy a run's files from the local S3, which loses them when its process exits."""
+    """Copy a run's files from the local S3, so that they can be read after the local AWS has stopped."""
     parts = urlsplit(run_uri)
     prefix = parts.path.lstrip("/") + "/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix):

@@ -1,4 +1,4 @@
-"""Follow a run while it happens: tasks through the log of `dag.test`, clusters and steps through EMR's API."""
+"""Follow a run while it is running: tasks through the log of `dag.test`, clusters and steps through EMR's API."""
 
 import re
 import threading

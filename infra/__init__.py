@@ -1,4 +1,4 @@
-"""What is set up once in an AWS account, and what is uploaded for each version of Orchard.
+"""Uploads a release to S3.
 
-It imports nothing of Orchard: a release contains the code of the steps as files.
+It imports no other code of the project: a release contains the code of the steps as files.
 """

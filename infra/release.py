@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = "manifest.json"
-# Zip files contain timestamps. With a fixed one, equal code gives equal bytes and so an equal version.
+# Zip files contain timestamps. With a fixed timestamp, equal code gives equal bytes and so an equal version.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 EXAMPLE = """\
 example:
@@ -85,7 +85,7 @@ def manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
-    """Upload a release, its manifest last, and return its version. A release that exists already is not changed."""
+    """Upload a release, its manifest last, and return its version. A release that already exists is not changed."""
     content_manifest = manifest(contents)
     version: str = content_manifest["version"]
     prefix = f"releases/{version}"
@@ -95,7 +95,7 @@ def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
             raise
     else:
-        log.info("release %s exists already in s3://%s", version, bucket)
+        log.info("release %s already exists in s3://%s", version, bucket)
         return version
     for path, content in contents.items():
         # S3 stores the checksum, so that preflight can compare it with the manifest without reading the file.

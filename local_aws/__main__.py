@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1; 0 takes a free one (default: 5000)")
+    parser.add_argument(
+        "--port", type=int, default=5000, help="port on 127.0.0.1; 0 selects a free one (default: 5000)"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder for cluster nodes and state")
     for state in ("starting", "bootstrapping", "terminating"):
         help_text = f"extra seconds that a cluster stays {state.upper()} (default: 0)"

@@ -50,7 +50,7 @@ class LocalAwsClient:
         return self._add({"on": on, "hang_seconds": seconds}, calls)
 
     def lose_answer(self, on: str, calls: Sequence[int] | None = None) -> str:
-        """Carry the call out, and close the connection without a response."""
+        """Carry out the call, then close the connection without a response."""
         return self._add({"on": on, "lose_answer": True}, calls)
 
     def slow_down(self, share: float, seed: int = 0) -> str:
@@ -58,7 +58,7 @@ class LocalAwsClient:
         return self._add({"on": "s3", "answer": "SlowDown", "share": share, "seed": seed}, None)
 
     def latency(self, seconds: float, on: str = "s3", share: float = 1.0, seed: int = 0) -> str:
-        """Carry a share of the calls out, and delay their responses."""
+        """Carry out a share of the calls, but delay their responses."""
         return self._add({"on": on, "latency_seconds": seconds, "share": share, "seed": seed}, None)
 
     def end_cluster(self, code: EndCode, calls: Sequence[int] | None = None) -> str:
@@ -74,7 +74,7 @@ class LocalAwsClient:
         self._request("POST", f"clusters/{cluster_id}/steps/{step_id}/kill", {"signal": signal})
 
     def faults(self) -> list[dict[str, Any]]:
-        """Return the rules in force, oldest first, each with its id, rule, and the numbers of calls seen and struck."""
+        """Return the active rules, oldest first, each with its id and its counts of matched and affected calls."""
         faults: list[dict[str, Any]] = self._request("GET", "faults")["faults"]
         return faults
 

@@ -92,7 +92,7 @@ class MotoState:
             log.info("restored %d objects and %d other changes", objects, requests)
 
     def answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request with moto, and save what it changes."""
+        """Respond to a request with moto, and save what it changes."""
         if service_of(environ) in (None, "s3"):
             return self._answer_s3(environ, start_response)
         body = _read_body(environ)
@@ -118,7 +118,7 @@ class MotoState:
         return self._answer_change(environ, body, start_response)
 
     def _answer_change(self, environ: WSGIEnvironment, body: bytes, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request with moto, and log it with a random seed, so that a replay creates the same ids."""
+        """Respond to a request with moto, and log it with a random seed, so that a replay creates the same ids."""
         status = ""
 
         def note_status(line: str, *arguments: Any) -> Any:
@@ -157,9 +157,11 @@ class MotoState:
         mock_random.seed(seed)
         text = b"".join(self._moto(replayed, note_status))
         if statuses[-1] >= "3":
-            # For example if another server in this process already has the bucket.
+            # This happens, for example, if another server in this process already has the bucket.
             operation = operation_of(environ, body) or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
-            log.warning("cannot restore %s: moto answers %s %s", operation, statuses[-1], text.decode(errors="replace"))
+            log.warning(
+                "cannot restore %s: moto responded %s %s", operation, statuses[-1], text.decode(errors="replace")
+            )
 
     def _save_object(self, bucket_name: str, key: str) -> None:
         name = f"{bucket_name}/{key}"
@@ -177,9 +179,10 @@ class MotoState:
 
 
 def _load_managed_policies() -> None:
-    """Load the AWS managed policies, which `aws emr create-default-roles` attaches: 0.1 s, and 15 MB.
+    """Load the AWS managed policies, which `aws emr create-default-roles` attaches. This takes 0.1 s and 15 MB.
 
-    moto loads them when IAM is first used and draws random numbers for them, which must not shift those of a request.
+    Otherwise moto would load them when IAM is first used. It draws random numbers for them, which would change the
+    random numbers of a request.
     """
     default_user_config["iam"]["load_aws_managed_policies"] = True
     iam_backends[DEFAULT_ACCOUNT_ID]["aws"]

@@ -44,7 +44,7 @@ class QuietRequestHandler(MotoRequestHandler):  # type: ignore[misc]  # moto is 
 def is_from_web_page(environ: WSGIEnvironment) -> bool:
     """Return whether a web page of another origin sent the request; such pages must not run steps on this machine.
 
-    The request then has an `Origin` header, or after DNS rebinding the name of the page's host in `Host`.
+    The request then has an `Origin` header or, after DNS rebinding, the name of the page's host in `Host`.
 
     >>> is_from_web_page({"HTTP_HOST": "127.0.0.1:5000"}), is_from_web_page({"HTTP_HOST": "evil.example"})
     (False, True)
@@ -121,7 +121,7 @@ class LocalAws:
         timings: Timings = Timings(),  # noqa: B008  # it is frozen
         master: str = DEFAULT_MASTER,
     ) -> None:
-        """Listen on 127.0.0.1. Port 0 takes a free port; `data` is the folder for cluster nodes and state.
+        """Listen on 127.0.0.1. Port 0 selects a free port; `data` is the folder for cluster nodes and state.
 
         Raises:
             OSError: the port is in use.
@@ -131,7 +131,7 @@ class LocalAws:
         # Werkzeug exits the program if the port is in use, so it gets a socket that already listens.
         with socket.create_server((HOST, port)) as listening:
             self.endpoint_url = f"http://{HOST}:{listening.getsockname()[1]}"
-            # The application is set below, because its nodes need the endpoint and with it the port.
+            # The application is set below, because its nodes need the endpoint, which includes the port.
             self._server = make_server(
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )

@@ -18,7 +18,7 @@ def region_of(environ: WSGIEnvironment) -> str:
 
 
 def service_of(environ: WSGIEnvironment) -> str | None:
-    """Return the service of a request as its signature names it; None if it is not signed.
+    """Return the service that the signature of a request names; None if it is not signed.
 
     >>> service_of({"HTTP_AUTHORIZATION": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-west-1/s3/aws4_request, ..."})
     's3'

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 
 class UnusableState(RuntimeError):
-    """State that cannot be loaded; the message says why and what to do."""
+    """State that cannot be loaded. The message explains why, and what to do."""
 
 
 class StateFolder:
@@ -69,7 +69,7 @@ class StateFolder:
             stream.write(pickle.dumps(value))
 
     def read_appended(self, kind: str) -> Iterator[Any]:
-        """Yield all appended objects in order; a last one that a killed server did not finish writing is cut off.
+        """Yield all appended objects in order. If a killed server did not finish writing the last one, it is removed.
 
         Raises:
             UnusableState: the file cannot be read, for example because another version wrote it.

@@ -1,4 +1,4 @@
-"""Exports the model that the features step runs. Needs TensorFlow, which cluster nodes do not have.
+"""Exports the model that the features step runs. This needs TensorFlow, which cluster nodes do not have.
 
-Imports nothing else of the project, and TensorFlow only when a model is built.
+It imports no other code of the project. It imports TensorFlow only when it builds a model.
 """

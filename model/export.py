@@ -108,7 +108,7 @@ def set_tensors(base: "keras.Model", tensors: Tensors, source: str) -> None:
     for layer in base.layers:
         values = []
         for weight in layer.weights:
-            # The weight of a depthwise layer is "kernel" in Keras 3 and "depthwise_kernel" in files of Keras 2.
+            # The weight of a depthwise layer is named "kernel" by Keras 3, and "depthwise_kernel" by Keras 2.
             names = (weight.name, f"depthwise_{weight.name}", weight.name.removeprefix("depthwise_"))
             found = next((tensors[layer.name, name] for name in names if (layer.name, name) in tensors), None)
             if found is None:
@@ -203,10 +203,10 @@ def fingerprint_image() -> Pixels:
 
 
 def check_fingerprint(features: Floats, source: str) -> None:
-    """Check that the features [1280] of the fingerprint image are those of the ImageNet weights.
+    """Check that the features [1280] of the fingerprint image match the ImageNet weights.
 
     Raises:
-        WrongWeights: they are not.
+        WrongWeights: they do not match.
     """
     actual = (*features[: len(FINGERPRINT_FIRST)], features.sum(), np.linalg.norm(features))
     expected = (*FINGERPRINT_FIRST, FINGERPRINT_SUM, FINGERPRINT_NORM)
@@ -244,11 +244,11 @@ def run_keras(model: "keras.Model", images: Pixels) -> Floats:
 def export(weights: str | None, output_dir: Path) -> Path:
     """Build, convert and check the model; return the path of the written file.
 
-    The file name without its ending is the model's name in the features table: architecture, weights, content hash.
+    The file name without its extension is the model's name in the features table: architecture, weights, content hash.
 
     Raises:
-        WrongWeights: the weights are not ImageNet's.
-        WrongModel: the relative error between the converted model and Keras is over 1e-5.
+        WrongWeights: the weights are not the ImageNet weights.
+        WrongModel: the relative error between the converted model and Keras exceeds 1e-5.
     """
     import keras
     import tensorflow as tf
@@ -274,7 +274,7 @@ def export(weights: str | None, output_dir: Path) -> Path:
     error = relative_error(run_litert(converted, images), run_keras(model, images))
     if not error <= PARITY_RELATIVE_ERROR:
         raise WrongModel(
-            f"the relative error between LiteRT and Keras is {error:.1e}, over {PARITY_RELATIVE_ERROR:.0e}"
+            f"the relative error between LiteRT and Keras is {error:.1e}, which exceeds {PARITY_RELATIVE_ERROR:.0e}"
         )
 
     kind = "RANDOM-WEIGHTS" if random else "imagenet"
@@ -286,7 +286,7 @@ def export(weights: str | None, output_dir: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with the given command line arguments, or the process's own."""
+    """Export the model. `argv` defaults to the command-line arguments of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m model.export",
         description="Export MobileNetV2 as the LiteRT model that the features step runs.",
@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the .tflite file")
     parser.add_argument(
-        "--weights", help="a Keras no_top .h5 file, or 'random' (tests only); default: found automatically"
+        "--weights", help="Keras no_top .h5 file, or 'random' (tests only); by default, the weights are found automatically"
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

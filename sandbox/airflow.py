@@ -48,9 +48,9 @@ def airflow_environment(home: Path, endpoint_url: str, release_version: str) -> 
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        # Airflow may notice this many seconds late that a task's process has exited. If a sensor polls again before
-        # that, Airflow marks it failed. So this must be less than ORCHARD_POLL_SECONDS: Airflow's default of 5 is too
-        # much for the 2 below.
+        # Airflow may notice this many seconds late that a task's process has exited. If a sensor pokes again before
+        # that, Airflow marks it failed. So this value must be less than ORCHARD_POLL_SECONDS. Airflow's default of 5
+        # is too large for the 2 below.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW_CONN_AWS_DEFAULT": "aws://",
         "AWS_ENDPOINT_URL": endpoint_url,
@@ -152,7 +152,7 @@ class AirflowApi:
         return cls(url, response.raise_for_status().json()["access_token"])
 
     def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Send a request and return the response, whatever its status."""
+        """Send a request and return the response, even if it is an error."""
         headers = {"Authorization": f"Bearer {self.token}"}
         url = f"{self.url}/api/v2/{path}"
         return httpx.request(method, url, json=body, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS)

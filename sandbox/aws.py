@@ -42,7 +42,7 @@ def local_aws_command(data: Path, port: int) -> list[str]:
 
 @contextmanager
 def local_aws(data: Path, port: int, log_file: Path) -> Iterator[str]:
-    """Run the local AWS as a process while the context is open. The value of the context is its endpoint URL.
+    """Run the local AWS as a process while the context is open, and yield its endpoint URL.
 
     Raises:
         DidNotStart: the local AWS does not start, for example because the port is in use.

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# The file that marks a folder as a run's, so that it may be emptied.
+# The file that marks the folder of a run. Only a folder with this file is emptied.
 MARK = ".orchard-demo"
 
 

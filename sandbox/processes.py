@@ -26,7 +26,7 @@ class DidNotStart(RuntimeError):
 
 
 def free_port(port: int = 0) -> int:
-    """Return the port if it is free on 127.0.0.1. Port 0 stands for any free port.
+    """Return the port if it is free on 127.0.0.1. Port 0 means any free port.
 
     Raises:
         DidNotStart: the port is in use.
@@ -56,7 +56,7 @@ def start(command: Sequence[str], log_file: Path, env: Mapping[str, str]) -> sub
 
 @contextmanager
 def running(command: Sequence[str], log_file: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the context is open, and stop it with its process group at the end."""
+    """Run a program while the context is open, then stop it and its process group."""
     process = start(command, log_file, env)
     try:
         yield process
@@ -106,7 +106,7 @@ def wait_until(
     """Return the first true result of `poll`.
 
     Args:
-        poll: returns a false value as long as the wait must go on.
+        poll: returns a false value while the wait must continue.
         description: what is waited for, for the error message.
         timeout_seconds: the longest wait, in seconds.
         interval_seconds: the pause between two calls, in seconds.

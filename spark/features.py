@@ -67,7 +67,7 @@ def featurise_part(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the FEATURES of one file of IMAGES, in order, with one inference per image; `inferences` counts them.
 
-    A thread reads and decodes the next images while the model runs; both release Python's lock.
+    A thread reads and decodes the next images while the model runs. Both release Python's global interpreter lock.
 
     Raises:
         UndecodableImage: an image does not decode.
@@ -83,7 +83,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """Run the step and return its metrics.
 
     Raises:
-        mobilenet.WrongModel: the file is not an exported model.
+        mobilenet.WrongModel: the file is not a model that model/export.py wrote.
         step.LostRows: the number of features differs from the number of images.
     """
     started = time.monotonic()
@@ -91,7 +91,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     with step.spark_context("features") as context:
         step.delete_completion_markers(run_uri, "features")
         content = objects.read(model_uri)
-        mobilenet.load(content)  # a wrong file fails once, here, and not in every task
+        mobilenet.load(content)  # a wrong file fails once, here, instead of in every task
         model = context.broadcast(content)
         inferences, usage = context.accumulator(0), parts.task_usage(context)
         inputs = parts.find(f"{run_uri}/images", schemas.IMAGES)
@@ -117,7 +117,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with the given command line arguments, or the process's own."""
+    """Run the step. `argv` defaults to the command-line arguments of the process."""
     parser = argparse.ArgumentParser(
         description="Compute MobileNetV2 features of every image of a run.",
         epilog=EXAMPLE,
@@ -127,9 +127,9 @@ def main(argv: list[str] | None = None) -> None:
         "--run-uri",
         required=True,
         type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="the run folder, which has images/: s3:// or local",
+        help="run folder that contains images/: an s3:// URI or a local path",
     )
-    parser.add_argument("--model-uri", required=True, help="the .tflite file that `make release-parts` exported")
+    parser.add_argument("--model-uri", required=True, help="URI of the .tflite file that `make release-parts` exports")
     arguments = parser.parse_args(argv)
     run(arguments.run_uri, arguments.model_uri)
 

@@ -54,8 +54,8 @@ class TooManyRejects(ValueError):
         most_common = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS_SHOWN]
         described = "; ".join(f"{count} {reason} ({REASONS[reason]})" for reason, count in most_common)
         super().__init__(
-            f"{rejected} of {listed} objects rejected, a ratio of {rejected / listed:.3f}, over max_reject_ratio "
-            f"{max_reject_ratio:g}. Most common reasons: {described}. {rejects_uri} lists each object; fix or remove "
+            f"{rejected} of {listed} objects were rejected: the ratio {rejected / listed:.3f} exceeds max_reject_ratio "
+            f"{max_reject_ratio:g}. Most common reasons: {described}. {rejects_uri} lists each object. Fix or remove "
             "them, or set a higher max_reject_ratio"
         )
 
@@ -85,7 +85,7 @@ def verify(listed: dataset.Listed, content: bytes | RejectedObject, max_pixels: 
 
 
 def in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Yield record batches of OUTCOMES with at most 64 rows and little more than 8 MiB of content."""
+    """Yield record batches of OUTCOMES. A batch ends at 64 rows, or when its content reaches 8 MiB."""
     batch: list[dict[str, Any]] = []
     batch_bytes = 0
     for row in rows:
@@ -106,7 +106,7 @@ def verify_part(part: parts.Part, max_pixels: int) -> Iterator[pa.RecordBatch]:
 
 
 def file_count(rows: int, total_bytes: int, task_slots: int) -> int:
-    """Return the number of Parquet files: at most 128 MiB each, and equally many per task slot, so that no slot idles.
+    """Return the number of Parquet files: of at most 128 MiB on average, and the same number for each task slot.
 
     >>> file_count(300, 5_000, 2), file_count(300, 1024**3, 2), file_count(300, 1024**3, 3), file_count(1, 5_000, 2)
     (2, 8, 9, 1)
@@ -117,7 +117,7 @@ def file_count(rows: int, total_bytes: int, task_slots: int) -> int:
 def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Part]:
     """Replace the INVENTORY with this number of files of equal size, and return them.
 
-    Neighbours in a listing take similar time, so they go to different files, and therefore to different tasks.
+    Neighbours in a listing often take a similar time, so they go to different files, and therefore to different tasks.
     """
     objects.clear(uri)
     written = []
@@ -208,7 +208,7 @@ def ratio(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with the given command line arguments, or the process's own."""
+    """Run the step. `argv` defaults to the command-line arguments of the process."""
     parser = argparse.ArgumentParser(
         description="Read the images of a prefix, verify them, and pack them into Parquet.",
         epilog=EXAMPLE,
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         "--run-uri",
         required=True,
         type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="the run folder to write to: s3:// or local",
+        help="run folder to write to: an s3:// URI or a local path",
     )
     parser.add_argument(
         "--max-reject-ratio",

@@ -21,7 +21,7 @@ from orchard_spark import objects, parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 from orchard_spark.prefetch import prefetch
 
-# 10 MB of features. Larger batches are hardly faster, and a worker needs little memory.
+# 10 MB of features. Larger batches are hardly faster, and take more of a worker's memory.
 BATCH_ROWS = 2048
 # The moments of 1280 columns are 13 MB. A merging task, and the driver, each hold about this many at a time.
 FAN_IN = 4
@@ -51,7 +51,7 @@ def moments_of_parts(features: Iterable[parts.Part]) -> Moments:
 def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
     """Add up `count` moments, numbered from 0, in a tree of tasks, until at most FAN_IN are left.
 
-    The same moments are always added in the order of their numbers, so that equal data have bit-identical results.
+    Moments are always added in the order of their numbers, so that equal data give bit-identical results.
     """
 
     def add_groups(grouped: Iterable[tuple[int, Numbered]]) -> Iterator[Numbered]:
@@ -88,7 +88,7 @@ def moments(
 
 
 def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
-    """Yield the EMBEDDINGS of one file of FEATURES: each image's vector under the fitted analysis."""
+    """Yield the EMBEDDINGS of one file of FEATURES: each image's vector, computed with the fitted PCA."""
     for batch in prefetch(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
         vectors = pca.transform(to_matrix(batch))
         columns = {
@@ -103,7 +103,7 @@ def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
 
 
 def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
-    """Return a table of PCA_MODEL with the one row of this analysis."""
+    """Return a table of PCA_MODEL, whose only row is this PCA."""
     row = {
         "pca_model": pca.name,
         "model": model,
@@ -182,7 +182,7 @@ def n_components(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with the given command line arguments, or the process's own."""
+    """Run the step. `argv` defaults to the command-line arguments of the process."""
     parser = argparse.ArgumentParser(
         description="Fit a centred PCA to a run's features and compute every image's vector.",
         epilog=EXAMPLE,
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
         "--run-uri",
         required=True,
         type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="the run folder, which has features/: s3:// or local",
+        help="run folder that contains features/: an s3:// URI or a local path",
     )
     parser.add_argument(
         "--n-components",

@@ -1,5 +1,6 @@
-"""EMR on EC2: `api` is the protocol, `checks` validates requests, `operations` answers them.
+"""EMR on EC2: `api` is the protocol, `checks` validates requests, `operations` responds to them.
 
-`service` holds the clusters, `control` changes their course, `life` runs them, and `runner` starts their commands.
+`service` holds the clusters, `control` changes their state, `life` runs them, `step_loop` runs their steps, and
+`runner` starts their commands.
 It may import `local_aws.signature` and `local_aws.state`, and nothing else of local_aws.
 """

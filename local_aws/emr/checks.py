@@ -1,4 +1,4 @@
-"""Validate requests: against botocore's model of the service, and against the further rules of EMR."""
+"""Validate requests: against botocore's model of the service, and against further rules of EMR."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -102,8 +102,8 @@ def check_steps(configs: Sequence[Wire], concurrency: int, active: int = 0) -> N
     """Check new steps for a cluster that already has this number of active steps.
 
     Raises:
-        ValidationFailed: there are too many steps, the arguments of a step are too long, or the concurrency forbids its
-            ActionOnFailure.
+        ValidationFailed: there are too many steps, the arguments of a step are too long, or its ActionOnFailure is not
+            allowed with this concurrency.
     """
     if active + len(configs) > MAX_STEPS:
         raise ValidationFailed(

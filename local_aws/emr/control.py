@@ -1,4 +1,4 @@
-"""A cluster, its lock, and the calls that change its course."""
+"""A cluster, its lock, and the calls that change its state."""
 
 import logging
 import threading

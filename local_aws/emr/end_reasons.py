@@ -1,4 +1,4 @@
-"""The reasons for which clusters end."""
+"""The reasons why clusters end."""
 
 from dataclasses import dataclass
 

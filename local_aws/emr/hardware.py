@@ -1,4 +1,4 @@
-"""Instance groups and instance fleets. They are listed as requested, but stand for this one machine."""
+"""Instance groups and instance fleets. They are listed as requested, but all of them represent this machine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Pool:
 
     @property
     def markets(self) -> list[str]:
-        """The market of each instance. A fleet has as many instances of its first type as fill its capacity."""
+        """The market of each instance. A fleet has enough instances of its first type to fill its capacity."""
         if not self.is_fleet:
             return [self.config.get("Market", "ON_DEMAND")] * int(self.config.get("InstanceCount", 1))
         weight = max(1, self.config.get("InstanceTypeConfigs", [{}])[0].get("WeightedCapacity", 1))
@@ -93,7 +93,7 @@ class Pool:
 def make_pools(cluster_id: str, instances: Wire) -> list[Pool]:
     """Return the groups or fleets of the Instances of a RunJobFlow request.
 
-    Instances may also have two instance types and a count, which become groups.
+    Instead of groups or fleets, Instances can have two instance types and a count. These become groups.
     """
     if instances.get("InstanceFleets"):
         return number_pools(cluster_id, instances["InstanceFleets"], is_fleet=True)

@@ -1,6 +1,6 @@
-"""The node of a cluster: a folder that stands for the root of its file system, with the programs that EMR provides.
+"""The node of a cluster: a folder that represents the root of its file system, with the programs that EMR provides.
 
-Paths below `/opt`, `/mnt` and `/home/hadoop` in a request are rewritten to folders of that root.
+Paths below `/opt`, `/mnt` and `/home/hadoop` in a request are rewritten to folders below that root.
 """
 
 import re
@@ -21,7 +21,7 @@ from local_aws.emr.process import Process
 
 # Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
 _NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
-# Only YARN understands these options, or they size executors for EMR instances instead of this machine.
+# These options are for YARN only, or they size executors for EMR instances instead of this machine.
 _YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--executor-memory", "--queue")
 _YARN_PROPERTIES = (
     "spark.master",
@@ -38,7 +38,7 @@ _YARN_PROPERTIES = (
 
 @dataclass(frozen=True)
 class Node:
-    """A folder that stands for a cluster node, and the environment of its commands."""
+    """A folder that represents a cluster node, and the environment of its commands."""
 
     root: Path
     endpoint_url: str
@@ -46,7 +46,7 @@ class Node:
     spark_environment: Mapping[str, str]
 
     def localise(self, text: str) -> str:
-        """Rewrite absolute paths of a node to folders of this root.
+        """Rewrite absolute paths of a node to folders below this root.
 
         >>> node = Node(Path("/data/j-1"), "", "", {})
         >>> node.localise("/opt/orchard"), node.localise("--prefix=/opt/x"), node.localise("s3://bucket/opt/x")
@@ -55,7 +55,7 @@ class Node:
         return _NODE_PATH.sub(f"{self.root}/", text)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a command, which has nothing of this server's environment."""
+        """Return the environment of a command. It inherits nothing from this server's environment."""
         return {
             "PATH": f"{self.root}/usr/bin:/usr/bin:/bin",
             "HOME": f"{self.root}/home/hadoop",
@@ -190,7 +190,7 @@ def spark_command(arguments: Sequence[str]) -> list[str]:
 def s3a_jars() -> list[Path]:
     """Return the jars of S3A and of the AWS SDK that it needs.
 
-    They are in the wheel of sagemaker-pyspark, whose Python code no longer imports.
+    They are in the wheel of sagemaker-pyspark. Its Python code can no longer be imported.
 
     Raises:
         ModuleNotFoundError: sagemaker-pyspark is not installed.

@@ -135,7 +135,7 @@ def last_lines(logs: Path) -> str:
 
 
 def _shorten(lines: list[str]) -> str:
-    """Shorten a traceback or exception to fit: first keep its message, then the lines after it, then those before.
+    """Shorten a traceback or exception to fit: keep its message first, then the lines after it, then the lines before.
 
     >>> _shorten(["Traceback (most recent call last):", "  File 1", "ValueError: no"]).splitlines()[-1]
     'ValueError: no'

@@ -18,7 +18,7 @@ ACCOUNT: Final = "account"
 
 
 class Emr:
-    """All that the operations work on.
+    """The state that the operations read and change.
 
     `controls` holds the clusters by id, oldest first. Security configurations are by region and name, and
     `block_public_access` is by region. `before_start` is called with each new cluster.

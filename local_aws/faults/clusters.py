@@ -1,4 +1,4 @@
-"""Inject faults into clusters: end a cluster, kill a step, and arm the rules for clusters that start."""
+"""Inject faults into clusters: end a cluster, kill a step, and apply rules to clusters that start."""
 
 import signal
 from typing import Final

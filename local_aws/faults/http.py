@@ -44,7 +44,7 @@ def call_of(environ: WSGIEnvironment) -> str | None:
 def apply_faults(
     faults: Faults, app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Answer a request with `app`, after applying the faults that match it.
+    """Respond to a request with `app`, after applying the faults that match it.
 
     Raises:
         ConnectionAbortedError: the connection is closed without a response; the HTTP server expects this error.
@@ -68,7 +68,7 @@ def apply_faults(
                 latencies.append((fault, seconds))
     if not latencies:
         return app(environ, start_response)
-    # The call takes effect before the wait: a client that is killed while it waits has changed something unknowingly.
+    # The call takes effect before the wait. If the client is killed during the wait, it does not know of the change.
     response = Response.from_app(app, environ, buffered=True)
     for fault, seconds in latencies:
         fault.removed.wait(seconds)

@@ -1,4 +1,4 @@
-"""Rules that say which calls fail, and how. This module parses and matches them; it touches no request or cluster."""
+"""Rules that define which calls fail, and how. This module only parses and matches them."""
 
 import itertools
 import random
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class LoseAnswer:
-    """Carry the call out, and close the connection without a response."""
+    """Carry out the call, then close the connection without a response."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Hang:
 
 @dataclass(frozen=True)
 class Latency:
-    """Carry the call out, and delay the response."""
+    """Carry out the call, but delay the response."""
 
     seconds: float
 
@@ -176,7 +176,11 @@ def _is_number(value: object) -> bool:
 
 @dataclass(eq=False)
 class Fault:
-    """A rule in force, with the number of calls it has seen and struck; `removed` is set when the rule is removed."""
+    """An active rule.
+
+    `seen` counts the calls that the rule matches, and `struck` the calls that it affects. `removed` is set when the
+    rule is removed.
+    """
 
     id: str
     rule: Rule
@@ -187,7 +191,7 @@ class Fault:
 
 
 class Faults:
-    """The rules in force. Thread-safe; false when there are none."""
+    """The active rules. Thread-safe; false when there are none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,5 +1,5 @@
 """What the DAGs do, in layers: settings, errors, storage; dataset; cluster; tables; release; run; preflight; airflow.
 
-A layer imports only the layers before it in this list. Only `orchard.airflow` imports Airflow. Import the package
-absolutely: Airflow puts `plugins/` on the path and skips `orchard/` when it looks for plugins (plugins/.airflowignore).
+A layer imports only the layers before it in this list. Only `orchard.airflow` imports Airflow. Use absolute imports:
+Airflow adds `plugins/` to the path, and skips `orchard/` when it searches for plugins (plugins/.airflowignore).
 """

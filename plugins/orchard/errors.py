@@ -2,4 +2,4 @@
 
 
 class PermanentError(Exception):
-    """Base class of errors that a retry cannot fix. The message says what to change."""
+    """Base class of errors that a retry cannot fix. The message describes what to change."""

@@ -1,7 +1,7 @@
 """Read a release: one folder on S3 with everything that a cluster needs, and a manifest of its files.
 
-A release contains the code of the steps, their wheels, the bootstrap action and the model. Imports `orchard.errors` and
-`orchard.settings`.
+A release contains the code of the steps, their wheels, the bootstrap action and the model. This module may import the
+packages `tables`, `cluster` and `dataset`, and the modules `errors`, `settings` and `storage`.
 """
 
 import base64
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 
 class NoRelease(PermanentError):
-    """The release of the settings is not on S3."""
+    """The release that the settings name is not on S3."""
 
     def __init__(self, settings: Settings, error: Exception) -> None:
         super().__init__(
@@ -69,7 +69,7 @@ class Release:
 
 
 def read_release(s3: "S3Client", settings: Settings) -> Release:
-    """Read the manifest of the release of the settings.
+    """Read the manifest of the release that the settings name.
 
     Raises:
         NoRelease: the release is not on S3.
@@ -79,13 +79,13 @@ def read_release(s3: "S3Client", settings: Settings) -> Release:
         content = s3.get_object(Bucket=settings.bucket, Key=key)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
-            raise  # a refusal or a busy S3 does not mean that the release is missing
+            raise  # denied access or throttling does not mean that the release is missing
         raise NoRelease(settings, error) from error
     return Release.from_manifest(settings.release_uri, json.loads(content))
 
 
 def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[str]:
-    """Return the damaged files of a release on S3, each with what is wrong with it."""
+    """Return the files of a release that are missing or damaged on S3, each with what is wrong."""
     damages = []
     for path, file in release.files.items():
         damage = _damage(s3, settings.bucket, f"releases/{settings.release}/{path}", file)
@@ -95,18 +95,18 @@ def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[
 
 
 def _damage(s3: "S3Client", bucket: str, key: str, file: File) -> str:
-    """Return what is wrong with a file. Empty if it matches the manifest."""
+    """Return what is wrong with a file, or an empty string if it matches the manifest."""
     try:
         head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except ClientError as error:
-        if error.response["Error"]["Code"] == "404":  # the answer to a HEAD request has no body with NoSuchKey
+        if error.response["Error"]["Code"] == "404":  # the response to a HEAD request has no body, and so no NoSuchKey
             return "is missing"
         raise
     if head["ContentLength"] != file.size:
         return f"has {head['ContentLength']} bytes, not {file.size}"
     found = head.get("ChecksumSHA256", "")
-    # A file that infra/release.py did not upload has no SHA-256, or, uploaded in parts, a checksum of the parts'
-    # checksums. On every S3 the ETag of such an object ends in the number of parts:
+    # A file that another program uploaded may have no SHA-256. If it was uploaded in parts, it has a checksum of the
+    # parts' checksums, and its ETag ends with a hyphen and the number of parts:
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
     if found and "-" not in found + head["ETag"]:
         sha256 = base64.b64decode(found).hex()

@@ -11,7 +11,7 @@ FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
 
 
 class BadSettings(ValueError):
-    """The environment does not describe a deployment. The message lists every fault."""
+    """The settings are missing, unknown or invalid. The message lists every fault."""
 
 
 @dataclass(frozen=True, kw_only=True)

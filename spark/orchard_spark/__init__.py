@@ -1,4 +1,4 @@
-"""What the three Spark steps share; a cluster gets it as one zip file (`--py-files`).
+"""The code that the three Spark steps share. A cluster receives it as one zip file (`--py-files`).
 
-Imports PySpark and the libraries in bootstrap/requirements.txt, and nothing else of the project.
+It imports PySpark and the packages in bootstrap/requirements.txt, and no other code of the project.
 """

@@ -1,4 +1,4 @@
-"""The images of a dataset: list the objects below a prefix, and read many small ones with many requests in flight."""
+"""The images of a dataset: list the objects below a prefix, and read many small objects concurrently."""
 
 import asyncio
 import re
@@ -70,7 +70,9 @@ class Listed:
 
 
 def is_image(key: str) -> bool:
-    """Return whether a key relative to the dataset's prefix has an image's ending and no hidden part.
+    """Return whether a key, relative to the dataset's prefix, names an image.
+
+    The key has the file extension of an image, and no part of it starts with a dot.
 
     >>> is_image("Kiwi/1.JPG"), is_image("Kiwi/._1.jpg"), is_image(".trash/1.jpg"), is_image("Kiwi/notes.txt")
     (True, False, False, False)
@@ -123,8 +125,8 @@ def file_modified(path: Path) -> datetime:
 def read_all(listing: Iterable[Listed]) -> Generator[tuple[Listed, bytes | RejectedObject]]:
     """Yield the bytes of each object in the order of the listing, with at most 128 objects or 64 MiB read ahead.
 
-    An UnreadableKey, ObjectGone or ObjectChanged takes the place of the bytes when the fault lies in that one object.
-    Any other error (access denied, S3 unreachable after the client's retries) is raised.
+    If only this object is at fault, an UnreadableKey, ObjectGone or ObjectChanged takes the place of its bytes. Any
+    other error (access denied, or S3 unreachable after the client's retries) is raised.
     """
     window: deque[tuple[Listed, Future[bytes]]] = deque()
     ahead_bytes = 0

@@ -1,4 +1,4 @@
-"""Decode images of unknown origin into RGB pixels. Imports no storage client: the bytes come from the caller."""
+"""Decode images of unknown origin into RGB pixels. This module uses no storage client: the caller passes the bytes."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Read and write objects on S3 or files in a local folder, both named by URI."""
+"""Read and write objects on S3 or files in a local folder, both identified by URI."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def absolute(uri: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Return root and key of a URI.
+    """Return the root and the key of a URI.
 
     >>> split("s3://bucket/a/b"), split("file:///a/b")
     (('s3://bucket', 'a/b'), ('file://', 'a/b'))
@@ -87,7 +87,7 @@ def _is_hidden(path: str) -> bool:
 
 
 class RangedFile(io.RawIOBase):
-    """A read-only file over an object or file that reads ranges, so that the whole never has to fit in memory."""
+    """A read-only file that reads ranges of an object or file, so that its whole content need not fit in memory."""
 
     def __init__(self, uri: str) -> None:
         root, self._key = split(uri)

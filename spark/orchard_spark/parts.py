@@ -1,8 +1,8 @@
 """The part files of a Parquet dataset. Each task reads one and writes one of the same name into the output dataset.
 
-Spark schedules the tasks and repeats those of lost executors, but the data do not pass through it. Spark's own Parquet
-reader packs and splits files by bytes, which makes tasks uneven; DataFrames copy each row through the JVM, and loading
-the query planner and compiler takes longer than the work on thousands of images.
+Spark schedules the tasks and reruns the tasks of lost executors, but the data do not pass through it. Spark's own
+Parquet reader packs and splits files by bytes, which makes tasks uneven. DataFrames copy each row through the JVM, and
+loading the query planner and compiler takes longer than the work on thousands of images.
 """
 
 import os
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 FOOTER_THREADS = 16
 # The size of a request to S3 and of a column's read buffer: a whole column of images can be 128 MiB.
 BUFFER_BYTES = 4 * 1024**2
-# How much a writer collects before it compresses. Large row groups read fast; a worker's memory is about twice this.
+# How much a writer collects before it compresses. Large row groups are fast to read, but take about twice this memory.
 ROW_GROUP_BYTES = 16 * 1024**2
 
 
@@ -151,7 +151,7 @@ def map_tasks(
     items: Sequence[Item],
     usage: Accumulator[list[TaskUsage]],
 ) -> RDD[Result]:
-    """Return the result of a function for each item, in order, with one task per item; `usage` collects their usage."""
+    """Apply a function to each item in its own task, and return the results in order; `usage` collects the usage."""
 
     def run_task(item: Item) -> Result:
         started = time.monotonic()
@@ -186,6 +186,6 @@ def write_dataset(
 
 
 def write_schema_if_empty(uri: str, schema: pa.Schema, rows: int) -> None:
-    """Write an empty file into a dataset of no rows, so that readers find its columns."""
+    """Write an empty file into a dataset without rows, so that readers find its columns."""
     if not rows:
         objects.write_table(f"{uri}/part-00000.parquet", schema.empty_table())

@@ -16,6 +16,6 @@ class RejectedObject(Exception):
     """Base class of errors that concern one object only: the step records the object as rejected and continues."""
 
     def __init__(self, reason: str, message: str) -> None:
-        assert reason in REASONS, reason  # noqa: S101  # a reason outside the vocabulary is a bug
+        assert reason in REASONS, reason  # noqa: S101  # an unknown reason is a bug
         super().__init__(message)
         self.reason = reason

@@ -69,10 +69,10 @@ class WrongColumns(ValueError):
 
 
 def check_columns(actual: pa.Schema, expected: pa.Schema, uri: str) -> None:
-    """Check that the columns of a file are those of the schema, in any order.
+    """Check that a file has exactly the columns of the schema, in any order.
 
     Raises:
-        WrongColumns: they are not; the message lists every difference.
+        WrongColumns: it has other columns; the message lists every difference.
     """
     have = {field.name: field.type for field in actual}
     want = {field.name: field.type for field in expected}
@@ -94,7 +94,7 @@ def to_list_array(matrix: npt.NDArray[np.float32]) -> pa.ListArray:
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """Return PyArrow's options for writing Parquet of a schema.
 
-    Dictionaries only for columns with few distinct values, statistics only for columns of scalars.
+    Only columns with few distinct values get a dictionary. Only columns of scalars get statistics.
 
     >>> parquet_options(pa.schema([("path", pa.string()), ("label", pa.string()), ("content", pa.binary())]))
     {'use_dictionary': ['label'], 'write_statistics': ['path', 'label']}

@@ -1,4 +1,4 @@
-"""What surrounds the work of each step: Spark's context, progress in the log, the metrics file."""
+"""What all steps have in common: Spark's context, progress in the log, the metrics file."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def spark_context(name: str) -> Iterator[SparkContext]:
     try:
         yield context
     except Exception:
-        # EMR reads the cause from the step's stderr, which is the JVM's: Spark sends a Python program's to stdout.
+        # EMR reads the cause from the stderr of the JVM. Spark redirects the stderr of the Python program to stdout.
         jvm: Any = context._jvm
         jvm.java.lang.System.err.println(traceback.format_exc())
         raise
@@ -96,7 +96,7 @@ def write_metrics(
 
     `started` is `time.monotonic()` at the start of the step; `passes` has the tasks of each pass over the data.
     `task_seconds` is the sum over the passes of their longest task; `task_skew` is the longest task over the median
-    task, in the pass with the highest skew. `details` are added as they are.
+    task, in the pass with the highest skew. `details` are added unchanged.
     """
     seconds = time.monotonic() - started
     durations = [[task.seconds for task in tasks] for tasks in passes if tasks]

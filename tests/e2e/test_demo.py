@@ -156,7 +156,7 @@ def test_a_failing_step_fails_the_run_and_the_cluster_is_still_terminated(failur
 
 
 def test_the_reason_of_a_failing_step_is_in_the_table_and_in_the_task_log(failure: Finished) -> None:
-    reason = "1 of 25 objects rejected, a ratio of 0.040, over max_reject_ratio 0"
+    reason = "1 of 25 objects were rejected: the ratio 0.040 exceeds max_reject_ratio 0"
     assert reason in failure.summary["failed_steps"]["ingest"]
     assert reason in failure.output
     assert reason in (failure.folder / "airflow.log").read_text()

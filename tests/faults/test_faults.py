@@ -58,7 +58,7 @@ def test_the_cluster_fails_validation(deployment: Deployment, check: Check) -> N
 
 def test_run_job_flow_is_rejected(deployment: Deployment, check: Check) -> None:
     deployment.aws.fail("emr:RunJobFlow", "ValidationException")
-    check(deployment.trigger(), "failed", clusters=0, cause=("create_cluster", "EMR refuses the cluster"))
+    check(deployment.trigger(), "failed", clusters=0, cause=("create_cluster", "EMR rejected the cluster"))
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_too_many_rejects_fail_with_their_number_ratio_and_reasons(spoiled: Path
     with pytest.raises(ingest.TooManyRejects) as error:
         ingest.run(str(spoiled), run_uri, max_reject_ratio=0.1, max_pixels=MAX_PIXELS)
     message = str(error.value)
-    assert "5 of 29 objects rejected, a ratio of 0.172, over max_reject_ratio 0.1" in message
+    assert "5 of 29 objects were rejected: the ratio 0.172 exceeds max_reject_ratio 0.1" in message
     assert "Most common reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
     assert f"{run_uri}/rejects" in message
     assert read(f"{run_uri}/rejects").num_rows == 5

@@ -13,7 +13,7 @@ handlers: dict[str, Handler] = {}
 
 
 def operation(name: str) -> Callable[[Handler], Handler]:
-    """Register the handler of an operation; it gets the EMR, the request and the region, and returns the response."""
+    """Register the handler of an operation. It receives the EMR, the request and the region, and returns a response."""
 
     def register(handler: Handler) -> Handler:
         handlers[name] = handler

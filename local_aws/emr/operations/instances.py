@@ -17,7 +17,7 @@ from local_aws.emr.service import Emr
 
 @operation("ListInstances")
 def list_instances(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """List the requested instances, filtered by state, role, group and fleet; they all stand for this machine."""
+    """List the requested instances, filtered by state, role, group and fleet; they all represent this machine."""
     control = emr.control(parameters["ClusterId"])
     states = parameters.get("InstanceStates", [])
     fleets = [parameters["InstanceFleetType"]] if "InstanceFleetType" in parameters else []

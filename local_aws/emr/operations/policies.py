@@ -8,7 +8,7 @@ from local_aws.emr.service import Emr
 
 @operation("PutAutoTerminationPolicy")
 def put_auto_termination_policy(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Set how long the cluster may be idle; the time counts from when it became idle."""
+    """Set how long the cluster may be idle. The time counts from the moment when it became idle."""
     policy = parameters.get("AutoTerminationPolicy", {})
     check_idle_timeout(policy)
     control = emr.control(parameters["ClusterId"])

@@ -34,7 +34,7 @@ def list_release_labels(emr: Emr, parameters: Wire, region: str) -> Wire:
 
 @operation("DescribeReleaseLabel")
 def describe_release_label(emr: Emr, parameters: Wire, region: str) -> Wire:
-    """Describe a release: whatever its label, its only application is the installed Spark."""
+    """Describe a release. The only application of every release is the installed Spark."""
     label = parameters.get("ReleaseLabel") or next(iter(release_labels(region)), None)
     check_release_label(label, region)
     return {"ReleaseLabel": label, "Applications": [{"Name": "Spark", "Version": pyspark.__version__}]}

@@ -7,9 +7,10 @@ from airflow.providers.amazon.aws.hooks.emr import EmrHook
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
-# A botocore retry after a lost answer would create a second cluster or step. The task's retry looks first.
+# If a response is lost, a retry by botocore would create a second cluster or step. A retry of the task first looks for
+# the existing one.
 SEND_ONCE = {"retries": {"total_max_attempts": 1}}
-# EMR's error codes for a request that would be refused again.
+# EMR's error codes for a request that it would reject again.
 INVALID_REQUEST = ("ValidationException", "InvalidRequestException")
 
 
@@ -20,6 +21,6 @@ def emr_client(operator: Any) -> "EMRClient":
 
 
 def emr_client_without_retries(operator: Any) -> "EMRClient":
-    """Return an EMR client that sends each request once, for a sensor that also creates."""
+    """Return an EMR client that sends each request once, for a sensor that also creates clusters."""
     client: EMRClient = EmrHook(operator.aws_conn_id, region_name=operator.region_name, config=SEND_ONCE).conn
     return client

@@ -1,6 +1,6 @@
 """Replacements for provider operators that leak or duplicate clusters and steps.
 
-An operator stores nothing between retries. It looks at EMR first, so it can be retried at any time.
+An operator stores nothing between retries. It checks the state in EMR first, so it can be retried at any time.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
             cluster_id = self._job_flow_id = create_cluster(emr_client(self), request)
         except ClientError as error:
             if error.response["Error"]["Code"] in INVALID_REQUEST:
-                raise AirflowFailException(f"EMR refuses the cluster: {error}") from error
+                raise AirflowFailException(f"EMR rejected the cluster: {error}") from error
             raise
         persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return cluster_id
@@ -72,7 +72,7 @@ class TerminateClustersOperator(EmrTerminateJobFlowOperator):
     """Request termination of every cluster of the run, found by id or by name. Return the ids.
 
     The provider's operator describes the cluster first, and terminates nothing if that call is denied. This one also
-    removes termination protection. An id is None where the task that returns it did not finish.
+    removes termination protection. An id is None if the task that returns it did not finish.
     """
 
     template_fields: Sequence[str] = (*EmrTerminateJobFlowOperator.template_fields, "cluster_name", "known_ids")

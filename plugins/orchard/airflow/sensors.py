@@ -39,14 +39,14 @@ from orchard.storage import split_uri
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
-# Airflow's own timeout of the trigger exceeds the step's by this much, so that the trigger is the one that reports it.
+# Airflow's timeout of the trigger exceeds the step's timeout by this margin, so that the trigger ends first.
 TIMEOUT_MARGIN_SECONDS = 60
 
 
 class ClusterReadySensor(AwsBaseSensor[EmrHook]):
     """Wait until the run's cluster accepts steps. Return its id.
 
-    A cluster that fails to start for a reason that may be temporary is replaced, at most twice.
+    If the cluster fails to start for a reason that may be temporary, it is replaced, at most twice.
     """
 
     aws_hook_class = EmrHook
@@ -88,8 +88,8 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
 class StepEndSensor(EmrStepSensor):
     """Wait in the triggerer until a step finishes. If it did not complete, fail with the end of its log, without retry.
 
-    The step's timeout starts when the step is created, however often this task is retried. Then the step is cancelled.
-    Retries are for polls that fail.
+    The timeout counts from the creation of the step, even if this task is retried. After the timeout, the step is
+    cancelled. Retries are for polls that fail.
     """
 
     operator_extra_links = (EmrClusterLink(), StepLogsLink())  # type: ignore[assignment]  # the provider's has two
@@ -166,7 +166,7 @@ class StepEndSensor(EmrStepSensor):
 class ClustersGoneSensor(AwsBaseSensor[EmrHook]):
     """Wait until all clusters of the run have terminated. Request termination again of those that are still active.
 
-    It lists clusters and describes none, because that permission may be missing.
+    It does not call DescribeCluster, because that permission may be missing.
     """
 
     aws_hook_class = EmrHook

@@ -1,4 +1,4 @@
-"""Triggers: what waits in the triggerer instead of a worker."""
+"""Triggers, which wait in the triggerer instead of on a worker."""
 
 from airflow.providers.amazon.aws.triggers.emr import EmrStepSensorTrigger
 
@@ -7,7 +7,7 @@ class StepEndTrigger(EmrStepSensorTrigger):
     """Wait until a step finishes. Cancel the step when a user marks or clears the task or its run."""
 
     def __init__(self, job_flow_id: str, step_id: str, **kwargs: object) -> None:
-        super().__init__(job_flow_id, step_id, **kwargs)  # type: ignore[arg-type]  # serialised as they are
+        super().__init__(job_flow_id, step_id, **kwargs)  # type: ignore[arg-type]  # serialised unchanged
         self.job_flow_id = job_flow_id
         self.step_id = step_id
 

@@ -1,4 +1,4 @@
 """The transient EMR cluster: instance types, the RunJobFlow request, tags, and all calls to EMR.
 
-Imports `orchard.errors`, `orchard.settings` and `orchard.storage`.
+It may import `orchard.dataset` and the modules `errors`, `settings` and `storage`.
 """

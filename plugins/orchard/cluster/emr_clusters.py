@@ -1,6 +1,6 @@
 """Create, find and terminate a run's cluster on EMR.
 
-A cluster's name is unique to its run. Each function can therefore be called again: it first looks for what an earlier
+A cluster's name is unique to its run. Each function can therefore be called again: it first checks what an earlier
 call has done.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In READY states a cluster runs steps. ACTIVE clusters can still do work; those that are EXISTING still cost money.
+# A READY cluster runs steps. An ACTIVE cluster can still do work. An EXISTING cluster still costs money.
 READY: Sequence["ClusterStateType"] = ("RUNNING", "WAITING")
 ACTIVE: Sequence["ClusterStateType"] = ("STARTING", "BOOTSTRAPPING", *READY)
 EXISTING: Sequence["ClusterStateType"] = (*ACTIVE, "TERMINATING")
@@ -41,14 +41,15 @@ def clusters_named(
 ) -> list[dict[str, Any]]:
     """Return the ClusterSummary of each cluster with the given name and state, newest first."""
     found: list[Any] = [item for item in list_clusters(emr, states, created_after) if item["Name"] == name]
-    # ListClusters does not sort its answer.
+    # ListClusters returns the clusters unsorted.
     return sorted(found, key=lambda cluster: cluster["Status"]["Timeline"]["CreationDateTime"], reverse=True)
 
 
 def create_cluster(emr: "EMRClient", request: Mapping[str, Any]) -> str:
     """Create the cluster of a run, or adopt the active one of the same name. Return its id.
 
-    `emr` must not retry requests itself: if the answer to RunJobFlow was lost, the cluster exists.
+    `emr` must not retry requests: if the response to RunJobFlow was lost, the cluster exists, and a retry would create
+    a second one.
     """
     active = clusters_named(emr, request["Name"], ACTIVE)
     if active:
@@ -74,7 +75,7 @@ def describe_end(status: Mapping[str, Any]) -> str:
 
 
 def is_worth_replacing(status: Mapping[str, Any]) -> bool:
-    """Return whether a new cluster may start where this one failed: a bootstrap action, an instance or capacity.
+    """Return whether a replacement may start: a bootstrap action or an instance failed, or EC2 lacked capacity.
 
     >>> is_worth_replacing({"StateChangeReason": {"Code": "VALIDATION_ERROR"}})
     False
@@ -89,7 +90,7 @@ def is_worth_replacing(status: Mapping[str, Any]) -> bool:
 def terminate_cluster(emr: "EMRClient", cluster_id: str) -> None:
     """Request termination of a cluster, even if it has termination protection.
 
-    The cluster is not described first: that permission may be missing when termination is most needed.
+    It does not call DescribeCluster first, because that permission may be missing when termination matters most.
     """
     try:
         emr.terminate_job_flows(JobFlowIds=[cluster_id])
@@ -110,7 +111,7 @@ def terminate_clusters_of_run(emr: "EMRClient", name: str, known_ids: Sequence[s
         The ids of the clusters that may still be active.
 
     Raises:
-        ExceptionGroup: EMR did not list the clusters, or refused to terminate some. All others are terminating.
+        ExceptionGroup: EMR did not list the clusters, or did not terminate some of them. All others are terminating.
     """
     errors: list[Exception] = []
     ids = list(dict.fromkeys(known_ids))

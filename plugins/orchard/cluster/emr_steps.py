@@ -25,9 +25,10 @@ _EXCEPTION = re.compile(r"^(?:Exception in thread.*|(?:[\w$]+\.)*\w*(?:Error|Exc
 
 
 def add_step(emr: "EMRClient", cluster_id: str, step: Mapping[str, Any]) -> str:
-    """Add a step, or adopt the one of the same name that is pending, running or completed. Return its id.
+    """Add a step, or adopt a step of the same name that is pending, running or completed. Return its id.
 
-    `emr` must not retry requests itself: if the answer to AddJobFlowSteps was lost, the step exists.
+    `emr` must not retry requests: if the response to AddJobFlowSteps was lost, the step exists, and a retry would add a
+    second one.
     """
     pages = emr.get_paginator("list_steps").paginate(
         ClusterId=cluster_id, StepStates=["PENDING", "RUNNING", "COMPLETED"]
@@ -59,7 +60,7 @@ def step_log_uri(log_uri: str, cluster_id: str, step_id: str) -> str:
 
 
 def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Mapping[str, Any], logs: str) -> str:
-    """Return why a step did not complete: EMR's reason, the exception, the end of the log, and where all logs are.
+    """Return why a step did not complete: EMR's reason, the exception, the end of the log, and the folder of all logs.
 
     `logs` is the folder of the step's logs.
     """
@@ -82,7 +83,7 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
 
 
 def _failure_log(s3: "S3Client", folder: str) -> tuple[str, str]:
-    """Return the text and the name of the first log with an exception, else of the first log that is not empty."""
+    """Return the text and the name of the first log with an exception, or else of the first log that is not empty."""
     bucket, prefix = split_uri(folder)
     texts = {}
     for name in LOG_FILES:

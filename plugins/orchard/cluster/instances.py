@@ -19,8 +19,8 @@ class InstanceType:
     usd_per_hour: float
 
 
-# x86_64 only: a release contains wheels for one architecture. The c types have the YARN memory of c4.xlarge, which has
-# half a GiB less: a lower bound.
+# x86_64 only: a release contains wheels for one architecture. For the c types, the YARN memory of c4.xlarge is a lower
+# bound, because c4.xlarge has half a GiB less memory.
 INSTANCE_TYPES: Mapping[str, InstanceType] = {
     "m5.xlarge": InstanceType(4, 16, 12_288, 0.262),
     "m6i.xlarge": InstanceType(4, 16, 12_288, 0.262),

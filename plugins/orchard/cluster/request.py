@@ -1,4 +1,4 @@
-"""Build the RunJobFlow request of a run's cluster, and read one."""
+"""Build the RunJobFlow request for a run's cluster, and read values from such a request."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from orchard.settings import Settings
 # The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
 NODE_PREFIX = "/opt/orchard"
 NODE_PYTHON = f"{NODE_PREFIX}/venv/bin/python"
-# The steps run in Python, and the JVM only schedules them. Its optimising compiler costs more than it saves in minutes.
+# The steps run in Python, and the JVM only schedules them. In a step of a few minutes, its optimising compiler costs
+# more time than it saves.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
 
@@ -49,7 +50,7 @@ class ClusterSpec:
 def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:
     """Return the RunJobFlow request for a cluster that waits for steps and terminates itself when it is idle."""
     instances: dict[str, Any] = {
-        # Instance fleets, because only they can choose between several subnets.
+        # Only instance fleets can choose between several subnets.
         "InstanceFleets": [
             _fleet("MASTER", spec.instance_type, 1),
             _fleet("CORE", spec.instance_type, spec.core_instances),
@@ -90,8 +91,8 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
 def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
     """Return EMR's configuration classifications for Spark: the steps' Python and the executors' memory."""
     instance_type = INSTANCE_TYPES[spec.instance_type]
-    # One executor with all cores takes half of the node: a quarter for the JVM heap, a quarter as overhead, in which
-    # the Python workers live. YARN's application master fits beside it on the smallest instance type.
+    # One executor with all cores takes half of the node's memory: a quarter for the JVM heap, and a quarter as overhead
+    # for the Python workers. YARN's application master fits next to it on the smallest instance type.
     quarter_mib = instance_type.memory_gib * 1024 // 4
     defaults = {
         "spark.pyspark.python": NODE_PYTHON,
@@ -102,7 +103,7 @@ def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str
         "spark.default.parallelism": str(spec.task_slots),
         "spark.driver.extraJavaOptions": JAVA_OPTIONS,
         "spark.executor.extraJavaOptions": JAVA_OPTIONS,
-        # boto3 does not get the region from the node.
+        # boto3 does not read the region from the instance metadata.
         "spark.executorEnv.AWS_DEFAULT_REGION": settings.region,
     }
     exported = {"PYSPARK_PYTHON": NODE_PYTHON, "AWS_DEFAULT_REGION": settings.region}
@@ -147,7 +148,7 @@ def subnet_ids(request: Mapping[str, Any]) -> list[str]:
 
 
 def requested_instances(request: Mapping[str, Any]) -> int:
-    """Return the largest number of instances that a request can create. Each needs an address of the subnet.
+    """Return the largest number of instances that a request can create. Each needs an IP address in the subnet.
 
     >>> fleet = {"TargetSpotCapacity": 5, "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge", "WeightedCapacity": 2}]}
     >>> requested_instances({"Instances": {"InstanceFleets": [fleet]}})

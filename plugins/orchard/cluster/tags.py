@@ -31,7 +31,7 @@ def run_tag(run_id: str) -> str:
 
 
 def run_id_from_tag(value: str) -> str:
-    """Return the run_id behind a tag value: the inverse of `run_tag`.
+    """Return the run_id of a tag value: the inverse of `run_tag`.
 
     >>> run_id_from_tag("manual__2026-11-22T02:00:00+00:00@again")
     'manual__2026-11-22T02:00:00+00:00~again'

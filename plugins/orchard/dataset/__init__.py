@@ -1,4 +1,4 @@
 """What lies below a dataset's prefix on S3.
 
-Imports `orchard.errors`, `orchard.settings` and `orchard.storage`.
+It may import the modules `errors`, `settings` and `storage`.
 """

@@ -18,7 +18,7 @@ class NoImages(PermanentError):
 
     def __init__(self, uri: str, other_objects: int) -> None:
         super().__init__(
-            f"no images below {uri}: other objects there: {other_objects}. Use a prefix with one folder per label "
+            f"no images below {uri} (other objects: {other_objects}). Use a prefix with one folder per label "
             f"and objects that end in {', '.join(IMAGE_ENDINGS)}"
         )
 
@@ -34,7 +34,7 @@ class DatasetSize:
 def is_image(key: str) -> bool:
     """Return whether a key, relative to the dataset's prefix, names an image.
 
-    The key has an image ending, and no part of it is hidden.
+    The key has the file extension of an image, and no part of it starts with a dot.
 
     >>> is_image("Kiwi/1.JPG"), is_image("Kiwi/._1.jpg"), is_image("Kiwi/notes.txt")
     (True, False, False)

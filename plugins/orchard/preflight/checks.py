@@ -1,4 +1,4 @@
-"""Run every check that is possible before money is spent, and report all faults together."""
+"""Check everything that can be checked before money is spent, and report all faults together."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,7 @@ ACTIONS: Mapping[str, str] = {
     "ListClusters": "elasticmapreduce:ListClusters",
     "DescribeCluster": "elasticmapreduce:DescribeCluster",
 }
-# The code differs by service. S3 answers a HEAD request with the number only, because the answer has no body.
+# The error code differs by service. For a HEAD request, S3 returns only the HTTP status: the response has no body.
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
 NOT_IMPLEMENTED = ("NotImplemented", "NotImplementedException", "UnknownOperationException")
 
@@ -67,7 +67,7 @@ class Clients:
 def check(clients: Clients, settings: Settings, plan: RunPlan) -> list[str]:
     """Check that a run's cluster and steps will find what they need. Return the reasons why the run must wait, if any.
 
-    A check that a service cannot answer, such as a local AWS, is skipped with a warning.
+    A check that a local AWS does not implement is skipped with a warning.
 
     Raises:
         NotReady: at least one check failed. A retry does not fix it.
@@ -109,7 +109,7 @@ def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[s
 
 @contextmanager
 def _collecting(name: str, faults: list[str]) -> Iterator[None]:
-    """Collect a refusal as a fault, and log a check that is not implemented. Raise every other error."""
+    """Record denied access as a fault, and log a check that is not implemented. Raise every other error."""
     try:
         yield
     except ClientError as error:

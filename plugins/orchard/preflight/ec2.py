@@ -18,7 +18,7 @@ Request = Mapping[str, Any]
 
 
 def unusable_subnets(ec2: Any, request: Request) -> list[str]:
-    """Check that the subnets exist, belong to one VPC, and that one has a free address per instance."""
+    """Check that the subnets exist and belong to one VPC, and that one of them has a free address per instance."""
     ids = subnet_ids(request)
     subnets = describe_subnets(ec2, ids)
     missing = sorted(set(ids) - {subnet["SubnetId"] for subnet in subnets})
@@ -77,7 +77,7 @@ def types_not_offered(ec2: Any, request: Request) -> list[str]:
 
 def describe_subnets(ec2: Any, ids: list[str]) -> list[dict[str, Any]]:
     """Return the given subnets that exist. Without ids, return the default subnets, of which EMR uses one."""
-    # Filters, because for missing SubnetIds EC2 returns an error that names only the first.
+    # Filters instead of SubnetIds: if subnets are missing, the error for SubnetIds names only the first.
     criterion = {"Name": "subnet-id", "Values": ids} if ids else {"Name": "default-for-az", "Values": ["true"]}
     pages = ec2.get_paginator("describe_subnets").paginate(Filters=[criterion])
     return [subnet for page in pages for subnet in page["Subnets"]]

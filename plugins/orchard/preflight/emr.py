@@ -19,7 +19,7 @@ Request = Mapping[str, Any]
 def unknown_release_label(emr: "EMRClient", request: Request) -> list[str]:
     """Check that EMR offers the release label."""
     label = request["ReleaseLabel"]
-    # One page is enough: a family has about twenty labels, and a page up to a hundred.
+    # One page is enough: a family has about 20 labels, and a page holds up to 100.
     family = f"{label.partition('.')[0]}."
     offered = emr.list_release_labels(Filters={"Prefix": family}).get("ReleaseLabels", [])
     if label not in offered:

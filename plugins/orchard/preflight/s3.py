@@ -21,8 +21,8 @@ PROBE = ".preflight"
 def bucket_region(s3: "S3Client", bucket: str) -> str:
     """Return the region of a bucket.
 
-    GetBucketLocation, which is called only where HeadBucket returns no region, has other names for the two oldest
-    regions: https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
+    GetBucketLocation is called only if HeadBucket returns no region. It has other names for the two oldest regions:
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
     """
     region = s3.head_bucket(Bucket=bucket).get("BucketRegion")
     if region:
@@ -49,7 +49,7 @@ def misplaced_bucket(s3: "S3Client", settings: Settings) -> list[str]:
 
 
 def damaged_release(s3: "S3Client", settings: Settings) -> list[str]:
-    """Check that every file of the release is on S3 with its checksum."""
+    """Check that every file of the release is on S3, with the checksum of the manifest."""
     try:
         release = read_release(s3, settings)
     except NoRelease as error:
@@ -104,17 +104,17 @@ def unreadable_dataset(s3: "S3Client", dataset_uri: str) -> list[str]:
     except ClientError as error:
         if error.response["Error"]["Code"] == "InvalidObjectState":
             return [f"dataset {dataset_uri}: s3://{bucket}/{first} is archived ({error}); restore the dataset first"]
-        if error.response["Error"]["Code"] != "InvalidRange":  # S3's answer for an object of 0 bytes
+        if error.response["Error"]["Code"] != "InvalidRange":  # S3's response for an object of 0 bytes
             raise
     log.info("preflight: dataset %s is readable; tried s3://%s/%s", dataset_uri, bucket, first)
     return []
 
 
 def unwritable_output(s3: "S3Client", run_uri: str) -> list[str]:
-    """Check that objects can be written to and deleted from the run's folder. A refusal is raised."""
+    """Check that objects can be written to and deleted from the run's folder. Raise the error if access is denied."""
     bucket, prefix = split_uri(run_uri)
     key = f"{prefix}/{PROBE}"
-    # Deleting a missing object succeeds. Without permission to delete, this fails before there is anything to delete.
+    # Deleting a missing object succeeds. Without permission to delete, this fails before an object is written.
     s3.delete_object(Bucket=bucket, Key=key)
     s3.put_object(Bucket=bucket, Key=key, Body=b"")
     s3.delete_object(Bucket=bucket, Key=key)

@@ -1,4 +1,4 @@
-"""Terminate Orchard's clusters that no active run owns, whatever happened to the teardown of their run."""
+"""Terminate Orchard's clusters that no active run owns, in case the teardown of their run did not."""
 
 import logging
 from collections.abc import Callable
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Returns the state of a run from its dag_id and its run_id: None if Airflow has no such run. Raises if Airflow does not
-# answer.
+# Returns the state of a run, given its dag_id and its run_id, or None if Airflow has no such run. Raises an error if
+# Airflow does not respond.
 StateOfRun = Callable[[str, str], str | None]
 
 FINISHED = ("success", "failed")
@@ -40,13 +40,13 @@ class Decision:
 
 
 def clusters_of_deployment(emr: "EMRClient", settings: Settings) -> list[tuple[str, str]]:
-    """Return the id and the name of each active cluster that has a name of this deployment."""
+    """Return the id and the name of each active cluster whose name belongs to this deployment."""
     listed = [(cluster["Id"], cluster["Name"]) for cluster in list_clusters(emr, ACTIVE)]
     return [(cluster_id, name) for cluster_id, name in listed if hash_in_cluster_name(name, settings.bucket)]
 
 
 def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfRun, now: datetime) -> Decision | None:
-    """Decide what to do with a cluster that has a name of this deployment. None if it lacks Orchard's tags.
+    """Decide what to do with a cluster of this deployment. Return None if it lacks Orchard's tags.
 
     Raises:
         Exception: any error of `state_of_run`. The state is then unknown, and the cluster must not be terminated.
@@ -58,11 +58,11 @@ def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfR
     age = now - cluster["Status"]["Timeline"]["CreationDateTime"]
     run_state, terminate = "not asked", False
     if age > timedelta(hours=settings.max_cluster_hours):
-        # Its run may be active, but no run of Orchard takes that long.
+        # Its run may still be active, but the timeouts do not allow a run to take that long.
         terminate, why = True, f"it is older than {settings.max_cluster_hours} hours"
     elif run_id_hash(run_id) != hash_in_cluster_name(cluster["Name"], settings.bucket):
-        # A deployment may allow run_ids that a tag cannot contain. Airflow would not know the changed run_id, although
-        # its run is active.
+        # A deployment may allow run_ids that a tag cannot contain. Airflow would not find the changed run_id, although
+        # the run is active.
         why = "its tag does not contain the run_id in its name"
     else:
         run_state = state_of_run(dag_id, run_id) or "unknown"
@@ -90,8 +90,8 @@ def terminate_orphans(
         or, in a dry run, "would be terminated".
 
     Raises:
-        ExceptionGroup: some clusters could not be described, decided on or terminated. All others are done.
-        botocore.exceptions.ClientError: EMR does not list its clusters. Nothing was done.
+        ExceptionGroup: some clusters could not be handled. All others have been handled.
+        botocore.exceptions.ClientError: EMR did not list the clusters. No cluster was terminated.
     """
     terminated = "would be terminated" if dry_run else "terminated"
     report: list[dict[str, Any]] = []

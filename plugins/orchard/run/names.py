@@ -9,7 +9,7 @@ from orchard.storage import split_uri
 
 
 def run_name(run_after: datetime, run_id: str) -> str:
-    """Return the name of a run's folder. A run_id itself contains characters that Hadoop paths refuse.
+    """Return the name of a run's folder. A run_id contains characters that are invalid in Hadoop paths.
 
     >>> run_name(datetime(2026, 11, 22, 2, tzinfo=UTC), "manual__2026-11-22T02:00:00+00:00")
     '20261122T020000-e20065'
@@ -18,7 +18,7 @@ def run_name(run_after: datetime, run_id: str) -> str:
 
 
 def run_id_hash(run_id: str) -> str:
-    """Return the hash that stands for a run_id in names: six hexadecimal digits."""
+    """Return the hash that represents a run_id in names: six hexadecimal digits."""
     return hashlib.sha256(run_id.encode()).hexdigest()[:6]
 
 
@@ -33,7 +33,7 @@ def dataset_name(uri: str) -> str:
 
 
 def cluster_name(bucket: str, run: str, dataset: str) -> str:
-    """Return the name of a run's cluster, which no other run has: the bucket is the deployment's alone.
+    """Return the name of a run's cluster. It is unique to the run, because only one deployment uses the bucket.
 
     >>> cluster_name("fruits", "20261122T020000-e20065", "images")
     'orchard-fruits-20261122T020000-e20065-images'
@@ -42,7 +42,7 @@ def cluster_name(bucket: str, run: str, dataset: str) -> str:
 
 
 def hash_in_cluster_name(name: str, bucket: str) -> str | None:
-    """Return the hash of the run_id in a cluster's name, or None if the cluster is not of the bucket's deployment.
+    """Return the hash of the run_id in a cluster's name, or None if the name is not from the bucket's deployment.
 
     The pattern includes the run's time, because the name of one bucket may begin with the name of another.
 

@@ -30,7 +30,7 @@ class UnknownParams(PermanentError):
 
 
 class RunPlan(TypedDict):
-    """The XCom of the task `plan`: what the following tasks need to know.
+    """The XCom of the task `plan`: the input of the tasks that follow.
 
     `images` is the number of images; `cluster` is the RunJobFlow request; the steps are StepConfigs of AddJobFlowSteps.
     """
@@ -51,9 +51,9 @@ def plan_run(
     """Plan a run.
 
     Raises:
-        UnknownParams: a param is misspelt. Without this check the run would use the nightly run's value.
+        UnknownParams: a param is misspelt. Without this check, the run would use the default value.
         NoImages: the dataset's prefix contains no image.
-        NoRelease: the release of the settings is not on S3.
+        NoRelease: the release that the settings name is not on S3.
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
     """
     unknown = sorted(set(params) - set(PARAMS))

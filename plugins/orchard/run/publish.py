@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str) -> dict[str, Any]:
-    """Make a run visible to readers: commit its files to the tables, write its `summary.json`, and return that.
+    """Make a run visible to readers: commit its files to the tables, then write and return its `summary.json`.
 
     The run replaces the run of the same `dataset_uri` that the tables show. The rows of the replaced run remain in its
     own snapshots. A run that read the dataset earlier than the one shown gets its snapshots outside the main branch, so
-    that the tables do not go back in time. Publishing a run again changes nothing, unless steps of the run were redone:
-    then its files are exchanged.
+    that the tables do not return to older data. Publishing a run again changes nothing, unless steps of the run were
+    redone. In that case, its files are replaced.
 
     Raises:
         InconsistentRun: the steps or their files disagree about the number of images. No table shows the run.
@@ -68,7 +68,7 @@ def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunP
             properties[SNAPSHOTS] = json.dumps(snapshots)
         snapshots[name] = commit(table, run_uri, origin, files[name], properties)
     summary["database"] = settings.catalog_database
-    # As text: browsers and jq round numbers of this size.
+    # As text, because browsers and jq round numbers of this size.
     summary["tables"] = {name: {"snapshot_id": str(snapshots[name]), "rows": count} for name, count in rows.items()}
     write_summary(s3, summary)
     log.info("published %s: %s", run_uri, json.dumps(summary))

@@ -53,7 +53,7 @@ def _step_config(name: str, release: Release, options: list[str]) -> dict[str, A
         raise ArgumentsTooLong(name, characters)
     return {
         "Name": name,
-        # A failure leaves the cluster to the DAG's teardown, so that EMR can still upload the step's logs.
+        # After a failure, the cluster keeps running until the DAG's teardown, so that EMR can upload the step's logs.
         "ActionOnFailure": "CANCEL_AND_WAIT",
         "HadoopJarStep": {"Jar": "command-runner.jar", "Args": arguments},
     }

@@ -33,7 +33,7 @@ def active_clusters(emr: "EMRClient") -> list[ActiveCluster]:
     """Return Orchard's active clusters. A cluster that is TERMINATING does no more work."""
     found = []
     for summary in list_clusters(emr, ACTIVE):
-        # ListClusters returns no tags. The name saves one DescribeCluster call per cluster of other programs.
+        # ListClusters returns no tags. The name saves a DescribeCluster call for each cluster of another program.
         if not summary["Name"].startswith(NAME_PREFIX):
             continue
         cluster = emr.describe_cluster(ClusterId=summary["Id"])["Cluster"]
@@ -48,7 +48,7 @@ def reasons_to_wait(emr: "EMRClient", settings: Settings, plan: RunPlan) -> list
     """Return why a run must not create its cluster yet, one sentence per reason. Empty when it is the run's turn.
 
     Two runs that check within seconds of each other, before either has created its cluster, do not see each other.
-    Both then run. That costs twice but does no harm: each run has its own folder.
+    Both then run. That costs twice as much but does no harm, because each run has its own folder.
     """
     tags = {tag["Key"]: tag["Value"] for tag in plan["cluster"]["Tags"]}
     clusters = active_clusters(emr)

@@ -10,10 +10,10 @@ class MarkedFailed(PermanentError):
 
 
 def check_verdict(states: Mapping[str, str | None]) -> None:
-    """Fail where Airflow would report success for a run that was marked failed. `states` are the states of its tasks.
+    """Fail a run that was marked failed, which Airflow would report as a success. `states` are the states of its tasks.
 
     When a user marks a run failed, Airflow fails the running tasks, skips the waiting ones, and runs the teardown. All
-    leaves of the graph are then skipped or successful, so the run counts as a success. When a task fails by itself, the
+    leaves of the graph are then skipped or successful, so the run counts as a success. If a task itself fails, the
     leaves are `upstream_failed`, and the run fails without this check.
 
     Raises:

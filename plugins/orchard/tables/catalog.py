@@ -3,11 +3,11 @@
 The tables refer to the Parquet files of the runs; no data is copied. For each dataset they show the run that read it
 last. Readers can rely on this:
 
-- A single table always shows complete runs: one commit adds a run and removes the run before it.
+- A single table always shows complete runs: one commit adds a run and removes the run that it replaces.
 - `embeddings` is committed last. A run is published when that table has a snapshot of it. The snapshot's summary
   contains the ids of the run's snapshots of the other two tables.
 - To read several tables together, use the snapshots of one run (`published_runs`, or the run's `summary.json`), or join
-  on run_id and path. Three tables need three commits, and no catalog offers one commit for all.
+  on run_id and path. Three tables need three commits, because Glue has no commit that spans several tables.
 """
 
 import json
@@ -49,7 +49,7 @@ def _schema(**columns: IcebergType) -> Schema:
 
 
 _TEXT = StringType()
-_FLOATS = ListType(1000, FloatType(), element_required=False)  # Parquet does not promise that elements are not null
+_FLOATS = ListType(1000, FloatType(), element_required=False)  # the Parquet files allow null elements
 # The same as orchard_spark.schemas, which Airflow cannot import. A test compares the two. In commit order.
 TABLES: Mapping[str, Schema] = {
     "rejects": _schema(path=_TEXT, label=_TEXT, etag=_TEXT, size=LongType(), reason=_TEXT, message=_TEXT),
@@ -64,7 +64,7 @@ class WrongWarehouse(PermanentError):
 
 @dataclass(frozen=True)
 class RunOrigin:
-    """The dataset of a run, and when the run had read it, in ISO 8601 and UTC."""
+    """The dataset of a run, and the time when the run had read it, in ISO 8601 and UTC."""
 
     dataset_uri: str
     ingested: str
@@ -86,7 +86,7 @@ class PublishedRun:
 
 def open_catalog(session: "boto3.Session", settings: Settings) -> GlueCatalog:
     """Open the Glue catalog of the deployment's account and region, with a session's credentials and endpoints."""
-    # Each call is sent once. If the answer to an UpdateTable is lost, a retry by botocore is refused as outdated, and
+    # Each call is sent once. If the response to an UpdateTable is lost, Glue rejects botocore's retry as outdated, and
     # pyiceberg then deletes the files of a commit that has succeeded.
     once = Config(retries={"total_max_attempts": 1})
     region = settings.region
@@ -122,7 +122,7 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
         properties = {
             # The steps' files have no Iceberg field ids.
             TableProperties.DEFAULT_NAME_MAPPING: schema.name_mapping.model_dump_json(),
-            # `commit` plans each attempt anew. pyiceberg's own retry would reuse the plan of the first attempt.
+            # `commit` plans each attempt again. pyiceberg's own retry would reuse the plan of the first attempt.
             TableProperties.COMMIT_NUM_RETRIES: "0",
         }
         catalog.create_namespace_if_not_exists(identifier[0])
@@ -150,7 +150,7 @@ def summary_value(snapshot: Snapshot, key: str) -> str | None:
 
 
 def published_runs(catalog: Catalog, database: str) -> list[PublishedRun]:
-    """Return the published runs, oldest publication first. A run that was published again appears once, as the newest.
+    """Return the published runs, each once, in the order of their last publication.
 
     Raises:
         pyiceberg.exceptions.NoSuchTableError: no run has been published.

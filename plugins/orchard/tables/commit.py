@@ -17,7 +17,7 @@ from orchard.tables.catalog import LIVE_RUNS, RUN_URI, RunOrigin, live_runs, sum
 
 log = logging.getLogger(__name__)
 
-# An attempt fails only when another publisher commits first, and at most four runs are active.
+# An attempt fails only if another publisher commits first, and at most four runs are active.
 COMMIT_ATTEMPTS = 10
 FIRST_WAIT_SECONDS = 0.1
 
@@ -77,7 +77,7 @@ def _commit_once(
     summary = {**properties, LIVE_RUNS: json.dumps({uri: asdict(other) for uri, other in remaining.items()})}
 
     # One snapshot that adds and removes. `Transaction.delete` followed by `add_files` creates two, and the first shows
-    # the dataset empty. `delete` also rewrites files whose statistics do not decide whether rows match.
+    # the dataset empty. `delete` also rewrites a file if its statistics do not show whether its rows match.
     transaction = table.transaction()
     # A run that read the dataset earlier than the one shown gets a snapshot outside the main branch.
     branch = None if newer else MAIN_BRANCH
@@ -88,7 +88,7 @@ def _commit_once(
             update.append_data_file(file)
     try:
         transaction.commit_transaction()
-    except ValueError as error:  # outside a branch nothing is asserted; only the sequence number reveals a conflict
+    except ValueError as error:  # without a branch, only the sequence number reveals a conflict
         raise CommitFailedException(str(error)) from error
     log.info(
         "%s: snapshot %d with %s: added %d rows in %d files, removed %d rows in %d files%s",

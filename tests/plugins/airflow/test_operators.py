@@ -51,7 +51,7 @@ def test_a_new_cluster_is_not_described(local_aws: LocalAwsClient, request_: dic
 
 
 def test_a_request_that_emr_refuses_is_not_retried(user: User, request_: dict[str, Any]) -> None:
-    with pytest.raises(AirflowFailException, match=r"EMR refuses the cluster: .*release label is invalid"):
+    with pytest.raises(AirflowFailException, match=r"EMR rejected the cluster: .*release label is invalid"):
         execute(create_cluster({**request_, "ReleaseLabel": "emr-7.99.0"}))
     assert clusters_of_run(user, request_) == []
 

@@ -30,5 +30,5 @@ def test_a_prefix_without_images_is_reported_with_the_endings_of_images(s3: "S3C
     s3.put_object(Bucket=bucket, Key="images/notes.txt", Body=b"1")
     with pytest.raises(NoImages) as error:
         measure_dataset(s3, f"s3://{bucket}/images/")
-    assert f"no images below s3://{bucket}/images/: other objects there: 1" in str(error.value)
+    assert f"no images below s3://{bucket}/images/ (other objects: 1)" in str(error.value)
     assert ".jpg, .jpeg, .png, .webp, .bmp" in str(error.value)

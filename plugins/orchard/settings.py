@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from orchard.dataset.uri import BUCKET_PATTERN, BadDatasetUri, check_dataset_uri
+
 PREFIX = "ORCHARD_"
 # bootstrap/install.sh needs python3.11 on the node.
 FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
@@ -48,7 +50,7 @@ class Settings:
             BadSettings: at least one value is invalid.
         """
         faults = []
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket):
+        if not re.fullmatch(BUCKET_PATTERN, self.bucket):
             faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: use the name of an S3 bucket, without s3://")
         if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
             faults.append(f"{PREFIX}RELEASE is {self.release!r}: use the version that `make release` printed")
@@ -63,6 +65,12 @@ class Settings:
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
                 faults.append(f"{PREFIX}{name.upper()} is {value!r}: use a prefix such as images/")
+                continue
+            try:
+                check_dataset_uri(f"s3://bucket/{value}")
+            except BadDatasetUri as error:
+                remedy = str(error).replace("s3://bucket/", "")
+                faults.append(f"{PREFIX}{name.upper()} is {value!r}: {remedy}")
         if not re.fullmatch(r"[a-z0-9_]{1,255}", self.catalog_database):
             faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: use only a-z, 0-9 and _")
         faults += [

@@ -1,6 +1,7 @@
 import pytest
 
 from orchard.settings import BadSettings, Settings
+from tests.plugins.dataset_uris import ACCEPTED, REFUSED
 
 REQUIRED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
 
@@ -78,3 +79,21 @@ def test_all_faults_are_reported_together() -> None:
     message = error_message(ORCHARD_BUCKET="A", ORCHARD_LOG_PREFIX="logs")
     assert "ORCHARD_BUCKET" in message
     assert "ORCHARD_LOG_PREFIX" in message
+
+
+@pytest.mark.parametrize("prefix", ACCEPTED, ids=ascii)
+def test_the_nightly_dataset_may_be_whatever_the_form_accepts(prefix: str) -> None:
+    settings = Settings.from_env({**REQUIRED, "ORCHARD_DATASET_PREFIX": prefix})
+    assert settings.dataset_uri == f"s3://fruits-data/{prefix}"
+
+
+@pytest.mark.parametrize("prefix", [*REFUSED, ""], ids=ascii)
+def test_the_nightly_dataset_may_not_be_what_the_form_refuses(prefix: str) -> None:
+    message = error_message(ORCHARD_DATASET_PREFIX=prefix)
+    assert message.startswith(f"ORCHARD_DATASET_PREFIX is {prefix!r}: ")
+    assert "use" in message or "rename" in message
+
+
+@pytest.mark.parametrize("bucket", ["10.0.0.1", "fruits..data", "ab", "fruits-", "Fruits"])
+def test_the_name_of_the_bucket_follows_the_same_rules(bucket: str) -> None:
+    assert f"ORCHARD_BUCKET is {bucket!r}" in error_message(ORCHARD_BUCKET=bucket)

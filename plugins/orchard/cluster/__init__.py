@@ -1,4 +1,4 @@
 """The transient EMR cluster: instance types, the RunJobFlow request, tags, and all calls to EMR.
 
-Imports `orchard.errors`, `orchard.settings` and `orchard.storage`.
+Imports `orchard.dataset`, `orchard.errors`, `orchard.settings` and `orchard.storage`.
 """

@@ -1,4 +1,4 @@
-"""What lies below a dataset's prefix on S3.
+"""The URI of a dataset, and what lies below it on S3.
 
-Imports `orchard.errors`, `orchard.settings` and `orchard.storage`.
+Imports `orchard.errors` and `orchard.storage`.
 """

@@ -1,5 +1,7 @@
 """The settings of a deployment, read from the environment once."""
 
+import difflib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,9 +9,13 @@ from typing import Any, Self
 
 from orchard.dataset.uri import BUCKET_PATTERN, BadDatasetUri, check_dataset_uri
 
+log = logging.getLogger(__name__)
+
 PREFIX = "ORCHARD_"
 # bootstrap/install.sh needs python3.11 on the node.
 FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
+# The variables that are not settings and of which this process has warned.
+_warned: set[str] = set()
 
 
 class BadSettings(ValueError):
@@ -98,13 +104,21 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the settings from an environment.
 
+        A variable that is not a setting is only a warning: Kubernetes adds variables such as ORCHARD_WEBSERVER_PORT to
+        every pod beside a service whose name starts with orchard.
+
         Raises:
-            BadSettings: a variable is missing or unknown, or its value is invalid.
+            BadSettings: a variable is missing, or its value is invalid.
         """
         known = {PREFIX + field.name.upper(): field for field in fields(cls)}
         given = {name: value for name, value in env.items() if name.startswith(PREFIX)}
-        faults = [f"{name} is not a setting: use {', '.join(sorted(known))}" for name in sorted(given.keys() - known)]
-        faults += [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
+        for name in sorted(given.keys() - known - _warned):
+            _warned.add(name)
+            names = [field.name.upper() for field in known.values()]
+            nearest = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), names, 1)
+            hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "no setting has a similar name"
+            log.warning("%s is ignored, because it is not a setting: %s", name, hint)
+        faults = [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
         values: dict[str, Any] = {}
         for name, value in given.items():
             if name not in known:

@@ -358,6 +358,14 @@ def test_invalid_settings_are_an_import_error_that_names_them() -> None:
     assert re.search(r"BadSettings: ORCHARD_POLL_SECONDS is 'soon': use a whole number", result["log"])
 
 
+def test_the_variables_of_a_kubernetes_service_break_no_dag_and_are_named_in_the_log() -> None:
+    service = ("ORCHARD_API_SERVER_SERVICE_HOST", "ORCHARD_WEBSERVER_PORT_8080_TCP")
+    result = parse([(name, "10.0.0.1") for name in service])
+    assert result["dags"] == ["emr_janitor", "fruit_features"]
+    for name in service:
+        assert result["log"].count(f"{name} is ignored, because it is not a setting") == 1
+
+
 def test_preflight_waits_as_long_as_a_cluster_can_run(dag: DAG) -> None:
     preflight: Any = dag.get_task("preflight")
     settings = Settings.from_env(os.environ)

@@ -90,7 +90,7 @@ def test_a_complete_deployment_passes_with_one_log_line_per_check(
             f"output {run['run_uri']} is writable",
             "EMR offers the release label emr-7.14.0",
             "emr-7.14.0 supports m5.xlarge",
-            "EC2 offers m5.xlarge in eu-north-1",
+            "EC2 offers m5.xlarge, m6i.xlarge, m7i.xlarge in eu-north-1",
             "free addresses for 3 instances: subnet-",
             f"service role {role} exists",
             f"instance profile {role} exists",

@@ -45,8 +45,10 @@ from orchard.airflow.alerts import alert_late_run
 from orchard.airflow.operators import AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor
 from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.errors import PermanentError
 from orchard.preflight.checks import Clients, check
+from orchard.run.params import MAX_COMPONENTS, MAX_CORE_INSTANCES
 from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS, step_timeout
 from orchard.run.verdict import check_verdict
@@ -60,14 +62,15 @@ PARAMS = {
     "dataset_uri": Param(
         SETTINGS.dataset_uri,
         type="string",
-        pattern="^s3://[a-z0-9][a-z0-9.-]+/(.*/)?$",
+        pattern=DATASET_URI_PATTERN,
         title="Dataset prefix",
-        description="Folder of images on S3, with one folder per label. Ends in /.",
+        description="Folder of images on S3, with one folder per label. Ends in /, without empty parts, . or ..",
     ),
     "n_components": Param(
         0.95,
         type="number",
         exclusiveMinimum=0,
+        maximum=MAX_COMPONENTS,
         anyOf=[{"exclusiveMaximum": 1}, {"multipleOf": 1}],
         title="PCA components",
         description="As in scikit-learn: a whole number of components, or the share of variance to keep (0.95).",
@@ -91,7 +94,7 @@ PARAMS = {
         2,
         type="integer",
         minimum=1,
-        maximum=20,
+        maximum=MAX_CORE_INSTANCES,
         title="Workers",
         description="Number of core instances, in addition to the primary node.",
     ),

@@ -34,11 +34,25 @@ class Pool:
         return [config["InstanceType"] for config in configs if config.get("InstanceType")]
 
     @property
+    def launched(self) -> Wire:
+        """The InstanceTypeConfig or InstanceGroupConfig of the instances. EC2 never lacks capacity for it here.
+
+        That is the highest priority, 0 first, if the On-Demand allocation strategy is prioritized, else the first one.
+        """
+        if not self.is_fleet:
+            return self.config
+        configs: list[Wire] = self.config.get("InstanceTypeConfigs") or [{}]
+        on_demand = self.config.get("LaunchSpecifications", {}).get("OnDemandSpecification", {})
+        if on_demand.get("AllocationStrategy") != "prioritized":
+            return configs[0]
+        return min(configs, key=lambda config: float(config.get("Priority", "inf")))
+
+    @property
     def markets(self) -> list[str]:
-        """The market of each instance. A fleet has enough instances of its first type to fill its capacity."""
+        """The market of each instance. A fleet has as many instances of one type as fill its capacity."""
         if not self.is_fleet:
             return [self.config.get("Market", "ON_DEMAND")] * int(self.config.get("InstanceCount", 1))
-        weight = max(1, self.config.get("InstanceTypeConfigs", [{}])[0].get("WeightedCapacity", 1))
+        weight = max(1, self.launched.get("WeightedCapacity", 1))
         on_demand, spot = (
             -(-self.config.get(key, 0) // weight) for key in ("TargetOnDemandCapacity", "TargetSpotCapacity")
         )
@@ -84,7 +98,7 @@ class Pool:
                 "Status": {"State": state, "StateChangeReason": {}, "Timeline": timeline},
                 "InstanceFleetId" if self.is_fleet else "InstanceGroupId": self.id,
                 "Market": market,
-                "InstanceType": self.types[0] if self.types else "",
+                "InstanceType": self.launched.get("InstanceType", ""),
             }
             for index, market in enumerate(self.markets)
         ]

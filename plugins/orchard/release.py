@@ -35,6 +35,17 @@ class NoRelease(PermanentError):
         )
 
 
+class WrongManifest(NoRelease):
+    """The manifest in the release's folder does not describe the release of the settings."""
+
+    def __init__(self, settings: Settings, fault: str) -> None:
+        PermanentError.__init__(
+            self,
+            f"the {MANIFEST} in {settings.release_uri} {fault}. Delete it, upload the release again with "
+            f"`make release BUCKET={settings.bucket}`, and set ORCHARD_RELEASE to the version that it prints",
+        )
+
+
 @dataclass(frozen=True)
 class File:
     """A file of a release: its size in bytes, and the SHA-256 of its content in hexadecimal."""
@@ -73,6 +84,7 @@ def read_release(s3: "S3Client", settings: Settings) -> Release:
 
     Raises:
         NoRelease: the release is not on S3.
+        WrongManifest: its manifest is damaged, or describes another release.
     """
     key = f"releases/{settings.release}/{MANIFEST}"
     try:
@@ -81,7 +93,16 @@ def read_release(s3: "S3Client", settings: Settings) -> Release:
         if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
             raise  # denied access or throttling does not mean that the release is missing
         raise NoRelease(settings, error) from error
-    return Release.from_manifest(settings.release_uri, json.loads(content))
+    try:
+        manifest = json.loads(content)
+        # A manifest without a version was not written by infra/release.py.
+        version = manifest.get("version", settings.release)
+        release = Release.from_manifest(settings.release_uri, manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WrongManifest(settings, f"is not the manifest of a release ({error!r})") from error
+    if version != settings.release:
+        raise WrongManifest(settings, f"describes release {version!r}, not {settings.release!r}")
+    return release
 
 
 def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[str]:

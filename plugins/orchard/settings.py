@@ -1,13 +1,21 @@
 """The settings of a deployment, read from the environment once."""
 
+import difflib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from orchard.dataset.uri import BUCKET_PATTERN, BadDatasetUri, check_dataset_uri
+
+log = logging.getLogger(__name__)
+
 PREFIX = "ORCHARD_"
 # bootstrap/install.sh needs python3.11 on the node.
 FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
+# The variables that are not settings and of which this process has warned.
+_warned: set[str] = set()
 
 
 class BadSettings(ValueError):
@@ -48,7 +56,7 @@ class Settings:
             BadSettings: at least one value is invalid.
         """
         faults = []
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket):
+        if not re.fullmatch(BUCKET_PATTERN, self.bucket):
             faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: use the name of an S3 bucket, without s3://")
         if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
             faults.append(f"{PREFIX}RELEASE is {self.release!r}: use the version that `make release` printed")
@@ -63,6 +71,12 @@ class Settings:
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
                 faults.append(f"{PREFIX}{name.upper()} is {value!r}: use a prefix such as images/")
+                continue
+            try:
+                check_dataset_uri(f"s3://bucket/{value}")
+            except BadDatasetUri as error:
+                remedy = str(error).replace("s3://bucket/", "")
+                faults.append(f"{PREFIX}{name.upper()} is {value!r}: {remedy}")
         if not re.fullmatch(r"[a-z0-9_]{1,255}", self.catalog_database):
             faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: use only a-z, 0-9 and _")
         faults += [
@@ -90,13 +104,21 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the settings from an environment.
 
+        A variable that is not a setting is only a warning: Kubernetes adds variables such as ORCHARD_WEBSERVER_PORT to
+        every pod beside a service whose name starts with orchard.
+
         Raises:
-            BadSettings: a variable is missing or unknown, or its value is invalid.
+            BadSettings: a variable is missing, or its value is invalid.
         """
         known = {PREFIX + field.name.upper(): field for field in fields(cls)}
         given = {name: value for name, value in env.items() if name.startswith(PREFIX)}
-        faults = [f"{name} is not a setting: use {', '.join(sorted(known))}" for name in sorted(given.keys() - known)]
-        faults += [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
+        for name in sorted(given.keys() - known - _warned):
+            _warned.add(name)
+            names = [field.name.upper() for field in known.values()]
+            nearest = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), names, 1)
+            hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "no setting has a similar name"
+            log.warning("%s is ignored, because it is not a setting: %s", name, hint)
+        faults = [f"{PREFIX}{name} is not set" for name in ("BUCKET", "RELEASE") if PREFIX + name not in given]
         values: dict[str, Any] = {}
         for name, value in given.items():
             if name not in known:

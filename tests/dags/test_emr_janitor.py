@@ -57,7 +57,13 @@ def test_only_true_requests_a_dry_run(dag: DAG, value: Any) -> None:
 
 def test_its_documentation_covers_every_kind_of_cluster(dag: DAG) -> None:
     assert dag.doc_md is not None
-    for kind in ("queued or running", "succeeded or failed", "does not know", "older than", "lacks Orchard's tags"):
+    for kind in (
+        "queued or running",
+        "succeeded or failed",
+        "does not exist in Airflow",
+        "older than",
+        "lacks Orchard's tags",
+    ):
         assert kind in dag.doc_md
 
 

@@ -20,10 +20,13 @@ from local_aws.emr.checks import check_parameters
 from orchard.airflow.operators import CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.sensors import ClustersGoneSensor, StepEndSensor
 from orchard.dataset.listing import NoImages
-from orchard.run.plan import PARAMS, RunPlan, plan_run
+from orchard.run.params import PARAMS
+from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS
 from orchard.settings import Settings
 from tests.dags.schedule import next_run
+from tests.plugins.dataset_uris import ACCEPTED_URIS, REFUSED_URIS
+from tests.plugins.plans import put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -118,13 +121,15 @@ def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("dataset_uri", "s3://fruits-data/images/2026 autumn/"),
-        ("dataset_uri", "s3://fruits-data/"),
+        *(("dataset_uri", uri) for uri in ACCEPTED_URIS),
         ("n_components", 50),
+        ("n_components", 50.0),
+        ("n_components", 1280),
         ("n_components", 0.9),
         ("max_reject_ratio", 0),
         ("instance_type", "c7i.xlarge"),
         ("core_instances", 20),
+        ("core_instances", 2.0),
     ],
 )
 def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
@@ -134,10 +139,11 @@ def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("dataset_uri", "fruits-data/images/"),
-        ("dataset_uri", "s3://fruits-data/images"),
+        *(("dataset_uri", uri) for uri in REFUSED_URIS),
         ("n_components", 0),
         ("n_components", 1.5),
+        ("n_components", 1281),
+        ("n_components", True),
         ("n_components", "all"),
         ("max_reject_ratio", 1.01),
         ("instance_type", "m5.huge"),
@@ -230,7 +236,7 @@ class Xcoms:
 def planned(dag: DAG, s3: "S3Client", bucket: str, parts: Path) -> RunPlan:
     """The plan of a run with the default params, except for its dataset."""
     settings = Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(parts)))
-    s3.put_object(Bucket=bucket, Key="images/Kiwi/1.jpg", Body=b"1")
+    put_images(s3, bucket)
     params = {**dag.params.dump(), "dataset_uri": settings.dataset_uri}
     when = datetime(2026, 11, 22, 2, tzinfo=UTC)
     return plan_run(s3, settings, params, dag_id="fruit_features", run_id="run", run_after=when)
@@ -350,6 +356,14 @@ def test_invalid_settings_are_an_import_error_that_names_them() -> None:
     result = parse([("ORCHARD_POLL_SECONDS", "soon")])
     assert result["dags"] == []
     assert re.search(r"BadSettings: ORCHARD_POLL_SECONDS is 'soon': use a whole number", result["log"])
+
+
+def test_the_variables_of_a_kubernetes_service_break_no_dag_and_are_named_in_the_log() -> None:
+    service = ("ORCHARD_API_SERVER_SERVICE_HOST", "ORCHARD_WEBSERVER_PORT_8080_TCP")
+    result = parse([(name, "10.0.0.1") for name in service])
+    assert result["dags"] == ["emr_janitor", "fruit_features"]
+    for name in service:
+        assert result["log"].count(f"{name} is ignored, because it is not a setting") == 1
 
 
 def test_preflight_waits_as_long_as_a_cluster_can_run(dag: DAG) -> None:

@@ -8,7 +8,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from orchard.release import NoRelease, damaged_files, read_release
+from orchard.errors import PermanentError
+from orchard.release import NoRelease, WrongManifest, damaged_files, read_release
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,3 +96,27 @@ def test_an_error_that_does_not_mean_that_the_release_is_missing_is_raised(s3: "
         stubber.add_client_error("get_object", code)
         with pytest.raises(ClientError, match=code):
             read_release(s3, Settings(bucket="fruits-data", release="1"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "fault"),
+    [
+        ({"version": "2", "model": "m", "files": {}}, "describes release '2', not '1'"),
+        ({"version": None, "model": "m", "files": {}}, "describes release None, not '1'"),
+        ({"version": "1", "model": "m"}, "is not the manifest of a release"),
+        ({"version": "1", "files": {}}, "is not the manifest of a release"),
+        ({"version": "1", "model": "m", "files": {"m": {"size": 1}}}, "is not the manifest of a release"),
+        (["1"], "is not the manifest of a release"),
+        (None, "is not the manifest of a release"),
+    ],
+)
+def test_a_manifest_that_does_not_describe_the_configured_release_is_a_permanent_error(
+    s3: "S3Client", bucket: str, manifest: Any, fault: str
+) -> None:
+    body = b"{" if manifest is None else json.dumps(manifest).encode()
+    s3.put_object(Bucket=bucket, Key="releases/1/manifest.json", Body=body)
+    with pytest.raises(WrongManifest) as error:
+        read_release(s3, Settings(bucket=bucket, release="1"))
+    assert f"the manifest.json in s3://{bucket}/releases/1 {fault}" in str(error.value)
+    assert f"Delete it, upload the release again with `make release BUCKET={bucket}`" in str(error.value)
+    assert isinstance(error.value, PermanentError)

@@ -1,6 +1,10 @@
+import logging
+
 import pytest
 
+from orchard import settings as settings_module
 from orchard.settings import BadSettings, Settings
+from tests.plugins.dataset_uris import ACCEPTED, REFUSED
 
 REQUIRED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
 
@@ -40,10 +44,38 @@ def test_each_missing_setting_is_named() -> None:
         Settings.from_env({})
 
 
-def test_a_misspelt_variable_is_refused_and_the_known_ones_are_listed() -> None:
-    message = error_message(ORCHARD_REGIO="eu-west-3")
-    assert "ORCHARD_REGIO is not a setting" in message
-    assert "ORCHARD_REGION" in message
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ORCHARD_REGIO", "did you mean ORCHARD_REGION?"),
+        ("ORCHARD_SUBNETS", "did you mean ORCHARD_SUBNET_IDS?"),
+        ("ORCHARD_DATASET_PREFX", "did you mean ORCHARD_DATASET_PREFIX?"),
+        ("ORCHARD_WEBSERVER_PORT_8080_TCP", "no setting has a similar name"),
+        ("ORCHARD_region", "did you mean ORCHARD_REGION?"),
+    ],
+)
+def test_a_variable_that_is_not_a_setting_is_a_warning_with_the_nearest_name_once_per_process(
+    name: str, nearest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "_warned", set())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert Settings.from_env({**REQUIRED, name: "eu-west-3"}) == Settings.from_env(REQUIRED)
+    assert caplog.messages == [f"{name} is ignored, because it is not a setting: {nearest}"]
+
+
+def test_the_variables_that_kubernetes_adds_for_its_services_change_nothing() -> None:
+    variables = {
+        f"ORCHARD{service}_{name}": "tcp://10.0.0.1:8080"
+        for service in ("", "_API_SERVER", "_WEBSERVER", "_BUCKET", "_RELEASE", "_POLL_SECONDS")
+        for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR")
+    }
+    assert Settings.from_env({**REQUIRED, **variables}) == Settings.from_env(REQUIRED)
+
+
+def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> None:
+    with pytest.raises(BadSettings, match="ORCHARD_BUCKET is not set"):
+        Settings.from_env({"ORCHARD_BUCKT": "fruits-data", "ORCHARD_RELEASE": "1"})
 
 
 @pytest.mark.parametrize(
@@ -78,3 +110,21 @@ def test_all_faults_are_reported_together() -> None:
     message = error_message(ORCHARD_BUCKET="A", ORCHARD_LOG_PREFIX="logs")
     assert "ORCHARD_BUCKET" in message
     assert "ORCHARD_LOG_PREFIX" in message
+
+
+@pytest.mark.parametrize("prefix", ACCEPTED, ids=ascii)
+def test_the_nightly_dataset_may_be_whatever_the_form_accepts(prefix: str) -> None:
+    settings = Settings.from_env({**REQUIRED, "ORCHARD_DATASET_PREFIX": prefix})
+    assert settings.dataset_uri == f"s3://fruits-data/{prefix}"
+
+
+@pytest.mark.parametrize("prefix", [*REFUSED, ""], ids=ascii)
+def test_the_nightly_dataset_may_not_be_what_the_form_refuses(prefix: str) -> None:
+    message = error_message(ORCHARD_DATASET_PREFIX=prefix)
+    assert message.startswith(f"ORCHARD_DATASET_PREFIX is {prefix!r}: ")
+    assert "use" in message or "rename" in message
+
+
+@pytest.mark.parametrize("bucket", ["10.0.0.1", "fruits..data", "ab", "fruits-", "Fruits"])
+def test_the_name_of_the_bucket_follows_the_same_rules(bucket: str) -> None:
+    assert f"ORCHARD_BUCKET is {bucket!r}" in error_message(ORCHARD_BUCKET=bucket)

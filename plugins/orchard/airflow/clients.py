@@ -1,8 +1,13 @@
 """boto3 clients for EMR, from an operator's hook."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.emr import EmrHook
+from airflow.sdk.exceptions import AirflowFailException
+
+from orchard.errors import is_final
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -10,8 +15,6 @@ if TYPE_CHECKING:
 # If a response is lost, a retry by botocore would create a second cluster or step. A retry of the task first looks for
 # the existing one.
 SEND_ONCE = {"retries": {"total_max_attempts": 1}}
-# EMR's error codes for a request that it would reject again.
-INVALID_REQUEST = ("ValidationException", "InvalidRequestException")
 
 
 def emr_client(operator: Any) -> "EMRClient":
@@ -24,3 +27,14 @@ def emr_client_without_retries(operator: Any) -> "EMRClient":
     """Return an EMR client that sends each request once, for a sensor that also creates clusters."""
     client: EMRClient = EmrHook(operator.aws_conn_id, region_name=operator.region_name, config=SEND_ONCE).conn
     return client
+
+
+@contextmanager
+def failing_at_once(prefix: str) -> Iterator[None]:
+    """Fail a task without retries when AWS would refuse its request again. Raise every other error as it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_final(error):
+            raise AirflowFailException(f"{prefix}{error}") from error
+        raise

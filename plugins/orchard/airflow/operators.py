@@ -14,12 +14,12 @@ from airflow.providers.amazon.aws.operators.emr import (
 )
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
-from botocore.exceptions import ClientError
 
-from orchard.airflow.clients import INVALID_REQUEST, SEND_ONCE, emr_client
+from orchard.airflow.clients import SEND_ONCE, emr_client, failing_at_once
 from orchard.airflow.links import persist_link
 from orchard.cluster.emr_clusters import create_cluster, describe_end, terminate_clusters_of_run
 from orchard.cluster.emr_steps import add_step
+from orchard.errors import is_final
 
 
 class CreateClusterOperator(EmrCreateJobFlowOperator):
@@ -36,12 +36,8 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
 
     def execute(self, context: Context) -> str:
         request: Any = self.job_flow_overrides
-        try:
+        with failing_at_once("EMR rejected the cluster: "):
             cluster_id = self._job_flow_id = create_cluster(emr_client(self), request)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in INVALID_REQUEST:
-                raise AirflowFailException(f"EMR rejected the cluster: {error}") from error
-            raise
         persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return cluster_id
 
@@ -61,8 +57,8 @@ class AddStepOperator(EmrAddStepsOperator):
         persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         try:
             return add_step(emr_client(self), cluster_id, steps[0])  # type: ignore[arg-type]
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in INVALID_REQUEST:
+        except Exception as error:
+            if not is_final(error):
                 raise
             status = emr_client(self).describe_cluster(ClusterId=cluster_id)["Cluster"]["Status"]
             raise AirflowFailException(f"{error}; cluster {cluster_id} is {describe_end(status)}") from error

@@ -17,7 +17,7 @@ from airflow.sdk import Context, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
-from orchard.airflow.clients import emr_client, emr_client_without_retries
+from orchard.airflow.clients import emr_client, emr_client_without_retries, failing_at_once
 from orchard.airflow.links import StepLogsLink, persist_link
 from orchard.airflow.triggers import StepEndTrigger
 from orchard.cluster.emr_clusters import (
@@ -82,7 +82,8 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
         if created >= MAX_CLUSTERS_PER_RUN:
             raise AirflowFailException(f"{end}; this was the last of {MAX_CLUSTERS_PER_RUN} attempts")
         self.log.warning("%s; creating a replacement, attempt %d of %d", end, created + 1, MAX_CLUSTERS_PER_RUN)
-        create_cluster(emr_client_without_retries(self), self.request)
+        with failing_at_once("EMR rejected the cluster: "):
+            create_cluster(emr_client_without_retries(self), self.request)
 
 
 class StepEndSensor(EmrStepSensor):

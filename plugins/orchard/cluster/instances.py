@@ -28,3 +28,23 @@ INSTANCE_TYPES: Mapping[str, InstanceType] = {
     "c6i.xlarge": InstanceType(4, 8, 5_632, 0.2249),
     "c7i.xlarge": InstanceType(4, 8, 5_632, 0.2361),
 }
+
+
+def alternatives(name: str) -> list[str]:
+    """Return an instance type and then those of equal vCPUs and memory, which EC2 may have when it lacks the first.
+
+    >>> alternatives("m6i.xlarge"), alternatives("c6i.xlarge")
+    (['m6i.xlarge', 'm5.xlarge', 'm7i.xlarge'], ['c6i.xlarge', 'c7i.xlarge'])
+    """
+
+    def size(kind: InstanceType) -> tuple[int, int, int]:
+        return kind.vcpus, kind.memory_gib, kind.yarn_memory_mib
+
+    return [
+        name,
+        *(
+            other
+            for other, kind in INSTANCE_TYPES.items()
+            if size(kind) == size(INSTANCE_TYPES[name]) and other != name
+        ),
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives
 from orchard.settings import Settings
 
 # The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
@@ -18,7 +18,7 @@ JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSpec:
-    """The cluster of one run: a primary node and `core_instances` workers of the same instance type."""
+    """The cluster of one run: a primary node and `core_instances` workers of an instance type or its alternatives."""
 
     name: str
     instance_type: str
@@ -43,14 +43,14 @@ class ClusterSpec:
 
     @property
     def usd_per_hour(self) -> float:
-        """The price of all nodes in USD per hour, at the prices of eu-west-1."""
+        """The price of all nodes of the requested type in USD per hour, at the prices of eu-west-1."""
         return round(INSTANCE_TYPES[self.instance_type].usd_per_hour * (1 + self.core_instances), 4)
 
 
 def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:
     """Return the RunJobFlow request for a cluster that waits for steps and terminates itself when it is idle."""
     instances: dict[str, Any] = {
-        # Only instance fleets can choose between several subnets.
+        # Instance fleets, because only they can choose between several subnets and instance types.
         "InstanceFleets": [
             _fleet("MASTER", spec.instance_type, 1),
             _fleet("CORE", spec.instance_type, spec.core_instances),
@@ -122,7 +122,13 @@ def _fleet(role: str, instance_type: str, count: int) -> dict[str, Any]:
         "Name": role.lower(),
         "InstanceFleetType": role,
         "TargetOnDemandCapacity": count,
-        "InstanceTypeConfigs": [{"InstanceType": instance_type, "WeightedCapacity": 1}],
+        # EMR starts the type of the highest priority, 0, and the next one where EC2 lacks capacity.
+        "InstanceTypeConfigs": [
+            {"InstanceType": name, "WeightedCapacity": 1, "Priority": float(priority)}
+            for priority, name in enumerate(alternatives(instance_type))
+        ],
+        # EMR has no provisioning timeout for On-Demand instances: ClusterReadySensor limits each launch.
+        "LaunchSpecifications": {"OnDemandSpecification": {"AllocationStrategy": "prioritized"}},
     }
 
 

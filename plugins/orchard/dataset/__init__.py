@@ -1,4 +1,4 @@
-"""What lies below a dataset's prefix on S3.
+"""The URI of a dataset, and what lies below it on S3.
 
-It may import the modules `errors`, `settings` and `storage`.
+It may import the modules `errors` and `storage`.
 """

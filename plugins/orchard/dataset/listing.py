@@ -1,9 +1,14 @@
-"""Count the images below a dataset's prefix."""
+"""Count the images below a dataset's prefix, and those of them that `ingest` will reject whatever they contain."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from orchard.errors import PermanentError
+from botocore.exceptions import ClientError
+
+from orchard.errors import PermanentError, is_final
 from orchard.storage import split_uri
 
 if TYPE_CHECKING:
@@ -11,6 +16,13 @@ if TYPE_CHECKING:
 
 # The same as orchard_spark.dataset.IMAGE_ENDINGS, which Airflow cannot import. A test compares the two.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# An object of these storage classes can be read only after it is restored.
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+REMEDIES: Mapping[str, str] = {
+    "archived": "restore them, or copy them to another storage class",
+    "empty": "upload them again, or delete them",
+    "unreadable_key": "rename them, so that no part of the key is empty, . or .., or has a control character",
+}
 
 
 class NoImages(PermanentError):
@@ -23,12 +35,36 @@ class NoImages(PermanentError):
         )
 
 
+class CannotList(PermanentError):
+    """S3 refuses to list a dataset, and would refuse it again."""
+
+    def __init__(self, uri: str, error: Exception) -> None:
+        super().__init__(f"dataset {uri} cannot be listed: {error}. Use the URI of a bucket that exists")
+
+
+class TooManyRejects(PermanentError):
+    """More images cannot be read than the run tolerates. The listing shows this before anything is read."""
+
+    def __init__(self, uri: str, size: "DatasetSize", max_reject_ratio: float) -> None:
+        rejects = sum(size.rejects.values())
+        super().__init__(
+            f"{rejects} of {size.images} images below {uri} cannot be read, a ratio of {rejects / size.images:.3f}, "
+            f"over max_reject_ratio {max_reject_ratio:g}: {describe_rejects(size)}. Or set a higher max_reject_ratio"
+        )
+
+
 @dataclass(frozen=True)
 class DatasetSize:
-    """The number of images in a dataset and their total size in bytes."""
+    """The number of images in a dataset, their total size in bytes, and how many `ingest` will reject, by reason."""
 
     images: int
     bytes: int
+    rejects: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> int:
+        """The number of images that the listing does not exclude."""
+        return self.images - sum(self.rejects.values())
 
 
 def is_image(key: str) -> bool:
@@ -42,21 +78,67 @@ def is_image(key: str) -> bool:
     return not any(part.startswith(".") for part in key.split("/")) and key.lower().endswith(IMAGE_ENDINGS)
 
 
+def is_archived(item: Mapping[str, Any]) -> bool:
+    """Return whether an object of a listing with RestoreStatus must be restored before it can be read.
+
+    >>> is_archived({"StorageClass": "GLACIER"}), is_archived({"StorageClass": "GLACIER_IR"})
+    (True, False)
+    """
+    restored = "RestoreExpiryDate" in item.get("RestoreStatus", {})
+    return item.get("StorageClass") in ARCHIVES and not restored
+
+
+def reject_reason(item: Mapping[str, Any]) -> str:
+    """Return why `ingest` will reject an image of a listing, or an empty string.
+
+    >>> reject_reason({"Key": "images/Kiwi//1.jpg", "Size": 9}), reject_reason({"Key": "images/1.jpg", "Size": 9})
+    ('unreadable_key', '')
+    """
+    key = item["Key"]
+    if any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\x00-\x1f\x7f]", key):
+        return "unreadable_key"
+    if is_archived(item):
+        return "archived"
+    return "" if item["Size"] else "empty"
+
+
 def measure_dataset(s3: "S3Client", uri: str) -> DatasetSize:
     """List a dataset's prefix and count its images.
 
     Raises:
         NoImages: the prefix contains no image.
+        CannotList: the bucket does not exist.
     """
     bucket, prefix = split_uri(uri)
     images = image_bytes = others = 0
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            if is_image(item["Key"].removeprefix(prefix)):
-                images += 1
-                image_bytes += item["Size"]
-            else:
-                others += 1
+    rejects: Counter[str] = Counter()
+    pages = s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
+    )
+    try:
+        for page in pages:
+            for item in page.get("Contents", []):
+                if is_image(item["Key"].removeprefix(prefix)):
+                    images += 1
+                    image_bytes += item["Size"]
+                    rejects[reject_reason(item)] += 1
+                else:
+                    others += 1
+    except ClientError as error:
+        if is_final(error):
+            raise CannotList(uri, error) from error
+        raise
     if images == 0:
         raise NoImages(uri, others)
-    return DatasetSize(images, image_bytes)
+    del rejects[""]
+    return DatasetSize(images, image_bytes, dict(rejects))
+
+
+def describe_rejects(size: DatasetSize) -> str:
+    """Return how many images `ingest` will reject for each reason, with the remedy.
+
+    >>> describe_rejects(DatasetSize(9, 9, {"empty": 2}))
+    '2 empty (upload them again, or delete them)'
+    """
+    most_common = sorted(size.rejects.items(), key=lambda item: (-item[1], item[0]))
+    return "; ".join(f"{count} {reason} ({REMEDIES[reason]})" for reason, count in most_common)

@@ -70,8 +70,9 @@ def types_not_offered(ec2: Any, request: Request) -> list[str]:
             f"EC2 does not offer the cluster's instance types in any zone of its subnets: {gaps}; choose another "
             "instance_type, or set ORCHARD_SUBNET_IDS to subnets in other zones"
         ]
-    complete = [place for place, kinds in lacking.items() if not kinds]
-    log.info("preflight: EC2 offers %s in %s", ", ".join(requested), ", ".join(complete))
+    for place in (place for place, kinds in lacking.items() if not kinds):
+        found = [kind for kind in requested if (place, kind) in offered]
+        log.info("preflight: EC2 offers %s in %s", ", ".join(found), place)
     return []
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from orchard.dataset.listing import NoImages, is_image
+from orchard.dataset.listing import NoImages, is_archived, is_image
 from orchard.release import NoRelease, damaged_files, read_release
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -87,18 +87,23 @@ def distant_dataset(s3: "S3Client", settings: Settings, dataset_uri: str) -> lis
 
 
 def unreadable_dataset(s3: "S3Client", dataset_uri: str) -> list[str]:
-    """Check that the dataset's prefix contains an image, and that the first one can be read."""
+    """Check that the dataset's prefix contains an image, and that the first one that is not archived can be read."""
     bucket, prefix = split_uri(dataset_uri)
     others = 0
     first = ""
     try:
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            keys = [item["Key"] for item in page.get("Contents", [])]
-            first = next((key for key in keys if is_image(key.removeprefix(prefix))), "")
-            if first:
+        for page in s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
+        ):
+            items = page.get("Contents", [])
+            images = [item for item in items if is_image(item["Key"].removeprefix(prefix))]
+            # The plan tolerates some archived images.
+            readable = [item["Key"] for item in images if not is_archived(item)]
+            first = next(iter(readable), first or (images[0]["Key"] if images else ""))
+            if readable:
                 break
-            others += len(keys)
-        else:
+            others += len(items) - len(images)
+        if not first:
             return [str(NoImages(dataset_uri, others))]
         s3.get_object(Bucket=bucket, Key=first, Range="bytes=0-0")["Body"].close()
     except ClientError as error:

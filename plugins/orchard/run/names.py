@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from orchard.cluster.tags import MAX_CHARACTERS, NAME_PREFIX
 from orchard.storage import split_uri
 
+MAX_NAME_CHARACTERS = 512
+
 
 def run_name(run_after: datetime, run_id: str) -> str:
     """Return the name of a run's folder. A run_id contains characters that are invalid in Hadoop paths.
@@ -23,13 +25,13 @@ def run_id_hash(run_id: str) -> str:
 
 
 def dataset_name(uri: str) -> str:
-    """Return the name of a dataset's folder.
+    """Return the name of a dataset's folder: at most 512 characters, because S3 limits the keys below it.
 
     >>> dataset_name("s3://bucket/images/2026 autumn/")
     'images-2026-autumn'
     """
     bucket, prefix = split_uri(uri)
-    return re.sub(r"[^0-9A-Za-z._]+", "-", prefix).strip("-.") or bucket
+    return re.sub(r"[^0-9A-Za-z._]+", "-", prefix)[:MAX_NAME_CHARACTERS].strip("-.") or bucket
 
 
 def cluster_name(bucket: str, run: str, dataset: str) -> str:

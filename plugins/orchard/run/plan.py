@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from orchard.cluster.request import ClusterSpec, run_job_flow_request
 from orchard.cluster.tags import DAG_TAG, DATASET_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
-from orchard.dataset.listing import measure_dataset
+from orchard.dataset.listing import DatasetSize, TooManyRejects, describe_rejects, measure_dataset
 from orchard.errors import PermanentError
 from orchard.release import read_release
 from orchard.run.names import cluster_name, dataset_name, run_name
+from orchard.run.params import RunParams
 from orchard.run.steps import step_configs
 from orchard.settings import Settings
 
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARAMS = ("dataset_uri", "n_components", "max_reject_ratio", "instance_type", "core_instances")
+# Fewer have no variance.
+MIN_IMAGES = 2
 
 
-class UnknownParams(PermanentError):
-    """The run was triggered with params that the DAG does not have. Airflow accepts them silently."""
+class TooFewImages(PermanentError):
+    """The dataset has fewer readable images than the PCA needs."""
 
-    def __init__(self, names: list[str]) -> None:
-        super().__init__(f"unknown params {', '.join(map(repr, names))}: use {', '.join(PARAMS)}")
+    def __init__(self, dataset_uri: str, readable: int, n_components: float) -> None:
+        if readable < MIN_IMAGES:
+            remedy = f"a PCA needs at least {MIN_IMAGES}: add images, or use another dataset_uri"
+        else:
+            remedy = f"n_components is {n_components}: use at most {readable}, or a share of the variance such as 0.95"
+        super().__init__(f"{dataset_uri} has {readable} readable images, but {remedy}")
 
 
 class RunPlan(TypedDict):
@@ -48,26 +54,29 @@ class RunPlan(TypedDict):
 def plan_run(
     s3: "S3Client", settings: Settings, params: Mapping[str, Any], *, dag_id: str, run_id: str, run_after: datetime
 ) -> RunPlan:
-    """Plan a run.
+    """Plan a run from the params of Airflow's form or API.
 
     Raises:
-        UnknownParams: a param is misspelt. Without this check, the run would use the default value.
+        UnknownParams: a param is misspelt.
+        BadParams: a param has a value that a run cannot use.
         NoImages: the dataset's prefix contains no image.
-        NoRelease: the release that the settings name is not on S3.
+        CannotList: the dataset's bucket does not exist.
+        TooManyRejects: the listing shows that more images cannot be read than the run tolerates.
+        TooFewImages: there are fewer readable images than components.
+        NoRelease: the release of the settings is not on S3.
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
     """
-    unknown = sorted(set(params) - set(PARAMS))
-    if unknown:
-        raise UnknownParams(unknown)
-    dataset_uri = params["dataset_uri"]
+    parsed = RunParams.parse(params)
+    dataset_uri = parsed.dataset_uri
     size = measure_dataset(s3, dataset_uri)
+    check_size(size, parsed)
     release = read_release(s3, settings)
     dataset, name = dataset_name(dataset_uri), run_name(run_after, run_id)
     run_uri = f"{settings.bucket_uri}/runs/{dataset}/{name}"
     spec = ClusterSpec(
         name=cluster_name(settings.bucket, name, dataset),
-        instance_type=params["instance_type"],
-        core_instances=params["core_instances"],
+        instance_type=parsed.instance_type,
+        core_instances=parsed.core_instances,
         tags={
             # AmazonEMRServicePolicy_v2 requires this tag.
             "for-use-with-amazon-emr-managed-policies": "true",
@@ -87,7 +96,7 @@ def plan_run(
         spec.task_slots,
         spec.usd_per_hour,
     )
-    ingest, features, pca = step_configs(release, dataset_uri=dataset_uri, run_uri=run_uri, params=params)
+    ingest, features, pca = step_configs(release, run_uri=run_uri, params=parsed)
     return {
         "dataset_uri": dataset_uri,
         "run_uri": run_uri,
@@ -98,3 +107,24 @@ def plan_run(
         "features_step": features,
         "pca_step": pca,
     }
+
+
+def check_size(size: DatasetSize, params: RunParams) -> None:
+    """Check that a dataset has enough readable images for a run. Warn of images that `ingest` will reject.
+
+    Raises:
+        TooManyRejects: the listing shows that more images cannot be read than the run tolerates.
+        TooFewImages: there are fewer readable images than components.
+    """
+    if (size.images - size.readable) / size.images > params.max_reject_ratio:
+        raise TooManyRejects(params.dataset_uri, size, params.max_reject_ratio)
+    if size.rejects:
+        log.warning(
+            "plan: %d of %d images below %s cannot be read and will be rejected: %s",
+            size.images - size.readable,
+            size.images,
+            params.dataset_uri,
+            describe_rejects(size),
+        )
+    if size.readable < max(MIN_IMAGES, params.n_components):
+        raise TooFewImages(params.dataset_uri, size.readable, params.n_components)

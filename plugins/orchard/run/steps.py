@@ -1,11 +1,11 @@
 """The three Spark steps of a run, as EMR step requests."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from orchard.errors import PermanentError
 from orchard.release import Release
+from orchard.run.params import RunParams
 from orchard.settings import Settings
 
 STEPS = ("ingest", "features", "pca")
@@ -28,17 +28,15 @@ def step_timeout(settings: Settings, name: str) -> timedelta:
     return timedelta(minutes=getattr(settings, f"{name}_timeout_minutes"))
 
 
-def step_configs(
-    release: Release, *, dataset_uri: str, run_uri: str, params: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def step_configs(release: Release, *, run_uri: str, params: RunParams) -> list[dict[str, Any]]:
     """Return the StepConfig of each step, in the order of STEPS, with the code and the model of a release.
 
     Raises:
         ArgumentsTooLong: the arguments of a step are longer than EMR's limit.
     """
-    ratio, n_components = f"{params['max_reject_ratio']}", f"{params['n_components']}"
+    ratio, n_components = str(params.max_reject_ratio), str(params.n_components)
     options = {
-        "ingest": ["--input-uri", dataset_uri, "--run-uri", run_uri, "--max-reject-ratio", ratio],
+        "ingest": ["--input-uri", params.dataset_uri, "--run-uri", run_uri, "--max-reject-ratio", ratio],
         "features": ["--run-uri", run_uri, "--model-uri", release.model_uri],
         "pca": ["--run-uri", run_uri, "--n-components", n_components],
     }

@@ -73,6 +73,28 @@ def test_fleets_are_listed_as_requested_with_instances_by_weight(user: User, fle
     assert [instance["Market"] for instance in listed] == ["ON_DEMAND", "ON_DEMAND", "SPOT", "SPOT"]
 
 
+def test_a_prioritized_fleet_has_instances_of_its_highest_priority(user: User) -> None:
+    configs = [
+        {"InstanceType": "m6i.xlarge", "WeightedCapacity": 1, "Priority": 1.0},
+        {"InstanceType": "m5.xlarge", "WeightedCapacity": 1, "Priority": 0.0},
+        {"InstanceType": "m7i.xlarge", "WeightedCapacity": 1},
+    ]
+    specification = {"OnDemandSpecification": {"AllocationStrategy": "prioritized"}}
+    core = {
+        **CORE_FLEET,
+        "TargetSpotCapacity": 0,
+        "InstanceTypeConfigs": configs,
+        "LaunchSpecifications": specification,
+    }
+    cluster_id = start(user, InstanceFleets=[MASTER_FLEET, core])
+    _, fleet = user.emr.list_instance_fleets(ClusterId=cluster_id)["InstanceFleets"]
+    assert fleet["LaunchSpecifications"] == specification
+    listed = [(kind["InstanceType"], kind.get("Priority")) for kind in fleet["InstanceTypeSpecifications"]]
+    assert listed == [("m6i.xlarge", 1), ("m5.xlarge", 0), ("m7i.xlarge", None)]
+    instances = user.emr.list_instances(ClusterId=cluster_id, InstanceFleetId=fleet["Id"])["Instances"]
+    assert [instance["InstanceType"] for instance in instances] == ["m5.xlarge"] * 4
+
+
 def test_groups_terminate_with_their_cluster(user: User, ended: str) -> None:
     (group,) = user.emr.list_instance_groups(ClusterId=ended)["InstanceGroups"]
     assert (group["Status"]["State"], group["RunningInstanceCount"]) == ("TERMINATED", 0)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from botocore.exceptions import ClientError
 
 from local_aws.client import LocalAwsClient
 from tests.local_aws.airflow_task import execute
@@ -161,3 +162,37 @@ def test_the_task_fails_if_emr_refuses_to_terminate_a_cluster(
     assert "AccessDenied" in str(failed.value.exceptions[0])
     execute(terminate_clusters(request_, created))
     user.wait_for(created, "TERMINATED")
+
+
+def invalid(request: dict[str, Any], count: Any) -> dict[str, Any]:
+    """Return the request with a count that botocore, or EMR, refuses."""
+    return {**request, "Instances": {**request["Instances"], "InstanceCount": count}}
+
+
+@pytest.mark.parametrize(
+    ("count", "fault"), [(2.0, "Invalid type for parameter Instances.InstanceCount"), (-1, "ValidationException")]
+)
+def test_a_cluster_that_botocore_or_emr_refuses_is_not_tried_again(
+    user: User, request_: dict[str, Any], count: Any, fault: str
+) -> None:
+    with pytest.raises(AirflowFailException, match="EMR rejected the cluster: ") as error:
+        execute(create_cluster(invalid(request_, count)))
+    assert fault in str(error.value)
+    assert clusters_of_run(user, request_) == []
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "InternalServerException", "AccessDeniedException"])
+def test_a_refusal_that_may_end_by_itself_is_left_to_the_retries(
+    local_aws: LocalAwsClient, request_: dict[str, Any], cluster_id: str, code: Any
+) -> None:
+    local_aws.fail("emr:RunJobFlow", code)
+    local_aws.fail("emr:AddJobFlowSteps", code)
+    for task in (create_cluster(request_), add_step(cluster_id, step_config("exit 0"))):
+        with pytest.raises(ClientError, match=code):
+            execute(task)
+
+
+def test_a_step_that_botocore_refuses_is_not_tried_again(cluster_id: str) -> None:
+    step = {**step_config("exit 0"), "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["sleep", 2.0]}}
+    with pytest.raises(AirflowFailException, match=f"Invalid type for parameter .*; cluster {cluster_id} is "):
+        execute(add_step(cluster_id, step))

@@ -51,6 +51,17 @@ def test_a_third_cluster_is_not_replaced(user: User, local_aws: LocalAwsClient, 
     assert {user.end_code(cluster) for cluster in clusters} == {"BOOTSTRAP_FAILURE"}
 
 
+def test_a_replacement_that_emr_refuses_is_not_tried_again(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any]
+) -> None:
+    local_aws.end_cluster("BOOTSTRAP_FAILURE", calls=[1])
+    local_aws.fail("emr:RunJobFlow", "ValidationException", calls=[2])
+    created = execute(create_cluster(request_))
+    with pytest.raises(AirflowFailException, match=r"EMR rejected the cluster: .*ValidationException"):
+        wait_until_ready(request_, created)
+    assert clusters_of_run(user, request_) == [created]
+
+
 @pytest.mark.parametrize("reason", ["VALIDATION_ERROR", "USER_REQUEST"])
 def test_a_cluster_that_fails_to_start_for_a_permanent_reason_is_not_replaced(
     user: User, local_aws: LocalAwsClient, request_: dict[str, Any], reason: str

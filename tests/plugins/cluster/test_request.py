@@ -4,8 +4,9 @@ import botocore.session
 import pytest
 
 from local_aws.emr.checks import check_parameters
-from orchard.cluster.instances import INSTANCE_TYPES
-from orchard.cluster.request import ClusterSpec, run_job_flow_request
+from local_aws.emr.offerings import instance_types, release_labels
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives
+from orchard.cluster.request import ClusterSpec, instance_fleets, run_job_flow_request
 from orchard.settings import Settings
 
 SETTINGS = Settings(bucket="fruits-data", release="0123456789ab")
@@ -27,6 +28,43 @@ def properties(request: dict[str, Any], classification: str) -> dict[str, str]:
 def test_the_request_is_valid_for_emr(instance_type: str) -> None:
     model = botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow")
     check_parameters(model, run_job_flow_request(spec(instance_type), SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("requested", "types"),
+    [
+        ("m5.xlarge", ["m5.xlarge", "m6i.xlarge", "m7i.xlarge"]),
+        ("m7i.xlarge", ["m7i.xlarge", "m5.xlarge", "m6i.xlarge"]),
+        ("c7i.xlarge", ["c7i.xlarge", "c6i.xlarge"]),
+    ],
+)
+def test_every_fleet_has_the_types_of_its_size_and_starts_the_requested_one_first(
+    requested: str, types: list[str]
+) -> None:
+    fleets = instance_fleets(run_job_flow_request(spec(requested, 3), SETTINGS))
+    assert [fleet["TargetOnDemandCapacity"] for fleet in fleets] == [1, 3]
+    for fleet in fleets:
+        configs = sorted(fleet["InstanceTypeConfigs"], key=lambda config: config["Priority"])
+        assert [config["InstanceType"] for config in configs] == types
+        assert len({config["Priority"] for config in configs}) == len(types)
+        assert fleet["LaunchSpecifications"] == {"OnDemandSpecification": {"AllocationStrategy": "prioritized"}}
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_an_alternative_has_the_cores_and_the_memory_that_the_configuration_expects(name: str) -> None:
+    for other in alternatives(name):
+        kinds = INSTANCE_TYPES[name], INSTANCE_TYPES[other]
+        assert kinds[0].vcpus == kinds[1].vcpus
+        assert kinds[0].memory_gib == kinds[1].memory_gib
+        assert kinds[0].yarn_memory_mib == kinds[1].yarn_memory_mib
+
+
+def test_every_release_with_python_311_supports_every_alternative() -> None:
+    # An unsupported alternative would make EMR refuse clusters of a type that it supports.
+    labels = [label for label in release_labels("eu-west-1") if label.startswith("emr-7.") and label >= "emr-7.1"]
+    assert len(labels) > 5
+    for label in labels:
+        assert INSTANCE_TYPES.keys() <= set(instance_types(label)), label
 
 
 def test_the_price_of_a_cluster_is_the_price_of_all_its_nodes() -> None:

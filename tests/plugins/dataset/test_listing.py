@@ -1,8 +1,10 @@
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.stub import Stubber
 
-from orchard.dataset.listing import DatasetSize, NoImages, measure_dataset
+from orchard.dataset.listing import CannotList, DatasetSize, NoImages, describe_rejects, measure_dataset
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,3 +34,51 @@ def test_a_prefix_without_images_is_reported_with_the_endings_of_images(s3: "S3C
         measure_dataset(s3, f"s3://{bucket}/images/")
     assert f"no images below s3://{bucket}/images/ (other objects: 1)" in str(error.value)
     assert ".jpg, .jpeg, .png, .webp, .bmp" in str(error.value)
+
+
+def test_images_that_ingest_will_reject_whatever_they_contain_are_counted_by_reason(
+    s3: "S3Client", bucket: str
+) -> None:
+    for key, body, storage_class in (
+        ("Kiwi/1.jpg", b"1", "STANDARD"),
+        ("Kiwi/2.jpg", b"1", "GLACIER_IR"),
+        ("Kiwi/3.jpg", b"1", "INTELLIGENT_TIERING"),
+        ("Kiwi/4.jpg", b"1", "GLACIER"),
+        ("Kiwi/5.jpg", b"1", "DEEP_ARCHIVE"),
+        ("Kiwi/notes.txt", b"1", "GLACIER"),
+        ("Kiwi//6.jpg", b"1", "STANDARD"),
+        ("Kiwi/7.jpg", b"", "STANDARD"),
+    ):
+        s3.put_object(Bucket=bucket, Key=f"images/{key}", Body=body, StorageClass=storage_class)  # type: ignore[arg-type]
+    size = measure_dataset(s3, f"s3://{bucket}/images/")
+    assert (size.images, size.readable) == (7, 3)
+    assert size.rejects == {"archived": 2, "unreadable_key": 1, "empty": 1}
+    assert describe_rejects(size).startswith(
+        "2 archived (restore them, or copy them to another storage class); 1 empty"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "archived"),
+    [
+        ({}, True),
+        ({"IsRestoreInProgress": True}, True),
+        ({"IsRestoreInProgress": False, "RestoreExpiryDate": datetime(2026, 12, 1, tzinfo=UTC)}, False),
+    ],
+)
+def test_a_restored_object_counts_as_readable_and_the_listing_asks_for_it(
+    s3: "S3Client", bucket: str, status: dict[str, Any], archived: bool
+) -> None:
+    # The local AWS lists no RestoreStatus.
+    item = {"Key": "images/1.jpg", "Size": 5, "StorageClass": "GLACIER", "RestoreStatus": status}
+    asked = {"Bucket": bucket, "Prefix": "images/", "OptionalObjectAttributes": ["RestoreStatus"]}
+    with Stubber(s3) as stubber:
+        stubber.add_response("list_objects_v2", {"Contents": [item]}, asked)
+        assert measure_dataset(s3, f"s3://{bucket}/images/").rejects == ({"archived": 1} if archived else {})
+
+
+def test_a_bucket_that_does_not_exist_is_a_permanent_error(s3: "S3Client") -> None:
+    with pytest.raises(
+        CannotList, match=r"s3://no-such-bucket/images/ cannot be listed: .*NoSuchBucket.*Use the URI of"
+    ):
+        measure_dataset(s3, "s3://no-such-bucket/images/")

@@ -16,7 +16,7 @@ from orchard.preflight.checks import ACTIONS, Clients, NotReady, check
 from orchard.run.plan import RunPlan
 from orchard.settings import Settings
 from tests.plugins.answers import answering, failing
-from tests.plugins.plans import plan
+from tests.plugins.plans import plan, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -43,7 +43,7 @@ def clients(aws_url: str, s3: "S3Client", iam: "IAMClient") -> Clients:
 @pytest.fixture
 def ready(released: Settings, clients: Clients) -> Iterator[Settings]:
     """A deployment with everything that a run needs: a dataset, roles, a subnet, a security configuration."""
-    clients.s3.put_object(Bucket=released.bucket, Key="images/Kiwi/1.jpg", Body=b"12345")
+    put_images(clients.s3, released.bucket)
     name = f"orchard-{uuid.uuid4().hex[:8]}"
     clients.iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
     clients.iam.create_instance_profile(InstanceProfileName=name)
@@ -90,7 +90,7 @@ def test_a_complete_deployment_passes_with_one_log_line_per_check(
             f"output {run['run_uri']} is writable",
             "EMR offers the release label emr-7.14.0",
             "emr-7.14.0 supports m5.xlarge",
-            "EC2 offers m5.xlarge in eu-north-1",
+            "EC2 offers m5.xlarge, m6i.xlarge, m7i.xlarge in eu-north-1",
             "free addresses for 3 instances: subnet-",
             f"service role {role} exists",
             f"instance profile {role} exists",
@@ -121,7 +121,8 @@ def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> 
     run = plan(s3, wrong)
     run["cluster"]["Instances"]["InstanceFleets"][1]["InstanceTypeConfigs"] = [{"InstanceType": "m9.huge"}]
     s3.delete_object(Bucket=ready.bucket, Key=f"releases/{ready.release}/spark/pca.py")
-    s3.delete_object(Bucket=ready.bucket, Key="images/Kiwi/1.jpg")
+    for number in (1, 2):
+        s3.delete_object(Bucket=ready.bucket, Key=f"images/Kiwi/{number}.jpg")
     with answering(s3, "HeadBucket", {"BucketRegion": "eu-west-3"}), failing(s3, "PutObject", "AccessDenied", 403):
         message = faults(clients, wrong, run)
     assert message.startswith("10 checks failed, no cluster was created: ")

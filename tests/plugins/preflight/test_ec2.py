@@ -123,6 +123,16 @@ def test_a_fleet_with_several_types_needs_only_one_of_them(ec2: Any, subnet_c: s
     assert "eu-west-1c has no c8a.xlarge or m9.huge" in fault
 
 
+def test_the_log_names_only_the_types_that_each_zone_offers(
+    ec2: Any, subnet_a: str, subnet_c: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "orchard")
+    request = with_instance_types(cluster_request(subnet_a, subnet_c), "m5.xlarge", TYPE_IN_ZONES_A_AND_B)
+    assert types_not_offered(ec2, request) == []
+    assert "preflight: EC2 offers c8a.xlarge, m5.xlarge in eu-west-1a" in caplog.text
+    assert "preflight: EC2 offers m5.xlarge in eu-west-1c" in caplog.text
+
+
 def test_a_zone_is_ignored_if_its_subnet_has_too_few_addresses(ec2: Any, small_subnet: str, subnet_c: str) -> None:
     request = with_instance_types(cluster_request(small_subnet, subnet_c, workers=20), TYPE_IN_ZONES_A_AND_B)
     assert unusable_subnets(ec2, request) == []

@@ -150,3 +150,13 @@ def test_the_check_deletes_the_probe_of_an_interrupted_check(s3: "S3Client", buc
     s3.put_object(Bucket=bucket, Key=f"runs/images/1/{PROBE}", Body=b"")
     assert unwritable_output(s3, f"s3://{bucket}/runs/images/1") == []
     assert keys(s3, bucket) == []
+
+
+def test_a_dataset_whose_first_image_is_archived_passes_if_another_can_be_read(
+    s3: "S3Client", bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.put_object(Bucket=bucket, Key="images/Kiwi/1.jpg", Body=b"1", StorageClass="DEEP_ARCHIVE")
+    s3.put_object(Bucket=bucket, Key="images/Kiwi/2.jpg", Body=b"1")
+    caplog.set_level("INFO", "orchard")
+    assert unreadable_dataset(s3, f"s3://{bucket}/images/") == []
+    assert f"tried s3://{bucket}/images/Kiwi/2.jpg" in caplog.text

@@ -12,7 +12,7 @@ from orchard.cluster.tags import DAG_TAG, RUN_TAG
 from orchard.run.janitor import clusters_of_deployment, decide, terminate_orphans
 from orchard.run.names import run_name
 from orchard.settings import Settings
-from tests.plugins.plans import DAG_ID, RUN_AFTER, RUN_ID, plan
+from tests.plugins.plans import DAG_ID, RUN_AFTER, RUN_ID, plan, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -159,7 +159,7 @@ def test_a_cluster_of_another_deployment_is_kept_even_if_the_names_of_the_bucket
 
 def test_the_cluster_of_a_plan_is_recognised_by_its_name_and_tags(s3: "S3Client", released: Settings) -> None:
     run_id = "manual~2"
-    s3.put_object(Bucket=released.bucket, Key="images/Kiwi/1.jpg", Body=b"12345")
+    put_images(s3, released.bucket)
     request = plan(s3, released, run_id)["cluster"]
     name_and_tags: Any = {
         **{key: request[key] for key in ("Name", "Tags")},

@@ -1,16 +1,24 @@
+import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import botocore.session
 import pytest
+from botocore.exceptions import ClientError
 
 from local_aws.emr.checks import check_parameters
-from orchard.dataset.listing import NoImages
+from orchard.dataset.listing import CannotList, NoImages, TooManyRejects
+from orchard.errors import PermanentError
 from orchard.release import NoRelease
+from orchard.run import steps
 from orchard.run.names import run_name
-from orchard.run.plan import UnknownParams
+from orchard.run.params import BadParams, UnknownParams
+from orchard.run.plan import TooFewImages
+from orchard.run.steps import ArgumentsTooLong
 from orchard.settings import Settings
-from tests.plugins.plans import RUN_AFTER, RUN_ID, plan
+from tests.plugins.answers import failing
+from tests.plugins.plans import RUN_AFTER, RUN_ID, plan, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -19,8 +27,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def with_images(s3: "S3Client", released: Settings) -> Settings:
     """A deployment whose dataset contains three images."""
-    for number in range(3):
-        s3.put_object(Bucket=released.bucket, Key=f"images/Kiwi/{number}.jpg", Body=b"12345")
+    put_images(s3, released.bucket, count=3)
     return released
 
 
@@ -62,7 +69,7 @@ def test_a_run_id_that_is_too_long_for_a_tag_is_truncated(s3: "S3Client", with_i
 
 def test_a_long_prefix_results_in_a_cluster_name_that_emr_accepts(s3: "S3Client", with_images: Settings) -> None:
     prefix = "/".join(["x" * 99] * 4)
-    s3.put_object(Bucket=with_images.bucket, Key=f"{prefix}/1.jpg", Body=b"1")
+    put_images(s3, with_images.bucket, f"{prefix}/")
     planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
     assert len(planned["cluster"]["Name"]) == 256
     assert max(len(tag["Value"]) for tag in planned["cluster"]["Tags"]) == 256
@@ -81,3 +88,96 @@ def test_a_dataset_without_images_fails_before_anything_is_created(s3: "S3Client
 def test_a_missing_release_fails_before_anything_is_created(s3: "S3Client", with_images: Settings) -> None:
     with pytest.raises(NoRelease, match="release 'gone' is not in"):
         plan(s3, replace(with_images, release="gone"))
+
+
+def test_whole_floats_become_the_whole_numbers_that_emr_and_the_steps_expect(
+    s3: "S3Client", with_images: Settings
+) -> None:
+    planned = plan(s3, with_images, core_instances=2.0, n_components=3.0)
+    assert planned == plan(s3, with_images, core_instances=2, n_components=3)
+    core = planned["cluster"]["Instances"]["InstanceFleets"][1]
+    assert isinstance(core["TargetOnDemandCapacity"], int)
+    assert planned["pca_step"]["HadoopJarStep"]["Args"][-2:] == ["--n-components", "3"]
+
+
+def test_a_param_of_the_wrong_type_is_refused_before_s3_is_asked(s3: "S3Client", with_images: Settings) -> None:
+    with failing(s3, "ListObjectsV2", "SlowDown", 503), pytest.raises(BadParams, match="core_instances is 'two': use"):
+        plan(s3, with_images, core_instances="two")
+
+
+@pytest.mark.parametrize(("images", "n_components"), [(2, 3), (3, 4), (3, 1280), (1, 0.95), (1, 1)])
+def test_fewer_images_than_the_pca_needs_are_refused_with_both_numbers(
+    s3: "S3Client", released: Settings, images: int, n_components: float
+) -> None:
+    put_images(s3, released.bucket, count=images)
+    with pytest.raises(TooFewImages, match=f"has {images} readable images, but .*use") as error:
+        plan(s3, released, n_components=n_components)
+    assert images == 1 or f"n_components is {n_components}: use at most {images}" in str(error.value)
+    assert isinstance(error.value, PermanentError)
+
+
+def test_as_many_components_as_images_are_planned(s3: "S3Client", with_images: Settings) -> None:
+    assert plan(s3, with_images, n_components=3)["images"] == 3
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_a_dataset_whose_first_image_is_readable_and_whose_others_are_archived_is_refused(
+    s3: "S3Client", with_images: Settings, storage_class: str
+) -> None:
+    put_images(s3, with_images.bucket, "images/Lemon/", count=2, StorageClass=storage_class)
+    message = r"2 of 5 images below s3://.*/images/ cannot be read, a ratio of 0\.400, over max_reject_ratio 0\.05: "
+    with pytest.raises(TooManyRejects, match=message + r"2 archived \(restore them") as error:
+        plan(s3, with_images)
+    assert isinstance(error.value, PermanentError)
+
+
+def test_archived_images_within_the_tolerated_share_are_a_warning(
+    s3: "S3Client", with_images: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(s3, with_images.bucket, "images/Lemon/", count=1, StorageClass="GLACIER")
+    with caplog.at_level(logging.WARNING):
+        assert plan(s3, with_images, max_reject_ratio=0.25)["images"] == 4
+    assert "1 of 4 images below" in caplog.text
+    assert "will be rejected: 1 archived (restore them" in caplog.text
+    with pytest.raises(TooFewImages, match="has 3 readable images, but n_components is 4: use at most 3"):
+        plan(s3, with_images, max_reject_ratio=0.25, n_components=4)
+
+
+def test_a_dataset_in_a_missing_bucket_is_refused(s3: "S3Client", released: Settings) -> None:
+    with pytest.raises(CannotList, match=r"s3://no-such-bucket/images/ cannot be listed: .*NoSuchBucket"):
+        plan(s3, released, dataset_uri="s3://no-such-bucket/images/")
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "AccessDenied"])
+def test_an_error_that_may_end_by_itself_is_raised_for_a_retry(
+    s3: "S3Client", with_images: Settings, code: str
+) -> None:
+    with failing(s3, "ListObjectsV2", code, 403), pytest.raises(ClientError, match=code):
+        plan(s3, with_images)
+
+
+def test_a_manifest_of_another_release_is_refused(s3: "S3Client", with_images: Settings) -> None:
+    where = {"Bucket": with_images.bucket, "Key": f"releases/{with_images.release}/manifest.json"}
+    manifest = json.loads(s3.get_object(**where)["Body"].read())  # type: ignore[arg-type]
+    s3.put_object(**where, Body=json.dumps({**manifest, "version": "ba9876543210"}).encode())  # type: ignore[arg-type]
+    message = f"describes release 'ba9876543210', not '{with_images.release}'. Delete it, upload the release again"
+    with pytest.raises(NoRelease, match=message):
+        plan(s3, with_images)
+
+
+def test_arguments_that_are_too_long_for_emr_are_refused_by_the_plan(
+    s3: "S3Client", with_images: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # S3's keys, and so the arguments, are shorter than EMR's real limit.
+    ingest = plan(s3, with_images)["ingest_step"]["HadoopJarStep"]["Args"]
+    monkeypatch.setattr(steps, "MAX_ARGUMENT_CHARACTERS", len("".join(ingest)) - 1)
+    with pytest.raises(ArgumentsTooLong, match=f"arguments of step ingest have {len(''.join(ingest))} characters"):
+        plan(s3, with_images)
+
+
+def test_the_keys_of_a_run_over_the_longest_prefix_fit_into_s3s_limit(s3: "S3Client", with_images: Settings) -> None:
+    prefix = "/".join(["x" * 99] * 10)
+    put_images(s3, with_images.bucket, f"{prefix}/")
+    planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
+    # The longest name that a step writes below it has fewer than 200 characters.
+    assert len(planned["run_uri"].split("/", 3)[3]) < 1024 - 200

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import pytest
 from local_aws.emr.checks import check_parameters
 from orchard.errors import PermanentError
 from orchard.release import Release
+from orchard.run.params import RunParams
 from orchard.run.steps import STEPS, ArgumentsTooLong, step_configs, step_timeout
 from orchard.settings import Settings
+from tests.plugins.plans import DEFAULT_PARAMS
 
 RELEASE = Release("s3://fruits-data/releases/0123456789ab", "model/mobilenet.tflite", {})
-PARAMS = {"max_reject_ratio": 0.05, "n_components": 0.95}
-CONFIGS = step_configs(RELEASE, dataset_uri="s3://in/", run_uri="s3://out/run", params=PARAMS)
+PARAMS = RunParams.parse({"dataset_uri": "s3://inputs/", **DEFAULT_PARAMS})
+CONFIGS = step_configs(RELEASE, run_uri="s3://out/run", params=PARAMS)
 
 
 def test_the_steps_are_valid_for_emr() -> None:
@@ -30,8 +33,9 @@ def test_each_step_is_a_spark_program_of_the_release() -> None:
 
 @pytest.mark.parametrize("n_components", [0.95, 3])
 def test_the_params_of_the_run_are_arguments_of_its_steps(n_components: float) -> None:
-    params = {"max_reject_ratio": 0.25, "n_components": n_components}
-    ingest, _, pca = step_configs(RELEASE, dataset_uri="s3://in/", run_uri="s3://out/run", params=params)
+    params = replace(PARAMS, max_reject_ratio=0.25, n_components=n_components)
+    ingest, _, pca = step_configs(RELEASE, run_uri="s3://out/run", params=params)
+    assert ingest["HadoopJarStep"]["Args"][-6:-4] == ["--input-uri", "s3://inputs/"]
     assert ingest["HadoopJarStep"]["Args"][-2:] == ["--max-reject-ratio", "0.25"]
     assert pca["HadoopJarStep"]["Args"][-2:] == ["--n-components", str(n_components)]
 
@@ -47,9 +51,9 @@ def test_the_timeout_of_a_step_is_a_setting() -> None:
 
 
 def test_arguments_that_are_too_long_for_emr_are_a_permanent_error() -> None:
-    uri = f"s3://in/{'x' * 10_240}/"
+    params = replace(PARAMS, dataset_uri=f"s3://inputs/{'x' * 10_240}/")
     with pytest.raises(
         ArgumentsTooLong, match=r"step ingest have 10,\d\d\d characters, and EMR's limit is 10,240"
     ) as error:
-        step_configs(RELEASE, dataset_uri=uri, run_uri="s3://out/run", params=PARAMS)
+        step_configs(RELEASE, run_uri="s3://out/run", params=params)
     assert isinstance(error.value, PermanentError)

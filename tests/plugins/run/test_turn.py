@@ -34,10 +34,10 @@ def settings(released: Settings, role: str) -> Settings:
 
 @pytest.fixture
 def plan(s3: "S3Client", settings: Settings) -> Plan:
-    """Plans a run of a dataset that has one image."""
+    """Plans a run of a dataset that has two images."""
 
     def planned(run_id: str, prefix: str = "images/") -> RunPlan:
-        s3.put_object(Bucket=settings.bucket, Key=f"{prefix}Kiwi/1.jpg", Body=b"12345")
+        plans.put_images(s3, settings.bucket, prefix)
         return plans.plan(s3, settings, run_id, dataset_uri=f"s3://{settings.bucket}/{prefix}")
 
     return planned
@@ -79,7 +79,7 @@ def test_a_second_run_of_a_dataset_waits_for_the_first_and_the_reason_names_its_
     assert reasons_to_wait(emr, settings, plan("manual__2")) == []
 
 
-@pytest.mark.parametrize("prefix", ["images/2/", "image", "images/".ljust(300, "x") + "/", "lot#1/"])
+@pytest.mark.parametrize("prefix", ["images/2/", "image/", "images/".ljust(300, "x") + "/", "lot#1/"])
 def test_a_run_of_another_dataset_does_not_wait(
     emr: "EMRClient", settings: Settings, plan: Plan, start: Start, prefix: str
 ) -> None:

@@ -1,0 +1,116 @@
+"""The params of a run, parsed once: by the task `plan`, before anything is requested or created."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.dataset.uri import check_dataset_uri
+from orchard.errors import PermanentError
+
+MAX_CORE_INSTANCES = 20
+# MobileNetV2 has this many features per image, and a PCA at most as many components.
+MAX_COMPONENTS = 1280
+
+
+class UnknownParams(PermanentError):
+    """The run was triggered with params that the DAG does not have. Airflow accepts them silently."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"unknown params {', '.join(map(repr, names))}: use {', '.join(PARAMS)}")
+
+
+class BadParams(PermanentError):
+    """At least one param has a value that a run cannot use. The message lists every fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParams:
+    """The params of a run, valid and with the type that they are used as.
+
+    `n_components` is a whole number of components, or the share of the variance to keep.
+    """
+
+    dataset_uri: str
+    n_components: int | float
+    max_reject_ratio: float
+    instance_type: str
+    core_instances: int
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Any]) -> Self:
+        """Parse the params that Airflow's form or API hands over.
+
+        JSON does not distinguish 2 from 2.0, so a whole float counts as a whole number. Text never counts as a number.
+
+        Raises:
+            UnknownParams: a param is misspelt. Without this check the run would use the nightly run's value.
+            BadParams: a param is missing, or its value is invalid.
+        """
+        unknown = sorted(set(params) - set(PARAMS))
+        if unknown:
+            raise UnknownParams(unknown)
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for name, parse in PARSERS.items():
+            if name not in params:
+                faults.append(f"{name} is missing")
+                continue
+            try:
+                values[name] = parse(params[name])
+            except ValueError as error:
+                faults.append(f"{name} is {params[name]!r}: {error}")
+        if faults:
+            raise BadParams("; ".join(faults))
+        return cls(**values)
+
+
+PARAMS = tuple(field.name for field in fields(RunParams))
+
+
+def _n_components(value: object) -> int | float:
+    number = _number(value)
+    if number is not None and 0 < number < 1:
+        return float(number)
+    if number is not None and number == math.floor(number) and 1 <= number <= MAX_COMPONENTS:
+        return int(number)
+    raise ValueError(
+        f"use a whole number of components from 1 to {MAX_COMPONENTS}, or a share of the variance between 0 and 1"
+    )
+
+
+def _max_reject_ratio(value: object) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError("use a number from 0 to 1")
+    return float(number)
+
+
+def _instance_type(value: object) -> str:
+    if not isinstance(value, str) or value not in INSTANCE_TYPES:
+        raise ValueError(f"choose from {', '.join(INSTANCE_TYPES)}")
+    return value
+
+
+def _core_instances(value: object) -> int:
+    number = _number(value)
+    if number is None or number != math.floor(number) or not 1 <= number <= MAX_CORE_INSTANCES:
+        raise ValueError(f"use a whole number from 1 to {MAX_CORE_INSTANCES}")
+    return int(number)
+
+
+def _number(value: object) -> int | float | None:
+    """Return a finite number, or None for anything else. In Python a bool is an int."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+PARSERS: Mapping[str, Callable[[object], Any]] = {
+    "dataset_uri": check_dataset_uri,
+    "n_components": _n_components,
+    "max_reject_ratio": _max_reject_ratio,
+    "instance_type": _instance_type,
+    "core_instances": _core_instances,
+}

@@ -1,0 +1,75 @@
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.errors import PermanentError
+from orchard.run.params import BadParams, RunParams, UnknownParams
+from tests.plugins.dataset_uris import ACCEPTED_URIS, REFUSED_URIS
+from tests.plugins.plans import DEFAULT_PARAMS
+
+VALID: dict[str, Any] = {"dataset_uri": "s3://fruits-data/images/", **DEFAULT_PARAMS}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parsed"),
+    [
+        ("core_instances", 2.0, 2),
+        ("core_instances", 20, 20),
+        ("n_components", 50.0, 50),
+        ("n_components", 1.0, 1),
+        ("n_components", 1280, 1280),
+        ("n_components", 0.9999999999, 0.9999999999),
+        ("n_components", 1e-9, 1e-9),
+        ("max_reject_ratio", 0, 0.0),
+        ("max_reject_ratio", 1, 1.0),
+        *(("instance_type", name, name) for name in INSTANCE_TYPES),
+        *(("dataset_uri", uri, uri) for uri in ACCEPTED_URIS),
+    ],
+)
+def test_a_valid_value_has_the_type_that_it_is_used_as(name: str, value: Any, parsed: Any) -> None:
+    found = getattr(RunParams.parse({**VALID, name: value}), name)
+    assert (found, type(found)) == (parsed, type(parsed))
+
+
+NO_NUMBERS = (None, True, False, "2", "two", "", [2], {"value": 2}, Decimal(2), math.nan, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        *(("core_instances", value, "use a whole number from 1 to 20") for value in (*NO_NUMBERS, 0, 21, -1, 2.5)),
+        *(("core_instances", value, "use a whole number from 1 to 20") for value in (1e300, 10**400)),
+        *(("max_reject_ratio", value, "use a number from 0 to 1") for value in (*NO_NUMBERS, -0.01, 1.01, 10**400)),
+        *(
+            ("n_components", value, "use a whole number of components from 1 to 1280, or a share of the variance")
+            for value in (*NO_NUMBERS, 0, -0.5, 1.5, 1281, 1e300, 10**400)
+        ),
+        *(
+            ("instance_type", value, "choose from m5.xlarge, ")
+            for value in (None, 5, True, "m5.huge", "", ["m5.xlarge"])
+        ),
+        *(("dataset_uri", uri, "use|rename") for uri in (*REFUSED_URIS, None, 3)),
+    ],
+)
+def test_any_other_value_is_refused_with_the_param_the_value_and_the_remedy(name: str, value: Any, remedy: str) -> None:
+    with pytest.raises(BadParams, match=remedy) as error:
+        RunParams.parse({**VALID, name: value})
+    assert str(error.value).startswith(f"{name} is {value!r}: ")
+    assert isinstance(error.value, PermanentError)
+
+
+def test_all_faults_are_reported_together() -> None:
+    params = {**VALID, "core_instances": "two", "n_components": True}
+    del params["max_reject_ratio"]
+    with pytest.raises(BadParams) as error:
+        RunParams.parse(params)
+    for fault in ("core_instances is 'two'", "n_components is True", "max_reject_ratio is missing"):
+        assert fault in str(error.value)
+
+
+def test_unknown_params_are_named_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(UnknownParams, match="unknown params 'workers': use dataset_uri, n_components,"):
+        RunParams.parse({**VALID, "workers": 3})

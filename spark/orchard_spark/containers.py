@@ -64,10 +64,26 @@ def format_of(content: bytes) -> str | None:
     return "BMP" if content.startswith(b"BM") else None
 
 
-def webp_size(content: bytes) -> Size | None:
-    """Return the size that a WebP file announces: Pillow only knows it after allocating the memory for it."""
-    if format_of(content) != "WEBP":
+def size_of(content: bytes) -> Size | None:
+    """Return the size that the header of a PNG, WebP or BMP announces, without decoding; None for other files."""
+    read = {"PNG": _png_size, "WEBP": _webp_size, "BMP": _bmp_size}.get(format_of(content) or "")
+    return read(content) if read else None
+
+
+def _png_size(content: bytes) -> Size | None:
+    return Size(*struct.unpack(">II", content[16:24])) if content[12:16] == b"IHDR" and len(content) >= 24 else None
+
+
+def _bmp_size(content: bytes) -> Size | None:
+    if len(content) < 26:
         return None
+    if content[14:18] == b"\x0c\0\0\0":
+        return Size(*struct.unpack("<HH", content[18:22]))
+    width, height = struct.unpack("<Ii", content[18:26])
+    return Size(width, abs(height))  # rows from the top to the bottom have a negative height
+
+
+def _webp_size(content: bytes) -> Size | None:
     kind, body = content[12:16], content[20:30]
     if kind == b"VP8X" and len(body) == 10:
         return Size(1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))

@@ -25,6 +25,12 @@ DEFAULT_MAX_PIXELS = 50_000_000
 # Pixels are converted to RGB in strips of this many, so that a large image is held at most twice.
 STRIP_PIXELS = 1024**2
 
+# What decoding holds at once, per pixel: the pixels as stored and as RGB, of four bytes each, or what the decoder
+# needs, six bytes of coefficients of a progressive JPEG, two canvases and a copy of a WebP.
+_BYTES_PER_PIXEL = {"PNG": 8, "JPEG": 10, "WEBP": 16, "BMP": 8}
+# A JPEG of fewer bytes has too few pixels to be large.
+_SMALL_JPEG_BYTES = 32 * 1024
+
 _EIGHT_BIT_SHIFT = {"I;16": 8, "I;16B": 8, "I;16L": 8, "I;16N": 8}
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,6 +53,25 @@ class ImageInfo:
     format: str
     width: int
     height: int
+
+
+def decoding_bytes(content: bytes) -> int:
+    """Return about how many bytes of memory decoding an image takes at most; 0 if it is too small to matter."""
+    kind = containers.format_of(content)
+    size = containers.size_of(content)
+    if kind == "JPEG" and len(content) >= _SMALL_JPEG_BYTES:
+        size = _jpeg_size(content)
+    return size.width * size.height * _BYTES_PER_PIXEL[kind] if kind and size else 0
+
+
+def _jpeg_size(content: bytes) -> containers.Size:
+    """Return the size of a JPEG. One that Pillow cannot open may decode without its metadata, and may be large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return containers.Size(*_open(content).size)
+    except Exception:
+        return containers.Size(DEFAULT_MAX_PIXELS, 1)
 
 
 def decode(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
@@ -74,8 +99,9 @@ def _decode(pixels: containers.Pixels, max_pixels: int) -> tuple[Image.Image, Im
         # Pillow warns between its own pixel limit and twice that limit; max_pixels is checked below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if size := containers.webp_size(pixels.content):
-                _check_pixels(*size, max_pixels)
+            kind, size = containers.format_of(pixels.content), containers.size_of(pixels.content)
+            if kind == "WEBP" and size is not None:
+                _check_pixels(*size, max_pixels)  # Pillow allocates the memory when it opens the file
             image = _open(pixels.content)
             info = ImageInfo(str(image.format), image.width, image.height)
             _check_pixels(image.width, image.height, max_pixels)

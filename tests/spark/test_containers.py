@@ -226,8 +226,7 @@ def test_a_file_without_metadata_keeps_its_pixels(content: bytes) -> None:
 @pytest.mark.parametrize("lossless", [True, False])
 def test_the_size_of_a_webp_is_read_from_its_header(mode: str, lossless: bool) -> None:
     image = Image.new(mode, (123, 45), (1, 2, 3, 4)[: len(mode)])
-    assert containers.webp_size(files.encode(image, "WEBP", lossless=lossless)) == (123, 45)
-    assert containers.webp_size(PNG) is None
+    assert containers.size_of(files.encode(image, "WEBP", lossless=lossless)) == (123, 45)
 
 
 def test_the_photographs_of_a_bug_report_are_taken(shared_data: Path) -> None:
@@ -236,3 +235,14 @@ def test_the_photographs_of_a_bug_report_are_taken(shared_data: Path) -> None:
     for path in photographs:
         image, info = images.decode(path.read_bytes())
         assert (image.mode, info.format) == ("RGB", "JPEG")
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP"])
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_the_size_of_a_png_and_a_bmp_is_read_from_its_header(image_format: str, mode: str) -> None:
+    assert containers.size_of(files.encode(Image.new(mode, (123, 45)), image_format)) == (123, 45)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF....WEBP", b"\xff\xd8\xff", b"GIF89a"])
+def test_a_header_that_is_cut_short_has_no_size(content: bytes) -> None:
+    assert containers.size_of(content) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from orchard_spark import images
+from orchard_spark import images, turns
 from orchard_spark.images import decode, to_model_input
 from orchard_spark.rejects import RejectedObject
 from tests.spark import files
@@ -349,3 +349,31 @@ def test_a_webp_with_too_many_pixels_is_rejected_before_its_memory_is_allocated(
     with pytest.raises(RejectedObject, match="12288 x 12288 pixels, over 50000000") as rejected:
         decode(files.webp(header, files.riff_chunk(b"VP8L", bytes(20))))
     assert rejected.value.reason == "too_many_pixels"
+
+
+def test_a_large_transparent_image_is_held_at_most_twice(tmp_path: Path) -> None:
+    side = 3000
+    (tmp_path / "large.png").write_bytes(files.encode(Image.new("RGBA", (side, side), (9, 9, 9, 99)), "PNG"))
+    program = (
+        "import re, sys, pathlib; from orchard_spark import images\n"
+        "def peak():\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]) * 1024\n"
+        "images.decode(pathlib.Path('small.png').read_bytes()); before = peak()\n"
+        "images.decode(pathlib.Path('large.png').read_bytes()); print(peak() - before)"
+    )
+    (tmp_path / "small.png").write_bytes(files.encode(Image.new("RGBA", (9, 9)), "PNG"))
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 2.6 * 4 * side * side
+
+
+@pytest.mark.parametrize(("image_format", "bytes_per_pixel"), [("PNG", 8), ("JPEG", 10), ("WEBP", 16), ("BMP", 8)])
+def test_the_memory_that_decoding_takes_is_known_beforehand(image_format: str, bytes_per_pixel: int) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8))
+    content = files.encode(noise, image_format)
+    assert images.decoding_bytes(content) == 300 * 400 * bytes_per_pixel
+    assert images.decoding_bytes(content[:11]) == 0
+
+
+def test_a_jpeg_whose_size_is_unknown_counts_as_large() -> None:
+    content = b"\xff\xd8\xff\xed\0\x14Photoshop 3.0\x008BIM" + bytes(40_000)
+    assert images.decoding_bytes(content) > turns.LARGE_BYTES

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Accumulator
 
-from orchard_spark import images, mobilenet, objects, parts, rejects, schemas, step
+from orchard_spark import images, mobilenet, objects, parts, rejects, schemas, step, turns
 from orchard_spark.prefetch import prefetch
 
 # A worker holds up to four decoded batches of 32 images of 150 KB: one in the model, two queued, one being decoded.
+# It holds the files of one batch, which is part of a row group: less than 16 MiB, or a single larger image.
 BATCH_ROWS = 32
+ANY_NUMBER_OF_PIXELS = int(np.iinfo(np.int64).max)
 COLUMNS = ("path", "label", "etag", "sha256", "content")
 
 EXAMPLE = """example:
@@ -40,11 +42,13 @@ def decode_batch(batch: pa.RecordBatch, size_px: int) -> images.RgbPixels:
     """
     pixels = np.empty((batch.num_rows, size_px, size_px, 3), np.uint8)
     for row, (path, content) in enumerate(zip(batch["path"], batch["content"], strict=True)):
+        file = content.as_py()
         try:
-            image, _ = images.decode(content.as_py(), max_pixels=np.iinfo(np.int64).max)
+            with turns.turn(images.decoding_bytes(file)):
+                # In one expression, so that the decoded image is released before the turn ends.
+                pixels[row] = images.to_model_input(images.decode(file, ANY_NUMBER_OF_PIXELS)[0], size_px)
         except rejects.RejectedObject as error:
             raise UndecodableImage(f"{path}: {error.reason}: {error}") from error
-        pixels[row] = images.to_model_input(image, size_px)
     return pixels
 
 
@@ -72,8 +76,10 @@ def featurise_part(
     Raises:
         UndecodableImage: an image does not decode.
     """
-    batches = parts.read(part, COLUMNS, BATCH_ROWS)
-    for batch, pixels in prefetch((batch, decode_batch(batch, model.size_px)) for batch in batches):
+    batches = parts.read(part, COLUMNS, BATCH_ROWS, within_row_groups=True)
+    for batch, pixels in prefetch(
+        (batch.drop_columns("content"), decode_batch(batch, model.size_px)) for batch in batches
+    ):
         values = np.stack(list(model.features(pixels)))
         inferences.add(len(values))
         yield features_batch(batch, values, model_name, run_id)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard_spark import dataset, images, objects, parts, schemas, step
+from orchard_spark import dataset, images, objects, parts, schemas, step, turns
 from orchard_spark.rejects import REASONS, RejectedObject
 
 FILE_BYTES = 128 * 1024**2
@@ -72,7 +72,8 @@ def verify(listed: dataset.Listed, content: bytes | RejectedObject, max_pixels: 
     try:
         if isinstance(content, RejectedObject):
             raise content
-        _, info = images.decode(content, max_pixels)
+        with turns.turn(images.decoding_bytes(content)):
+            info = images.decode(content, max_pixels)[1]
     except RejectedObject as rejected:
         return row | {"reason": rejected.reason, "message": str(rejected)}
     return row | {
@@ -85,17 +86,27 @@ def verify(listed: dataset.Listed, content: bytes | RejectedObject, max_pixels: 
 
 
 def in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Yield record batches of OUTCOMES. A batch ends at 64 rows, or when its content reaches 8 MiB."""
+    """Yield record batches of OUTCOMES with at most 64 rows and less than 16 MiB of content, or a single larger row."""
     batch: list[dict[str, Any]] = []
     batch_bytes = 0
+
+    def flush() -> pa.RecordBatch:
+        nonlocal batch, batch_bytes
+        full = pa.RecordBatch.from_pylist(batch, schema=OUTCOMES)
+        batch, batch_bytes = [], 0
+        return full
+
     for row in rows:
+        row_bytes = len(row.get("content") or b"")
+        if batch and row_bytes >= BATCH_BYTES:
+            yield flush()
         batch.append(row)
-        batch_bytes += len(row.get("content") or b"")
+        batch_bytes += row_bytes
         if len(batch) == BATCH_ROWS or batch_bytes >= BATCH_BYTES:
-            yield pa.RecordBatch.from_pylist(batch, schema=OUTCOMES)
-            batch, batch_bytes = [], 0
+            del row  # a large image would be held twice while its batch is written
+            yield flush()
     if batch:
-        yield pa.RecordBatch.from_pylist(batch, schema=OUTCOMES)
+        yield flush()
 
 
 def verify_part(part: parts.Part, max_pixels: int) -> Iterator[pa.RecordBatch]:
@@ -145,7 +156,13 @@ def write_outcomes(
     return counts
 
 
-def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) -> dict[str, object]:
+def run(
+    input_uri: str,
+    run_uri: str,
+    max_reject_ratio: float,
+    max_pixels: int,
+    max_bytes: int = dataset.DEFAULT_MAX_BYTES,
+) -> dict[str, object]:
     """Run the step and return its metrics.
 
     Raises:
@@ -157,7 +174,7 @@ def run(input_uri: str, run_uri: str, max_reject_ratio: float, max_pixels: int) 
     images_uri, rejects_uri = f"{run_uri}/images", f"{run_uri}/rejects"
     with step.spark_context("ingest") as context:
         step.delete_completion_markers(run_uri, "ingest")
-        inventory = dataset.list_images(input_uri)
+        inventory = dataset.list_images(input_uri, max_bytes)
         listed = inventory.num_rows
         if listed == 0:
             raise NoImages(input_uri)
@@ -233,8 +250,20 @@ def main(argv: list[str] | None = None) -> None:
         default=images.DEFAULT_MAX_PIXELS,
         help="reject images with more pixels (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-bytes",
+        type=int,
+        default=dataset.DEFAULT_MAX_BYTES,
+        help="reject larger objects without reading them (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
-    run(arguments.input_uri, arguments.run_uri, arguments.max_reject_ratio, arguments.max_pixels)
+    run(
+        arguments.input_uri,
+        arguments.run_uri,
+        arguments.max_reject_ratio,
+        arguments.max_pixels,
+        arguments.max_bytes,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from typing import Any, Self
 import boto3
 import obstore
 import pyarrow as pa
+from obstore import Bytes as Buffer
 from obstore.exceptions import PreconditionError
 
 from orchard_spark.objects import absolute, split, store
@@ -24,12 +25,14 @@ from orchard_spark.schemas import INVENTORY
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 READ_AHEAD_OBJECTS = 128
 READ_AHEAD_BYTES = 64 * 1024**2
+# Photographs are smaller. A worker holds an object several times while it packs it.
+DEFAULT_MAX_BYTES = 64 * 1024**2
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class UnreadableKey(RejectedObject):
-    """The key is not valid as a Hadoop path or for object store clients, such as `a//b.jpg`."""
+    """The key is not valid as a Hadoop path or for object store clients, such as `a//b.jpg`, or is not UTF-8."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unreadable_key", message)
@@ -49,19 +52,35 @@ class ObjectChanged(RejectedObject):
         super().__init__("changed", message)
 
 
+class TooManyBytes(RejectedObject):
+    """The object is larger than `max_bytes`."""
+
+    def __init__(self, size: int, max_bytes: int) -> None:
+        super().__init__("too_many_bytes", f"{size} bytes, over {max_bytes}")
+
+
 @dataclass(frozen=True)
 class Listed:
-    """An object as listed; `path` is its full URI, `size` is in bytes."""
+    """An object as listed; `path` is its full URI, `size` is in bytes.
+
+    `reason` and `message` say why it is rejected without being read, if its place in the listing is enough to know.
+    """
 
     path: str
     etag: str
     size: int
     modified: datetime
+    reason: str | None = None
+    message: str | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Return the object of a row of the INVENTORY schema."""
-        return cls(row["path"], row["etag"], row["size"], row["modified"])
+        return cls(row["path"], row["etag"], row["size"], row["modified"], row["reason"], row["message"])
+
+    def rejected(self, error: RejectedObject) -> "Listed":
+        """Return the same object with the reason of an error."""
+        return replace(self, reason=error.reason, message=str(error))
 
     @property
     def label(self) -> str:
@@ -81,12 +100,15 @@ def is_image(key: str) -> bool:
     return not hidden and key.lower().endswith(IMAGE_ENDINGS)
 
 
-def list_images(uri: str) -> pa.Table:
-    """Return the images below a prefix, sorted by path, as a table of the INVENTORY schema."""
+def list_images(uri: str, max_bytes: int = DEFAULT_MAX_BYTES) -> pa.Table:
+    """Return the images below a prefix, sorted by path, as a table of the INVENTORY schema.
+
+    Objects that the listing already rules out have a reason: they are larger than `max_bytes`.
+    """
     uri = absolute(uri).rstrip("/") + "/"
     root, prefix = split(uri)
     found = _list_folder(prefix) if root == "file://" else _list_bucket(root, prefix)
-    listed = [item for item in found if is_image(item.path.removeprefix(uri))]
+    listed = [_judge(item, max_bytes) for item in found if is_image(item.path.removeprefix(uri))]
     listed.sort(key=lambda item: item.path)
     columns = {
         "path": [item.path for item in listed],
@@ -94,8 +116,17 @@ def list_images(uri: str) -> pa.Table:
         "etag": [item.etag for item in listed],
         "size": [item.size for item in listed],
         "modified": [item.modified for item in listed],
+        "reason": [item.reason for item in listed],
+        "message": [item.message for item in listed],
     }
     return pa.table(columns, schema=INVENTORY)
+
+
+def _judge(listed: Listed, max_bytes: int) -> Listed:
+    """Return an object with the reason why it will not be read, if there is one."""
+    if not listed.reason and listed.size > max_bytes:
+        return listed.rejected(TooManyBytes(listed.size, max_bytes))
+    return listed
 
 
 def _list_bucket(root: str, prefix: str) -> Iterator[Listed]:
@@ -123,49 +154,62 @@ def file_modified(path: Path) -> datetime:
 
 
 def read_all(listing: Iterable[Listed]) -> Generator[tuple[Listed, bytes | RejectedObject]]:
-    """Yield the bytes of each object in the order of the listing, with at most 128 objects or 64 MiB read ahead.
+    """Yield the bytes of each object in the order of the listing, with at most 128 objects or 64 MiB in memory.
 
-    If only this object is at fault, an UnreadableKey, ObjectGone or ObjectChanged takes the place of its bytes. Any
-    other error (access denied, or S3 unreachable after the client's retries) is raised.
+    The limit includes the objects that are being read and the one that the caller has; a single larger object is read
+    alone. A RejectedObject takes the place of the bytes when the fault lies in that one object. Any other error (access
+    to the bucket denied, S3 unreachable after the client's retries) is raised.
     """
-    window: deque[tuple[Listed, Future[bytes]]] = deque()
+    window: deque[tuple[Listed, Future[Buffer] | RejectedObject]] = deque()
     ahead_bytes = 0
     with _event_loop() as loop:
         for listed in listing:
-            window.append((listed, asyncio.run_coroutine_threadsafe(_read_object(listed), loop)))
-            ahead_bytes += listed.size
-            while len(window) >= READ_AHEAD_OBJECTS or (ahead_bytes > READ_AHEAD_BYTES and len(window) > 1):
-                first, future = window.popleft()
-                ahead_bytes -= first.size
-                yield first, _result(future)
+            size = 0 if listed.reason else listed.size
+            while window and (len(window) >= READ_AHEAD_OBJECTS - 1 or ahead_bytes + size > READ_AHEAD_BYTES):
+                first, pending = window.popleft()
+                yield first, _result(pending)
+                ahead_bytes -= 0 if first.reason else first.size
+            if listed.reason:
+                window.append((listed, RejectedObject(listed.reason, listed.message or "")))
+            else:
+                window.append((listed, asyncio.run_coroutine_threadsafe(_read_object(listed), loop)))
+            ahead_bytes += size
         while window:
-            first, future = window.popleft()
-            yield first, _result(future)
+            first, pending = window.popleft()
+            yield first, _result(pending)
 
 
-def _result(future: Future[bytes]) -> bytes | RejectedObject:
+def _result(pending: Future[Buffer] | RejectedObject) -> bytes | RejectedObject:
+    if isinstance(pending, RejectedObject):
+        return pending
     try:
-        return future.result()
+        return bytes(pending.result())
     except RejectedObject as rejected:
         return rejected
 
 
-async def _read_object(listed: Listed) -> bytes:
+async def _read_object(listed: Listed) -> Buffer:
     root, key = split(listed.path)
     if any(part in ("", ".", "..") for part in key.split("/")) or _CONTROL_CHARACTER.search(key):
         raise UnreadableKey(f"{listed.path!r} has an empty, '.' or '..' part or a control character: rename the object")
     local = root == "file://"
     options: obstore.GetOptions = {} if local else {"if_match": f'"{listed.etag}"'}
     try:
+        if local and file_etag(Path("/", key)) != listed.etag:  # not after it has grown and been read whole
+            raise _changed(listed)
         result = await obstore.get_async(store(root), key, options=options)
-        content = bytes(await result.bytes_async())
+        content = await result.bytes_async()
     except FileNotFoundError as error:
         raise ObjectGone(f"{listed.path} was deleted after it was listed") from error
     except PreconditionError as error:
-        raise ObjectChanged(f"{listed.path} changed after it was listed (ETag was {listed.etag})") from error
+        raise _changed(listed) from error
     if local and file_etag(Path("/", key)) != listed.etag:
-        raise ObjectChanged(f"{listed.path} changed after it was listed (ETag was {listed.etag})")
+        raise _changed(listed)
     return content
+
+
+def _changed(listed: Listed) -> ObjectChanged:
+    return ObjectChanged(f"{listed.path} changed after it was listed (ETag was {listed.etag})")
 
 
 @contextmanager

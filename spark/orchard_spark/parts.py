@@ -5,7 +5,6 @@ Parquet reader packs and splits files by bytes, which makes tasks uneven. DataFr
 loading the query planner and compiler takes longer than the work on thousands of images.
 """
 
-import os
 import resource
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pyspark import RDD, Accumulator, SparkContext
 from pyspark.accumulators import AccumulatorParam
 
 from orchard_spark import objects, schemas
+from orchard_spark.turns import scratch_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,10 +91,17 @@ def count_rows(parts: Iterable[Part]) -> int:
     return sum(part.rows for part in parts)
 
 
-def read(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file, in order, in batches of at most `batch_rows`."""
+def read(
+    part: Part, columns: Sequence[str], batch_rows: int, *, within_row_groups: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file, in order, in batches of at most `batch_rows`.
+
+    A batch that stays within one row group has at most its bytes.
+    """
     with pq.ParquetFile(objects.RangedFile(part.uri), buffer_size=BUFFER_BYTES) as parquet:
-        yield from parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False)
+        groups = [[group] for group in range(parquet.num_row_groups)] if within_row_groups else [None]
+        for group in groups:
+            yield from parquet.iter_batches(batch_rows, group, columns=list(columns), use_threads=False)
 
 
 class Writer:
@@ -112,15 +119,16 @@ class Writer:
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         self._buffered_bytes = 0
-        scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-        self._file = tempfile.NamedTemporaryFile(dir=scratch or None, suffix=".parquet")  # noqa: SIM115  # closed in __exit__
+        self._file = tempfile.NamedTemporaryFile(dir=scratch_folder(), suffix=".parquet")  # noqa: SIM115  # closed in __exit__
         self._parquet = pq.ParquetWriter(self._file, schema, **schemas.parquet_options(schema))
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of a batch, which has the columns of the schema."""
+        """Add the rows of a batch, which has the columns of the schema. A large batch is a row group of its own."""
+        if self._batches and self._buffered_bytes + batch.nbytes > ROW_GROUP_BYTES:
+            self._write_row_group()
         self.rows += batch.num_rows
         self._batches.append(batch)
         self._buffered_bytes += batch.nbytes

@@ -5,6 +5,7 @@ REASONS = {
     "unreadable_key": "the object's key is not valid as a Hadoop path",
     "deleted": "the object was deleted after it was listed",
     "changed": "the object was overwritten after it was listed",
+    "too_many_bytes": "the object is larger than max_bytes",
     "empty": "the object has no bytes",
     "unknown_format": "the bytes are not a JPEG, PNG, WebP or BMP image",
     "too_many_pixels": "the image has more pixels than max_pixels",

@@ -9,8 +9,9 @@ import pyarrow as pa
 _OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
 _MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
 
-# The images listed below a dataset's prefix. `path` is the full URI, `label` the name of the parent folder.
-INVENTORY = pa.schema([*_OBJECT, ("size", pa.int64()), _MODIFIED])
+# The images listed below a dataset's prefix. `path` is the full URI, `label` the name of the parent folder. An object
+# with a `reason` is rejected without being read.
+INVENTORY = pa.schema([*_OBJECT, ("size", pa.int64()), _MODIFIED, ("reason", pa.string()), ("message", pa.string())])
 
 # The images that decode. `content` is the unchanged bytes of the object, never pixels.
 IMAGES = pa.schema(

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from orchard.dataset import listing
 from orchard_spark import dataset, objects, schemas
 from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey, list_images, read_all
+from orchard_spark.rejects import RejectedObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -124,3 +125,47 @@ def test_an_unsupported_scheme_is_refused() -> None:
 def test_airflow_and_the_steps_agree_on_what_an_image_is() -> None:
     assert dataset.IMAGE_ENDINGS == listing.IMAGE_ENDINGS
     assert [dataset.is_image(key) for key in KEYS] == [listing.is_image(key) for key in KEYS]
+
+
+def test_an_object_of_more_bytes_than_the_limit_is_rejected_and_not_read(s3: "S3Client", steps_bucket: str) -> None:
+    for key, size in {"k/at.jpg": 10, "k/over.jpg": 11}.items():
+        s3.put_object(Bucket=steps_bucket, Key=key, Body=b"x" * size)
+    rows = rows_of(list_images(f"s3://{steps_bucket}/", max_bytes=10))
+    s3.delete_object(Bucket=steps_bucket, Key="k/over.jpg")  # a read would find it deleted
+    (_, read), (_, rejected) = read_all(rows)
+    assert read == b"x" * 10
+    assert isinstance(rejected, RejectedObject)
+    assert (rejected.reason, str(rejected)) == ("too_many_bytes", "11 bytes, over 10")
+
+
+def test_the_read_ahead_counts_the_bytes_in_flight_and_those_that_the_caller_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "READ_AHEAD_BYTES", 10)
+    sizes = [4, 4, 1, 1, 4, 11, 4, 4, 10, 1]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}.jpg").write_bytes(bytes(size))
+    started: list[int] = []
+    read_object = dataset._read_object
+
+    def counted(listed: Listed) -> object:
+        started.append(listed.size)
+        return read_object(listed)
+
+    monkeypatch.setattr(dataset, "_read_object", counted)
+    done = 0
+    for count, (item, _) in enumerate(read_all(rows_of(list_images(str(tmp_path))))):
+        held = sum(started) - done
+        assert held <= 10 or held == item.size == 11
+        assert count == 0 or len(started) > count
+        done += item.size
+    assert started == sizes
+
+
+def test_a_local_file_that_grows_after_the_listing_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (row,) = rows_of(list_images(str(tmp_path)))
+    with (tmp_path / "a.jpg").open("r+b") as file:
+        file.truncate(10**12)  # more than any machine could read
+    ((_, content),) = read_all([row])
+    assert isinstance(content, ObjectChanged)

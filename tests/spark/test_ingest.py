@@ -87,6 +87,7 @@ def test_there_is_at_least_one_file_per_task_slot(images: Path, run_uri: str) ->
 def test_a_second_attempt_replaces_the_inventory_with_files_of_equal_size(run_uri: str, read: Read) -> None:
     names = [f"{number:02}" for number in range(11)]
     columns = {"path": names, "label": names, "etag": names, "size": [1] * 11, "modified": [0] * 11}
+    columns |= {"reason": [None] * 11, "message": [None] * 11}
     inventory = pa.table(columns, schema=schemas.INVENTORY)
     ingest.write_inventory(inventory, f"{run_uri}/inventory", 5)
     written = ingest.write_inventory(inventory, f"{run_uri}/inventory", 3)
@@ -167,3 +168,26 @@ def test_an_error_that_does_not_concern_the_object_is_raised(monkeypatch: pytest
     monkeypatch.setattr(decoder, "decode", fail)
     with pytest.raises(PermissionError):
         ingest.verify(LISTED, b"content", MAX_PIXELS)
+
+
+def test_a_large_image_is_a_batch_of_its_own() -> None:
+    row = dict.fromkeys(ingest.OUTCOMES.names) | {"path": "p", "content": b"x"}
+    large = row | {"content": bytes(20 * 1024**2)}
+    assert [batch.num_rows for batch in ingest.in_batches([row, row, large, row, large, large])] == [2, 1, 1, 1, 1]
+
+
+def test_an_object_over_max_bytes_is_a_reject(images: Path, run_uri: str, read: Read) -> None:
+    (images / "Kiwi/backup.jpg").write_bytes(b"x")
+    with (images / "Kiwi/backup.jpg").open("r+b") as file:
+        file.truncate(3 * 1024**3)  # a sparse file: reading it would take its size in memory
+    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+    assert metrics["reject_reasons"] == {"too_many_bytes": 1}
+    (row,) = read(f"{run_uri}/rejects").to_pylist()
+    assert (row["size"], row["message"]) == (3 * 1024**3, f"{3 * 1024**3} bytes, over {64 * 1024**2}")
+
+
+def test_the_option_max_bytes_is_the_limit(images: Path, run_uri: str, read: Read) -> None:
+    arguments = ["--input-uri", str(images), "--run-uri", run_uri, "--max-reject-ratio", "1", "--max-bytes", "10"]
+    ingest.main(arguments)
+    assert set(read(f"{run_uri}/rejects")["reason"].to_pylist()) == {"too_many_bytes"}
+    assert read(f"{run_uri}/images").num_rows == 0

@@ -134,3 +134,21 @@ def test_a_writer_holds_at_most_one_row_group(folder: str, monkeypatch: pytest.M
             writer.write(pa.RecordBatch.from_pydict({"number": [number]}, schema=NUMBERS))
     with pq.ParquetFile(f"{folder.removeprefix('file://')}/part-0.parquet") as file:
         assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [10, 10, 5]
+
+
+def test_a_batch_within_one_row_group_has_at_most_its_rows(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 8 * 4)
+    with parts.Writer(f"{folder}/part-0.parquet", NUMBERS) as writer:
+        for number in range(10):
+            writer.write(pa.RecordBatch.from_pydict({"number": [number]}, schema=NUMBERS))
+    batches = list(parts.read(Part(writer.uri, 10), ["number"], batch_rows=3, within_row_groups=True))
+    assert [batch["number"].to_pylist() for batch in batches] == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9]]
+
+
+def test_a_large_batch_is_a_row_group_of_its_own(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 8 * 4)
+    with parts.Writer(f"{folder}/part-0.parquet", NUMBERS) as writer:
+        for count in (1, 9, 1, 1, 9):
+            writer.write(pa.RecordBatch.from_pydict({"number": list(range(count))}, schema=NUMBERS))
+    with pq.ParquetFile(f"{folder.removeprefix('file://')}/part-0.parquet") as file:
+        assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [1, 9, 2, 9]

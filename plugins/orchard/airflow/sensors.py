@@ -46,17 +46,21 @@ TIMEOUT_MARGIN_SECONDS = 60
 class ClusterReadySensor(AwsBaseSensor[EmrHook]):
     """Wait until the run's cluster accepts steps. Return its id.
 
-    If the cluster fails to start for a reason that may be temporary, it is replaced, at most twice.
+    A cluster that fails to start for a reason that may be temporary is replaced, at most twice. So is one that is not
+    ready within `launch_timeout` of its own creation: EMR has no provisioning timeout for On-Demand instances.
     """
 
     aws_hook_class = EmrHook
     template_fields: Sequence[str] = (*AwsBaseSensor.template_fields, "job_flow_id", "request")
     operator_extra_links = (EmrClusterLink(),)
 
-    def __init__(self, *, job_flow_id: str, request: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(mode="reschedule", **kwargs)
+    def __init__(self, *, job_flow_id: str, request: dict[str, Any], launch_timeout: timedelta, **kwargs: Any) -> None:
+        # Each launch ends by its own timeout before the sensor's.
+        timeout = (MAX_CLUSTERS_PER_RUN + 1) * launch_timeout
+        super().__init__(mode="reschedule", timeout=timeout, **kwargs)
         self.job_flow_id = job_flow_id
         self.request = request
+        self.launch_timeout = launch_timeout
 
     def poke(self, context: Context) -> PokeReturnValue:
         client = emr_client(self)
@@ -72,12 +76,24 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
             self._replace(client, cluster_id, len(clusters))
         elif state in READY:
             persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
+        elif self._is_late(clusters[0]["Status"]):
+            self.log.warning("cluster %s is not ready after %s: terminating it", cluster_id, self.launch_timeout)
+            terminate_cluster(client, cluster_id)  # a later poke replaces it
         return PokeReturnValue(state in READY, cluster_id)
+
+    def _is_late(self, status: Any) -> bool:
+        """Return whether a cluster was not ready within the timeout of its launch."""
+        timeline = status["Timeline"]
+        lived: timedelta = timeline.get("EndDateTime", datetime.now(UTC)) - timeline["CreationDateTime"]
+        return "ReadyDateTime" not in timeline and lived >= self.launch_timeout
 
     def _replace(self, client: "EMRClient", cluster_id: str, created: int) -> None:
         status = client.describe_cluster(ClusterId=cluster_id)["Cluster"]["Status"]
         end = f"cluster {cluster_id} did not start: {describe_end(status)}"
-        if not is_worth_replacing(status):
+        # This sensor's own request counts as a user's.
+        if self._is_late(status) and status.get("StateChangeReason", {}).get("Code", "USER_REQUEST") == "USER_REQUEST":
+            end += f", because it was not ready within {self.launch_timeout.total_seconds() / 60:g} minutes"
+        elif not is_worth_replacing(status):
             raise AirflowFailException(end)
         if created >= MAX_CLUSTERS_PER_RUN:
             raise AirflowFailException(f"{end}; this was the last of {MAX_CLUSTERS_PER_RUN} attempts")

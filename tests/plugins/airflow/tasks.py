@@ -19,15 +19,19 @@ def create_cluster(request: dict[str, Any]) -> BaseOperator:
     return CreateClusterOperator(task_id="create_cluster", job_flow_overrides=request, **IN_REGION)
 
 
-def cluster_ready(request: dict[str, Any], cluster_id: str) -> PokeReturnValue:
+def cluster_ready(
+    request: dict[str, Any], cluster_id: str, launch_timeout: timedelta = timedelta(minutes=1)
+) -> PokeReturnValue:
     """Return the result of one poke of the sensor."""
-    sensor = ClusterReadySensor(task_id="cluster_ready", job_flow_id=cluster_id, request=request, **IN_REGION)
+    sensor = ClusterReadySensor(
+        task_id="cluster_ready", job_flow_id=cluster_id, request=request, launch_timeout=launch_timeout, **IN_REGION
+    )
     return sensor.poke({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 
 
-def wait_until_ready(request: dict[str, Any], cluster_id: str) -> str:
+def wait_until_ready(request: dict[str, Any], cluster_id: str, launch_timeout: timedelta = timedelta(minutes=1)) -> str:
     """Poke the sensor until it succeeds, and return the id of the cluster that is ready."""
-    while not (result := cluster_ready(request, cluster_id)):
+    while not (result := cluster_ready(request, cluster_id, launch_timeout)):
         pass
     return str(result.xcom_value)
 

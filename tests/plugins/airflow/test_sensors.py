@@ -10,6 +10,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from local_aws.client import LocalAwsClient
 from orchard.airflow.links import StepLogsLink
+from orchard.airflow.sensors import ClusterReadySensor
+from orchard.cluster.emr_clusters import MAX_CLUSTERS_PER_RUN
 from tests.local_aws.airflow_task import TaskInstance, defer, execute, fire, resume
 from tests.local_aws.user import BUCKET, LOG_URI, REGION, User, bash, grandchild, read_pid, wait_for_death
 from tests.plugins.airflow.tasks import (
@@ -49,6 +51,56 @@ def test_a_third_cluster_is_not_replaced(user: User, local_aws: LocalAwsClient, 
     clusters = clusters_of_run(user, request_)
     assert len(clusters) == 3
     assert {user.end_code(cluster) for cluster in clusters} == {"BOOTSTRAP_FAILURE"}
+
+
+def with_bootstrap(user: User, request: dict[str, Any], script: str) -> dict[str, Any]:
+    """Return the request with a bootstrap action that runs a shell script."""
+    key = f"bootstrap/{request['Name']}.sh"
+    user.s3.put_object(Bucket=BUCKET, Key=key, Body=f"#!/bin/bash\n{script}\n".encode())
+    action = {"Name": "test", "ScriptBootstrapAction": {"Path": f"s3://{BUCKET}/{key}"}}
+    return {**request, "BootstrapActions": [action]}
+
+
+def test_a_cluster_that_is_not_ready_in_time_is_terminated_and_replaced_and_the_next_has_its_own_time(
+    user: User, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    first_only = f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; sleep 60"
+    request = with_bootstrap(user, request_, first_only)
+    created = execute(create_cluster(request))
+    ready = wait_until_ready(request, created, timedelta(seconds=3))
+    assert clusters_of_run(user, request) == [ready, created]
+    assert user.end_code(created) == "USER_REQUEST"
+
+
+def test_three_launches_that_take_too_long_fail_without_a_cluster(user: User, request_: dict[str, Any]) -> None:
+    request = with_bootstrap(user, request_, "sleep 60")
+    created = execute(create_cluster(request))
+    message = r"did not start: .* not ready within 0\.02 minutes; this was the last of 3 attempts"
+    with pytest.raises(AirflowFailException, match=message):
+        wait_until_ready(request, created, timedelta(seconds=1.2))
+    clusters = clusters_of_run(user, request)
+    assert len(clusters) == 3
+    for cluster_id in clusters:
+        user.wait_for(cluster_id, "TERMINATED")
+
+
+def test_a_cluster_that_a_user_terminates_in_time_is_not_replaced(user: User, request_: dict[str, Any]) -> None:
+    request = with_bootstrap(user, request_, "sleep 60")
+    created = execute(create_cluster(request))
+    user.terminate(created)
+    user.wait_for(created, "TERMINATED")
+    with pytest.raises(AirflowFailException, match="USER_REQUEST") as error:
+        wait_until_ready(request, created)
+    assert "not ready within" not in str(error.value)
+    assert clusters_of_run(user, request) == [created]
+
+
+def test_the_sensor_outlives_the_launches_that_it_limits() -> None:
+    request: dict[str, Any] = {}
+    sensor = ClusterReadySensor(
+        task_id="cluster_ready", job_flow_id="j-1", request=request, launch_timeout=timedelta(minutes=30)
+    )
+    assert sensor.timeout > MAX_CLUSTERS_PER_RUN * 30 * 60
 
 
 def test_a_replacement_that_emr_refuses_is_not_tried_again(

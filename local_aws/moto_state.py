@@ -63,6 +63,15 @@ def bucket_and_key(environ: WSGIEnvironment) -> tuple[str, str]:
     return bucket, key
 
 
+def is_conditional(environ: WSGIEnvironment) -> bool:
+    """Return whether a request is to be carried out only if the object exists, or does not, or has not changed.
+
+    >>> is_conditional({"HTTP_IF_NONE_MATCH": "*"}), is_conditional({})
+    (True, False)
+    """
+    return "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MATCH" in environ
+
+
 class MotoState:
     """Wraps moto's application, and saves each change before the response is sent."""
 
@@ -71,6 +80,7 @@ class MotoState:
         self._moto = moto
         self._requests = threading.Lock()
         self._objects = [threading.Lock() for _ in range(_LOCKS)]
+        self._conditions = [threading.Lock() for _ in range(_LOCKS)]
 
     def restore(self) -> None:
         """Load the saved state into moto.
@@ -105,10 +115,13 @@ class MotoState:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD", "OPTIONS"):
             return self._moto(environ, start_response)
         bucket, key = bucket_and_key(environ)
+        if key and is_conditional(environ):
+            _read_body(environ)  # a slow client must not hold up others
+            # moto checks the condition and writes in two steps: between them, no other request may do the same.
+            with self._conditions[zlib.crc32(f"{bucket}/{key}".encode()) % _LOCKS]:
+                return self._answer_write(bucket, key, environ, start_response)
         if key:
-            answer = self._moto(environ, start_response)
-            self._save_object(bucket, key)
-            return answer
+            return self._answer_write(bucket, key, environ, start_response)
         body = _read_body(environ)
         if environ["REQUEST_METHOD"] == "POST":
             answer = self._moto(environ, start_response)
@@ -116,6 +129,13 @@ class MotoState:
                 self._save_object(bucket, name)
             return answer
         return self._answer_change(environ, body, start_response)
+
+    def _answer_write(
+        self, bucket: str, key: str, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        answer = self._moto(environ, start_response)
+        self._save_object(bucket, key)
+        return answer
 
     def _answer_change(self, environ: WSGIEnvironment, body: bytes, start_response: StartResponse) -> Iterable[bytes]:
         """Respond to a request with moto, and log it with a random seed, so that a replay creates the same ids."""

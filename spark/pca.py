@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from functools import reduce
 from operator import add
 
@@ -174,7 +175,9 @@ def n_components(text: str) -> float:
     (50.0, 0.95)
     """
     value = float(text)
-    if not (0 < value < 1 or (value >= 1 and value.is_integer())):
+    # A text such as 0.99999999999999999 is a share, but as a float it is the whole number 1.
+    whole = value >= 1 and value.is_integer() and Decimal(text) == Decimal(value)
+    if not (0 < value < 1 or whole):
         raise argparse.ArgumentTypeError(
             f"{text}: use a whole number of components, or a share of the variance between 0 and 1"
         )

@@ -18,6 +18,8 @@ Singles = npt.NDArray[np.float32]
 
 # A variance below this share of the mean square is rounding error.
 CONSTANT_SHARE = 1e-13
+# The same for the variance along one component, per column: twice the precision of float64.
+ROUNDING_SHARE = 2.0**-52
 
 
 class CannotFit(ValueError):
@@ -87,8 +89,9 @@ class Pca:
 def fit(moments: Moments, n_components: float) -> Pca:
     """Return the analysis of the data that the moments summarise.
 
-    As in scikit-learn, `n_components` is a whole number of components or the share of the variance to keep (0 < share
-    < 1). Components have scikit-learn's signs (`svd_flip`, u_based_decision=False), so equal data have equal vectors.
+    As in scikit-learn, `n_components` is a whole number of components, or the share of the variance to keep (0 < share
+    < 1): then there are as many components as it takes to keep more than that share, or all, if rounding prevents it.
+    Components have scikit-learn's signs (`svd_flip`, u_based_decision=False), so equal data have equal vectors.
 
     Raises:
         CannotFit: fewer than two rows, more components than rows or columns, non-finite values, or identical rows.
@@ -98,10 +101,11 @@ def fit(moments: Moments, n_components: float) -> Pca:
         raise CannotFit(f"PCA needs at least 2 images; the run has {n}")
     if not np.isfinite(moments.gram).all():
         raise CannotFit(f"the features of the {n} images are not all finite numbers")
+    most = min(n, p)
     share = 0 < n_components < 1
-    if not share and not (float(n_components).is_integer() and 1 <= n_components <= min(n, p)):
+    if not share and not (float(n_components).is_integer() and 1 <= n_components <= most):
         raise CannotFit(
-            f"n_components is {n_components:g}: use a whole number from 1 to {min(n, p)} (the smaller of {n} images "
+            f"n_components is {n_components:.17g}: use a whole number from 1 to {most} (the smaller of {n} images "
             f"and {p} features), or a share of the variance between 0 and 1"
         )
     mean = moments.total / n
@@ -110,9 +114,13 @@ def fit(moments: Moments, n_components: float) -> Pca:
         raise CannotFit(f"the features of all {n} images are identical: there is no variance to explain")
 
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    variance = np.clip(eigenvalues[::-1], 0, None)
+    # As many as rows or columns; n rows have no more than that. What is below the rounding error of the sums is none.
+    variance = eigenvalues[::-1][:most]
+    variance = np.where(variance > ROUNDING_SHARE * p * np.trace(moments.gram) / n, variance, 0)
     ratio = variance / variance.sum()
-    k = int(np.searchsorted(np.cumsum(ratio), n_components, side="right")) + 1 if share else int(n_components)
+    k = int(n_components)
+    if share:
+        k = min(int(np.searchsorted(np.cumsum(ratio), n_components, side="right")) + 1, most)
     components = eigenvectors.T[::-1][:k]
     largest = np.abs(components).argmax(axis=1)
     components = components * np.sign(components[np.arange(k), largest])[:, np.newaxis]

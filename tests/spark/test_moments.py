@@ -1,5 +1,9 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from orchard_spark.moments import CannotFit, Doubles, Moments, fit
@@ -79,3 +83,68 @@ def test_components_as_many_as_images_are_finite() -> None:
 def test_an_impossible_fit_is_a_clear_error(rows: Doubles, n_components: float, message: str) -> None:
     with pytest.raises(CannotFit, match=message):
         fit(Moments.of(rows), n_components)
+
+
+NEXT_TO_1 = [math.nextafter(1, 0), 1 - 2**-52, 1 - 1e-15, 1 - 1e-14, 1 - 1e-12]
+NEXT_TO_0 = [math.nextafter(0, 1), 1e-300, 1e-12]
+# Shares so close to a sum of variances that rounding decides on which side they are.
+CLOSE = 1e-10
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    n=st.integers(2, 40),
+    p=st.integers(1, 40),
+    rank=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    offset=st.sampled_from([0.0, 0.5, 6.0]),
+    n_components=st.one_of(
+        st.sampled_from([*NEXT_TO_1, *NEXT_TO_0]),
+        st.floats(0, 1, exclude_min=True, exclude_max=True),
+        st.integers(1, 40),
+        st.just("most"),
+    ),
+)
+def test_the_number_of_components_is_scikit_learns_for_all_data_and_all_values(
+    n: int, p: int, rank: int, seed: int, offset: float, n_components: float | str
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, p)) + offset
+    wanted = min(n, p) if n_components == "most" else n_components
+    assert not isinstance(wanted, str)
+    if wanted > min(n, p):
+        with pytest.raises(CannotFit, match=f"whole number from 1 to {min(n, p)} "):
+            fit(Moments.of(rows), wanted)
+        return
+    ours, theirs = fit(Moments.of(rows), wanted), PCA(wanted, svd_solver="full").fit(rows)
+    sums = np.cumsum(PCA(svd_solver="full").fit(rows).explained_variance_ratio_)
+    if isinstance(wanted, int) or abs(sums - wanted).min() > CLOSE:
+        assert len(ours.components_) == len(theirs.components_)
+    else:  # the same variance, with or without a component of no variance
+        assert 1 <= len(ours.components_) <= min(n, p)
+        assert ours.explained_variance_ratio_.sum() == pytest.approx(wanted, abs=2 * CLOSE)
+    both = min(len(ours.components_), len(theirs.components_))
+    scale = max(theirs.explained_variance_[0], offset**2)
+    np.testing.assert_allclose(ours.explained_variance_[:both], theirs.explained_variance_[:both], atol=1e-9 * scale)
+    np.testing.assert_allclose(ours.components_ @ ours.components_.T, np.eye(len(ours.components_)), atol=1e-9)
+
+
+@pytest.mark.parametrize("share", NEXT_TO_1)
+@pytest.mark.parametrize(("n", "p"), [(500, 40), (30, 60), (41, 40), (40, 40), (3, 200)])
+def test_a_share_next_to_1_keeps_all_components_with_variance(share: float, n: int, p: int) -> None:
+    rows = data(n, p)
+    ours, theirs = fit(Moments.of(rows), share), PCA(share, svd_solver="full").fit(rows)
+    assert abs(len(ours.components_) - len(theirs.components_)) <= (n <= p)
+    assert len(ours.components_) >= min(n - 1, p)
+    assert ours.explained_variance_ratio_.sum() == pytest.approx(1)
+
+
+def test_1_is_one_component_and_not_a_share() -> None:
+    rows = data(30, 4)
+    assert [len(fit(Moments.of(rows), value).components_) for value in (1, 1.0)] == [1, 1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.5, -1, 1.0000000000000002])
+def test_what_is_neither_a_number_of_components_nor_a_share_is_refused(value: float) -> None:
+    with pytest.raises(CannotFit, match=rf"n_components is {value:.17g}: use a whole number from 1 to 4"):
+        fit(Moments.of(data(30, 4)), value)

@@ -101,8 +101,17 @@ def test_too_few_images_fail_without_a_metrics_file(run_uri: str, rows: int, n_c
         objects.read(f"{run_uri}/pca.metrics.json")
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "1.5", "many"])
+@pytest.mark.parametrize(
+    "value", ["0", "-3", "1.5", "many", "nan", "inf", "-1", "1.0000000000000002", "0.99999999999999999"]
+)
 def test_an_impossible_number_of_components_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         pca.main(["--run-uri", "x", f"--n-components={value}"])
     assert "--n-components" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1), ("1.0", 1), ("50.0", 50), ("1e3", 1000), ("0.9999999999999999", 0.9999999999999999)]
+)
+def test_whole_numbers_and_shares_are_read_as_they_are_written(text: str, value: float) -> None:
+    assert pca.n_components(text) == value

@@ -10,10 +10,10 @@ cluster costs money until somebody notices it.
 | its run succeeded or failed | terminated |
 | Airflow does not know its run | terminated |
 | it is older than `ORCHARD_MAX_CLUSTER_HOURS` | terminated, even if its run is active |
-| it lacks Orchard's tags, or has a name of another bucket | kept |
+| it lacks Orchard's tags, or is of another deployment (`ORCHARD_DEPLOYMENT`) | kept |
 
-The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. Each Airflow needs its own bucket, because it
-does not know the runs of another Airflow.
+The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. The name and the tag `orchard:deployment` keep
+apart the Airflows that share a bucket, because none knows the runs of another.
 
 **Results** are in the log of `reap`, one line per cluster, and as a list in its XCom.
 **To run it by hand,** trigger it with *dry run* to see what it would do.
@@ -27,10 +27,11 @@ from typing import Any
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import CronTriggerTimetable, DagRunState, Param, dag, task
 
+from orchard.airflow.identity import airflow_identity
 from orchard.run.janitor import terminate_orphans
 from orchard.settings import Settings
 
-SETTINGS = Settings.from_env(os.environ)
+SETTINGS = Settings.from_env(os.environ, airflow_identity())
 
 PARAMS = {
     "dry_run": Param(

@@ -10,11 +10,10 @@ forgotten cluster costs money until somebody notices it.
 | its run succeeded or failed | terminated |
 | its run does not exist in Airflow | terminated |
 | it is older than `ORCHARD_MAX_CLUSTER_HOURS` | terminated, even if its run is active |
-| it lacks Orchard's tags, or its tags and its name belong to different runs | kept |
-| its name contains another bucket | ignored |
+| it lacks Orchard's tags, or is of another deployment (`ORCHARD_DEPLOYMENT`) | kept |
 
-The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. Each Airflow needs its own bucket, because it
-cannot look up the runs of another Airflow.
+The tags `orchard:dag_id` and `orchard:run_id` identify a cluster's run. The name and the tag `orchard:deployment` keep
+apart the Airflows that share a bucket, because none knows the runs of another.
 
 **Results:** the log of `reap` has one line per cluster. Its XCom contains the same as a list.
 **To see what it would do,** trigger it with *dry run*.
@@ -28,10 +27,11 @@ from typing import Any
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import CronTriggerTimetable, DagRunState, Param, dag, task
 
+from orchard.airflow.identity import airflow_identity
 from orchard.run.janitor import terminate_orphans
 from orchard.settings import Settings
 
-SETTINGS = Settings.from_env(os.environ)
+SETTINGS = Settings.from_env(os.environ, airflow_identity())
 
 PARAMS = {
     "dry_run": Param(

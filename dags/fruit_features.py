@@ -42,6 +42,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from orchard.airflow.alerts import alert_late_run
+from orchard.airflow.identity import airflow_identity
 from orchard.airflow.operators import AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor
 from orchard.cluster.instances import INSTANCE_TYPES
@@ -54,7 +55,7 @@ from orchard.run.steps import STEPS, step_timeout
 from orchard.run.verdict import check_verdict
 from orchard.settings import Settings
 
-SETTINGS = Settings.from_env(os.environ)
+SETTINGS = Settings.from_env(os.environ, airflow_identity())
 EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.warehouse_uri}/embeddings", group="orchard")
 EVENT_KEYS = ("dataset_uri", "run_id", "run_uri", "images_rejected", "features_rows", "embeddings_rows", "tables")
 

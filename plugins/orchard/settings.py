@@ -1,6 +1,7 @@
 """The settings of a deployment, read from the environment once."""
 
 import difflib
+import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -22,12 +23,22 @@ class BadSettings(ValueError):
     """The settings are missing, unknown or invalid. The message lists every fault."""
 
 
+def default_deployment(bucket: str, airflow: str) -> str:
+    """Return the name of a deployment that has no ORCHARD_DEPLOYMENT: a hash of its bucket and of its Airflow.
+
+    >>> default_deployment("fruits", "https://airflow.example.com")
+    '241de705'
+    """
+    return hashlib.sha256(f"{bucket}\n{airflow}".encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A deployment. Each field is the environment variable ORCHARD_<FIELD>. Lists are separated by commas."""
 
     bucket: str
     release: str
+    deployment: str = ""
     region: str = "eu-west-1"
     release_label: str = "emr-7.14.0"
     service_role: str = "EMR_DefaultRole_V2"
@@ -50,12 +61,16 @@ class Settings:
     max_cluster_hours: int = 12
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check the values. Without a deployment, set the one that `default_deployment` returns for the bucket.
 
         Raises:
             BadSettings: at least one value is invalid.
         """
+        if not self.deployment:
+            object.__setattr__(self, "deployment", default_deployment(self.bucket, ""))
         faults = []
+        if not re.fullmatch(r"[0-9a-z]([0-9a-z-]{0,30}[0-9a-z])?", self.deployment):
+            faults.append(f"{PREFIX}DEPLOYMENT is {self.deployment!r}: use at most 32 of a-z, 0-9 and -")
         if not re.fullmatch(BUCKET_PATTERN, self.bucket):
             faults.append(f"{PREFIX}BUCKET is {self.bucket!r}: use the name of an S3 bucket, without s3://")
         if not re.fullmatch(r"[0-9a-zA-Z._-]+", self.release):
@@ -101,8 +116,8 @@ class Settings:
             raise BadSettings("; ".join(faults))
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the settings from an environment.
+    def from_env(cls, env: Mapping[str, str], airflow: str = "") -> Self:
+        """Read the settings from an environment. `airflow` is what distinguishes this Airflow from others.
 
         A variable that is not a setting is only a warning: Kubernetes adds variables such as ORCHARD_WEBSERVER_PORT to
         every pod beside a service whose name starts with orchard.
@@ -135,7 +150,7 @@ class Settings:
                 values[field.name] = tuple(part.strip() for part in value.split(",") if part.strip())
         if faults:
             raise BadSettings("; ".join(faults))
-        return cls(**values)
+        return cls(**{"deployment": default_deployment(values["bucket"], airflow), **values})
 
     @property
     def bucket_uri(self) -> str:

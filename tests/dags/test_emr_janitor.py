@@ -11,11 +11,14 @@ from airflow.sdk import DAG, DagRunState
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType, ParamValidationError
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from orchard.cluster.tags import DAG_TAG, RUN_TAG
-from orchard.run.names import run_name
+from orchard.airflow.identity import airflow_identity
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
+from orchard.run.names import cluster_name, run_name
+from orchard.settings import default_deployment
 from sandbox import aws
 from tests.dags.schedule import next_run
 
+DEPLOYMENT = default_deployment("fruits-data", airflow_identity())
 DAG_FILE = Path(__file__).parents[2] / "dags/emr_janitor.py"
 
 
@@ -97,10 +100,14 @@ def cluster(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName=role)
     cluster_id = emr.run_job_flow(
-        Name=f"orchard-fruits-data-{run_name(datetime.now(UTC), 'nightly')}-images",
+        Name=cluster_name("fruits-data", DEPLOYMENT, run_name(datetime.now(UTC), "nightly", DEPLOYMENT), "images"),
         ReleaseLabel="emr-7.14.0",
         Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
-        Tags=[{"Key": DAG_TAG, "Value": "fruit_features"}, {"Key": RUN_TAG, "Value": "nightly"}],
+        Tags=[
+            {"Key": DAG_TAG, "Value": "fruit_features"},
+            {"Key": RUN_TAG, "Value": "nightly"},
+            {"Key": DEPLOYMENT_TAG, "Value": DEPLOYMENT},
+        ],
         ServiceRole=role,
         JobFlowRole=role,
     )["JobFlowId"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchard.cluster.tags import DAG_TAG, RUN_TAG
-from orchard.run.names import run_name
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
+from orchard.run.names import cluster_name, run_name
+from orchard.settings import default_deployment
 from sandbox import aws, pictures
 from sandbox.airflow import FINISHED, USER, AirflowApi, run_path
 from sandbox.folders import ROOT
@@ -121,11 +122,12 @@ def test_the_janitor_terminates_the_clusters_of_finished_and_unknown_runs_and_ke
         started.api.call("POST", f"dags/{dag_ids[run_id]}/dagRuns", body)
     started.api.call("PATCH", "dags/emr_janitor/dagRuns/finished~1", {"state": "failed"})
     emr = aws.client("emr", started.aws_url)
+    deployment = default_deployment(aws.BUCKET, started.api.url)
     cluster_ids = {}
     for run_id, dag_id in dag_ids.items():
-        tags = {DAG_TAG: dag_id, RUN_TAG: run_id.replace("~", "@")}
+        tags = {DAG_TAG: dag_id, RUN_TAG: run_id.replace("~", "@"), DEPLOYMENT_TAG: deployment}
         response = emr.run_job_flow(
-            Name=f"orchard-{aws.BUCKET}-{run_name(datetime.now(UTC), run_id)}-images",
+            Name=cluster_name(aws.BUCKET, deployment, run_name(datetime.now(UTC), run_id, deployment), "images"),
             ReleaseLabel="emr-7.14.0",
             Instances={"MasterInstanceType": "m5.xlarge", "InstanceCount": 1, "KeepJobFlowAliveWhenNoSteps": True},
             ServiceRole=aws.SERVICE_ROLE,

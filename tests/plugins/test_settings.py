@@ -87,6 +87,8 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_RELEASE_LABEL", "emr-6.15.0", "emr-7.1.0 or later"),
         ("ORCHARD_REGION", "Ireland", "such as eu-west-1"),
         ("ORCHARD_POLL_SECONDS", "86400", "a value below the shortest timeout"),
+        ("ORCHARD_DEPLOYMENT", "My Team", "at most 32 of a-z, 0-9 and -"),
+        ("ORCHARD_DEPLOYMENT", "x" * 33, "at most 32 of a-z, 0-9 and -"),
         ("ORCHARD_DATASET_PREFIX", "images", "a prefix such as images/"),
         ("ORCHARD_LOG_PREFIX", "/logs/", "a prefix such as images/"),
         ("ORCHARD_CATALOG_DATABASE", "my-lake", "only a-z, 0-9 and _"),
@@ -128,3 +130,17 @@ def test_the_nightly_dataset_may_not_be_what_the_form_refuses(prefix: str) -> No
 @pytest.mark.parametrize("bucket", ["10.0.0.1", "fruits..data", "ab", "fruits-", "Fruits"])
 def test_the_name_of_the_bucket_follows_the_same_rules(bucket: str) -> None:
     assert f"ORCHARD_BUCKET is {bucket!r}" in error_message(ORCHARD_BUCKET=bucket)
+
+
+def test_the_default_deployment_depends_on_the_bucket_and_on_the_airflow() -> None:
+    def deployment(bucket: str, airflow: str) -> str:
+        return Settings.from_env({**REQUIRED, "ORCHARD_BUCKET": bucket}, airflow).deployment
+
+    found = [
+        deployment(bucket, airflow)
+        for bucket in ("fruits-data", "fruits-test")
+        for airflow in ("", "https://airflow-1.example.com", "https://airflow-2.example.com")
+    ]
+    assert len(set(found)) == 6
+    assert found[1] == deployment("fruits-data", "https://airflow-1.example.com")
+    assert Settings.from_env({**REQUIRED, "ORCHARD_DEPLOYMENT": "prod"}, "https://a.example.com").deployment == "prod"

@@ -1,4 +1,4 @@
-"""What Airflow itself calls: operators, sensors, triggers, links, alerts. The only package that imports Airflow.
+"""What Airflow itself calls: operators, sensors, triggers, links, alerts, identity. Only this package imports Airflow.
 
 It may import all of `orchard`.
 """

@@ -6,6 +6,7 @@ import re
 NAME_PREFIX = "orchard-"
 DAG_TAG = "orchard:dag_id"
 RUN_TAG = "orchard:run_id"
+DEPLOYMENT_TAG = "orchard:deployment"
 DATASET_TAG = "orchard:dataset_uri"
 OWNER_TAG = "orchard:owner"
 # The limit of both a tag value and a cluster name.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster.emr_clusters import ACTIVE, list_clusters, terminate_cluster
-from orchard.cluster.tags import DAG_TAG, RUN_TAG, run_id_from_tag
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG, run_id_from_tag
 from orchard.run.names import hash_in_cluster_name, run_id_hash
 from orchard.settings import Settings
 
@@ -42,17 +42,21 @@ class Decision:
 def clusters_of_deployment(emr: "EMRClient", settings: Settings) -> list[tuple[str, str]]:
     """Return the id and the name of each active cluster whose name belongs to this deployment."""
     listed = [(cluster["Id"], cluster["Name"]) for cluster in list_clusters(emr, ACTIVE)]
-    return [(cluster_id, name) for cluster_id, name in listed if hash_in_cluster_name(name, settings.bucket)]
+    return [(cluster_id, name) for cluster_id, name in listed if _run_hash(name, settings)]
+
+
+def _run_hash(name: str, settings: Settings) -> str | None:
+    return hash_in_cluster_name(name, settings.bucket, settings.deployment)
 
 
 def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfRun, now: datetime) -> Decision | None:
-    """Decide what to do with a cluster of this deployment. Return None if it lacks Orchard's tags.
+    """Decide what to do with a cluster of this deployment. Return None if it lacks the deployment's tags.
 
     Raises:
         Exception: any error of `state_of_run`. The state is then unknown, and the cluster must not be terminated.
     """
     tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
-    if not {DAG_TAG, RUN_TAG} <= tags.keys():
+    if not {DAG_TAG, RUN_TAG} <= tags.keys() or tags.get(DEPLOYMENT_TAG) != settings.deployment:
         return None
     dag_id, run_id = tags[DAG_TAG], run_id_from_tag(tags[RUN_TAG])
     age = now - cluster["Status"]["Timeline"]["CreationDateTime"]
@@ -60,9 +64,9 @@ def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfR
     if age > timedelta(hours=settings.max_cluster_hours):
         # Its run may still be active, but the timeouts do not allow a run to take that long.
         terminate, why = True, f"it is older than {settings.max_cluster_hours} hours"
-    elif run_id_hash(run_id) != hash_in_cluster_name(cluster["Name"], settings.bucket):
-        # A deployment may allow run_ids that a tag cannot contain. Airflow would not find the changed run_id, although
-        # the run is active.
+    elif run_id_hash(run_id, settings.deployment) != _run_hash(cluster["Name"], settings):
+        # A deployment may allow run_ids that a tag cannot contain. Airflow would not know the changed run_id, although
+        # its run is active.
         why = "its tag does not contain the run_id in its name"
     else:
         run_state = state_of_run(dag_id, run_id) or "unknown"
@@ -106,7 +110,7 @@ def terminate_orphans(
             failed[cluster_id] = error
             continue
         if decision is None:
-            log.info("cluster %s %s: kept: it lacks Orchard's tags", cluster_id, name)
+            log.info("cluster %s %s: kept: it lacks the tags of deployment %s", cluster_id, name, settings.deployment)
             continue
         outcome = terminated if decision.terminate else "kept"
         report.append({**asdict(decision), "outcome": outcome})

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from orchard.cluster.request import ClusterSpec, run_job_flow_request
-from orchard.cluster.tags import DAG_TAG, DATASET_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
+from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
 from orchard.dataset.listing import DatasetSize, TooManyRejects, describe_rejects, measure_dataset
 from orchard.errors import PermanentError
 from orchard.release import read_release
@@ -71,10 +71,10 @@ def plan_run(
     size = measure_dataset(s3, dataset_uri)
     check_size(size, parsed)
     release = read_release(s3, settings)
-    dataset, name = dataset_name(dataset_uri), run_name(run_after, run_id)
+    dataset, name = dataset_name(dataset_uri), run_name(run_after, run_id, settings.deployment)
     run_uri = f"{settings.bucket_uri}/runs/{dataset}/{name}"
     spec = ClusterSpec(
-        name=cluster_name(settings.bucket, name, dataset),
+        name=cluster_name(settings.bucket, settings.deployment, name, dataset),
         instance_type=parsed.instance_type,
         core_instances=parsed.core_instances,
         tags={
@@ -82,6 +82,7 @@ def plan_run(
             "for-use-with-amazon-emr-managed-policies": "true",
             DAG_TAG: dag_id,
             RUN_TAG: run_tag(run_id),
+            DEPLOYMENT_TAG: settings.deployment,
             DATASET_TAG: dataset_tag(dataset_uri),
             OWNER_TAG: settings.owner,
         },

@@ -8,9 +8,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local_aws.client import LocalAwsClient
-from orchard.cluster.tags import DAG_TAG, RUN_TAG
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
 from orchard.run.janitor import clusters_of_deployment, decide, terminate_orphans
-from orchard.run.names import run_name
+from orchard.run.names import cluster_name, run_name
 from orchard.settings import Settings
 from tests.plugins.plans import DAG_ID, RUN_AFTER, RUN_ID, plan, put_images
 
@@ -43,11 +43,17 @@ def create_cluster(emr: "EMRClient", role: str, settings: Settings) -> Iterator[
     created = []
 
     def create(
-        run_id: str = RUN_ID, *, bucket: str = "", tags: dict[str, str] | None = None, protected: bool = False
+        run_id: str = RUN_ID,
+        *,
+        bucket: str = settings.bucket,
+        deployment: str = settings.deployment,
+        tags: dict[str, str] | None = None,
+        protected: bool = False,
     ) -> str:
-        tags = {DAG_TAG: DAG_ID, RUN_TAG: run_id.replace("~", "@")} if tags is None else tags
+        own_tags = {DAG_TAG: DAG_ID, RUN_TAG: run_id.replace("~", "@"), DEPLOYMENT_TAG: deployment}
+        tags = own_tags if tags is None else tags
         cluster_id = emr.run_job_flow(
-            Name=f"orchard-{bucket or settings.bucket}-{run_name(RUN_AFTER, run_id)}-images",
+            Name=cluster_name(bucket, deployment, run_name(RUN_AFTER, run_id, deployment), "images"),
             ReleaseLabel="emr-7.14.0",
             Instances={
                 "MasterInstanceType": "m5.xlarge",
@@ -157,6 +163,41 @@ def test_a_cluster_of_another_deployment_is_kept_even_if_the_names_of_the_bucket
     assert all(is_active(emr, cluster_id) for cluster_id in others)
 
 
+def test_two_airflows_on_one_bucket_keep_each_others_clusters(
+    emr: "EMRClient", create_cluster: CreateCluster, settings: Settings
+) -> None:
+    env = {"ORCHARD_BUCKET": settings.bucket, "ORCHARD_RELEASE": settings.release}
+    ours, theirs = (Settings.from_env(env, f"https://airflow-{number}.example.com") for number in (1, 2))
+    own, other = (create_cluster(deployment=each.deployment) for each in (ours, theirs))
+    report = terminate_orphans(emr, ours, lambda *_: None, now=datetime.now(UTC) + timedelta(hours=1000))
+    assert [row["cluster_id"] for row in report] == [own]
+    assert not is_active(emr, own)
+    assert is_active(emr, other)
+
+
+def test_a_cluster_that_has_the_deployment_only_in_its_name_or_only_in_its_tag_is_kept(
+    emr: "EMRClient", create_cluster: CreateCluster, run_janitor: RunJanitor, settings: Settings
+) -> None:
+    tags = {DAG_TAG: DAG_ID, RUN_TAG: RUN_ID}
+    kept = [
+        create_cluster(tags=tags),
+        create_cluster(tags={**tags, DEPLOYMENT_TAG: "another"}),
+        create_cluster(deployment="another", tags={**tags, DEPLOYMENT_TAG: settings.deployment}),
+    ]
+    assert run_janitor(hours_later=1000) == []
+    assert all(is_active(emr, cluster_id) for cluster_id in kept)
+
+
+def test_a_cluster_of_a_version_without_deployments_is_kept(
+    emr: "EMRClient", create_cluster: CreateCluster, run_janitor: RunJanitor, settings: Settings
+) -> None:
+    cluster_id = create_cluster(deployment="20261122T020000-e20065-images")
+    name = emr.describe_cluster(ClusterId=cluster_id)["Cluster"]["Name"]
+    assert name.startswith(f"orchard-{settings.bucket}-20261122T020000-e20065-images")
+    assert run_janitor(hours_later=1000) == []
+    assert is_active(emr, cluster_id)
+
+
 def test_the_cluster_of_a_plan_is_recognised_by_its_name_and_tags(s3: "S3Client", released: Settings) -> None:
     run_id = "manual~2"
     put_images(s3, released.bucket)
@@ -189,10 +230,12 @@ def test_a_run_whose_id_contains_a_tilde_is_found_by_its_tag(
 
 
 def test_a_run_whose_id_is_not_in_the_tag_counts_as_active_until_its_cluster_is_too_old(
-    emr: "EMRClient", create_cluster: CreateCluster, run_janitor: RunJanitor
+    emr: "EMRClient", create_cluster: CreateCluster, run_janitor: RunJanitor, settings: Settings
 ) -> None:
     # Airflow can be configured to allow such run_ids, but a tag cannot contain #.
-    cluster_id = create_cluster("lot #3", tags={DAG_TAG: DAG_ID, RUN_TAG: "lot _3"})
+    cluster_id = create_cluster(
+        "lot #3", tags={DAG_TAG: DAG_ID, RUN_TAG: "lot _3", DEPLOYMENT_TAG: settings.deployment}
+    )
     (row,) = run_janitor(**{"lot #3": "running"})
     assert (row["outcome"], row["run_state"]) == ("kept", "not asked")
     assert is_active(emr, cluster_id)
@@ -249,7 +292,7 @@ def test_the_janitor_fails_if_it_cannot_list_clusters(run_janitor: RunJanitor, f
 
 
 def test_the_log_has_one_line_per_cluster_and_a_total(
-    create_cluster: CreateCluster, run_janitor: RunJanitor, caplog: pytest.LogCaptureFixture
+    create_cluster: CreateCluster, run_janitor: RunJanitor, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     orphan, active, untagged = create_cluster("deleted"), create_cluster(), create_cluster(tags={})
     with caplog.at_level(logging.INFO, logger="orchard.run.janitor"):
@@ -262,5 +305,5 @@ def test_the_log_has_one_line_per_cluster_and_a_total(
     assert lines.keys() == {orphan, active, untagged}
     assert lines[orphan].endswith(f"0.0 h old, run deleted of {DAG_ID}: terminated: its run is unknown")
     assert lines[active].endswith(f"0.0 h old, run {RUN_ID} of {DAG_ID}: kept: its run is running")
-    assert lines[untagged].endswith("kept: it lacks Orchard's tags")
+    assert lines[untagged].endswith(f"kept: it lacks the tags of deployment {settings.deployment}")
     assert caplog.messages[-1] == "janitor: 2 clusters, 1 terminated, 0 failed"

@@ -12,7 +12,7 @@ from orchard.dataset.listing import CannotList, NoImages, TooManyRejects
 from orchard.errors import PermanentError
 from orchard.release import NoRelease
 from orchard.run import steps
-from orchard.run.names import run_name
+from orchard.run.names import cluster_name, run_name
 from orchard.run.params import BadParams, UnknownParams
 from orchard.run.plan import TooFewImages
 from orchard.run.steps import ArgumentsTooLong
@@ -36,7 +36,10 @@ def test_a_plan_contains_the_number_of_images_the_runs_folder_and_the_release(
 ) -> None:
     planned = plan(s3, with_images)
     assert planned["images"] == 3
-    assert planned["run_uri"] == f"s3://{with_images.bucket}/runs/images/{run_name(RUN_AFTER, RUN_ID)}"
+    assert (
+        planned["run_uri"]
+        == f"s3://{with_images.bucket}/runs/images/{run_name(RUN_AFTER, RUN_ID, with_images.deployment)}"
+    )
     ingest = planned["ingest_step"]["HadoopJarStep"]["Args"]
     features = planned["features_step"]["HadoopJarStep"]["Args"]
     pca = planned["pca_step"]["HadoopJarStep"]["Args"]
@@ -53,11 +56,14 @@ def test_the_request_for_the_cluster_is_valid_and_names_the_dataset_and_the_run(
     planned = plan(s3, with_images)
     request = planned["cluster"]
     check_parameters(botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow"), request)
-    assert request["Name"] == f"orchard-{with_images.bucket}-{run_name(RUN_AFTER, RUN_ID)}-images"
+    assert request["Name"] == cluster_name(
+        with_images.bucket, with_images.deployment, run_name(RUN_AFTER, RUN_ID, with_images.deployment), "images"
+    )
     assert planned["cluster_name"] == request["Name"]
     tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
     assert tags["orchard:dag_id"] == "fruit_features"
     assert tags["orchard:run_id"] == RUN_ID
+    assert tags["orchard:deployment"] == with_images.deployment
     assert tags["orchard:dataset_uri"] == with_images.dataset_uri
     assert tags["for-use-with-amazon-emr-managed-policies"] == "true"
 

@@ -15,6 +15,9 @@ RUN := .venv/bin/python
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
 CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
 
+# A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
+quoted = '$(subst ','\'',$(value $(1)))'
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,11 +26,11 @@ help: ## List the targets
 
 .PHONY: demo
 demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder of class folders]
-	@$(RUN) -m demo $(if $(DATA),--data "$(DATA)")
+	@$(RUN) -m demo $(if $(value DATA),--data $(call quoted,DATA))
 
 .PHONY: up
 up: release-parts ## Start the local AWS and the Airflow UI [DATA=folder AWS_PORT=5000 WEB_PORT=8080]
-	@$(RUN) -m sandbox.up $(if $(DATA),--data "$(DATA)") --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
+	@$(RUN) -m sandbox.up $(if $(value DATA),--data $(call quoted,DATA)) --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
 
 .PHONY: down
 down: setup ## Stop what `make up` started
@@ -47,7 +50,7 @@ test-faults: release-parts ## Inject faults into a complete Orchard and print th
 
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]
-	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(DATA),--data "$(DATA)")
+	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(value DATA),--data $(call quoted,DATA))
 
 .PHONY: lint
 lint: setup ## Check style, types and generated files
@@ -65,8 +68,8 @@ release-parts: setup build/wheels/.complete build/model/.complete ## Download th
 
 .PHONY: release
 release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
-	@test -n "$(BUCKET)" || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
-	@$(RUN) -m infra.release --bucket "$(BUCKET)"
+	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
+	@$(RUN) -m infra.release --bucket $(call quoted,BUCKET)
 
 .PHONY: requirements
 requirements: setup ## Export bootstrap/requirements.txt from uv.lock

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from demo import watch
 from sandbox import airflow, aws, pictures, processes
-from sandbox.folders import ROOT, image_folder, make_empty
+from sandbox.folders import ROOT, UnusableFolder, image_folder, make_empty
 
 DAG_ID = "fruit_features"
 # The keys of the summary that `publish` writes, which the summary of the demo repeats.
@@ -91,6 +91,7 @@ def run_demo(
     Raises:
         FileNotFoundError: there are no images in `data`, or the release has not been built.
         FileExistsError: `folder` contains the images, or files that are not from an earlier run.
+        sandbox.folders.UnusableFolder: Airflow cannot use `folder`.
         sandbox.processes.DidNotStart: the local AWS or Airflow does not start.
     """
     make_empty(folder, data)
@@ -261,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as signal_name:
         print_line(f"{signal_name}: all processes are stopped")
         return 130
-    except (FileNotFoundError, FileExistsError, processes.DidNotStart, ClientError) as error:
+    except (FileNotFoundError, FileExistsError, UnusableFolder, processes.DidNotStart, ClientError) as error:
         print_line(f"failed: {error}")
         return 1
     target = arguments.folder / "summary.json"

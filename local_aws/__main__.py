@@ -11,6 +11,7 @@ from pathlib import Path
 from local_aws.emr.life import Timings
 from local_aws.emr.master import DEFAULT_MASTER, checked_master
 from local_aws.emr.standalone import StandaloneDidNotStart
+from local_aws.plain_folder import UnusableFolder
 from local_aws.server import LocalAws
 from local_aws.state import UnusableState
 
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         timings = Timings(arguments.starting_seconds, arguments.bootstrapping_seconds, arguments.terminating_seconds)
         server = LocalAws(arguments.data, arguments.port, timings, master)
+    except UnusableFolder as error:
+        log.error("%s", error)
+        return 1
     except OSError as error:
         log.error("cannot listen on 127.0.0.1:%d: %s; use another --port", arguments.port, error)
         return 1

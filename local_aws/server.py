@@ -27,6 +27,7 @@ from local_aws.faults.clusters import arm_cluster_faults
 from local_aws.faults.http import apply_faults
 from local_aws.faults.rules import Faults
 from local_aws.moto_state import MotoState
+from local_aws.plain_folder import linked, plain_path
 from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
@@ -125,9 +126,11 @@ class LocalAws:
 
         Raises:
             OSError: the port is in use.
+            UnusableFolder: Java cannot use the folder.
             ValueError: the master is not supported.
         """
-        self._master = Master(master, data.absolute() / "standalone")
+        path = plain_path(data)
+        self._master = Master(master, path / "standalone")
         # Werkzeug exits the program if the port is in use, so it gets a socket that already listens.
         with socket.create_server((HOST, port)) as listening:
             self.endpoint_url = f"http://{HOST}:{listening.getsockname()[1]}"
@@ -136,7 +139,8 @@ class LocalAws:
                 HOST, port, lambda *_: [], threaded=True, request_handler=QuietRequestHandler, fd=listening.fileno()
             )
         self._state = StateFolder(data.absolute() / "state")
-        self.emr = Emr(Runner(data.absolute(), self.endpoint_url, self._master), timings, self._state)
+        self._data = data
+        self.emr = Emr(Runner(path, self.endpoint_url, self._master), timings, self._state)
         self._faults = Faults()
         self.emr.before_start = partial(arm_cluster_faults, self._faults)
         self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state)
@@ -147,12 +151,14 @@ class LocalAws:
         """Restore the state in the data folder, resume its clusters, and serve.
 
         Raises:
+            OSError: the data folder is unusable.
             StandaloneDidNotStart: the Spark standalone cluster did not start.
             UnusableState: another server uses the data folder, or its state cannot be read.
         """
         with ExitStack() as stack:
             stack.callback(self._server.server_close)
             stack.enter_context(self._state.locked())
+            stack.enter_context(linked(self._data))
             self._master.start()
             stack.callback(self._master.stop)
             self._dispatcher.moto.restore()

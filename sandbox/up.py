@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox import airflow, aws, pictures, processes
-from sandbox.folders import ROOT, image_folder, make_empty
+from sandbox.folders import ROOT, UnusableFolder, image_folder, make_empty
 
 # The file in which `up` records the processes that `down` stops.
 PROCESSES = "processes.json"
@@ -72,6 +72,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
 
     Raises:
         AlreadyRunning: the processes of an earlier call are still running.
+        sandbox.folders.UnusableFolder: Airflow cannot use the folder.
         sandbox.processes.DidNotStart: a port is in use, or a process exits or does not respond.
         FileExistsError: the folder contains the images, or files that are not from an earlier run.
         FileNotFoundError: there are no images, or the release has not been built.
@@ -161,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     except AlreadyRunning as error:
         print(f"failed: {error}")
         return 1
-    except (FileNotFoundError, FileExistsError, processes.DidNotStart, KeyboardInterrupt) as error:
+    except (FileNotFoundError, FileExistsError, UnusableFolder, processes.DidNotStart, KeyboardInterrupt) as error:
         down(arguments.folder)
         print(f"failed: {error or 'interrupted'}. All processes that were started are stopped.")
         return 1

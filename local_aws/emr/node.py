@@ -18,6 +18,7 @@ import pyspark
 
 from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
+from local_aws.quoting import java_options, properties_line
 
 # Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
 _NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
@@ -59,6 +60,7 @@ class Node:
         return {
             "PATH": f"{self.root}/usr/bin:/usr/bin:/bin",
             "HOME": f"{self.root}/home/hadoop",
+            "PWD": f"{self.root}/home/hadoop",  # so that shells do not resolve a link in the path
             "TMPDIR": f"{self.root}/tmp",
             "USER": "hadoop",
             "LANG": "C.UTF-8",
@@ -117,8 +119,8 @@ def make_node(
         # the exports of spark-env.
         settings |= {f"spark.executorEnv.{key}": value for key, value in bare.environment().items()}
     settings |= {key: node.localise(value) for key, value in configured.items()}
-    text = "".join(f"{key} {value}\n" for key, value in settings.items())
-    (root / "etc/spark/conf/spark-defaults.conf").write_text(text)
+    text = "".join(properties_line(key, value) for key, value in settings.items())
+    (root / "etc/spark/conf/spark-defaults.conf").write_text(text, encoding="utf-8")
     return node
 
 
@@ -129,8 +131,8 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.local.dir": str(root / "mnt"),
         # EMR uses these for its own options, too; it leaves extraJavaOptions to the user.
-        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
-        "spark.executor.defaultJavaOptions": f"-Djava.io.tmpdir={root}/tmp",
+        "spark.driver.defaultJavaOptions": java_options(f"-Djava.io.tmpdir={root}/tmp"),
+        "spark.executor.defaultJavaOptions": java_options(f"-Djava.io.tmpdir={root}/tmp"),
         **s3a_settings(endpoint_url),
     }
 

@@ -19,8 +19,8 @@ Install = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def node(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Node:
-    """A node of the local EMR."""
-    return make_node(tmp_path_factory.mktemp("node"), aws_url, "eu-west-1", [])
+    """A node of the local EMR, in a folder whose path needs quotes."""
+    return make_node(tmp_path_factory.mktemp("node") / "a b $c 'é'", aws_url, "eu-west-1", [])
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def start(folder: Path, data: Path, **params: Any) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 images of twelve classes, and a broken one."""
-    folder = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("data") / "my images"
     pictures.write_dataset(folder, per_class=2)
     (folder / "Kiwi/broken.jpg").write_bytes((folder / "Kiwi/0_100.jpg").read_bytes()[:1500])
     return folder
@@ -69,8 +69,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Finished]]:
-    """Two demos in parallel: one with the defaults, one whose ingest step tolerates no broken image."""
-    folders = {name: tmp_path_factory.mktemp(name) / "demo" for name in ("success", "failure")}
+    """Two demos in parallel: one with the defaults, one whose ingest step tolerates no broken image.
+
+    The path of the first one's folder needs quotes.
+    """
+    parts = {"success": 'a b $c/"é"', "failure": "demo"}
+    folders = {name: tmp_path_factory.mktemp(name) / part for name, part in parts.items()}
     runs = {
         "success": start(folders["success"], data),
         "failure": start(folders["failure"], data, max_reject_ratio=0),

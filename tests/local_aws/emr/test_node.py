@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,50 @@ def test_the_programs_of_a_node_are_executable(tmp_path: Path) -> None:
         "sudo",
     ]
     assert all(os.access(program, os.X_OK) for program in programs.iterdir())
+
+
+PROGRAM = """
+import os
+from pyspark.sql import SparkSession
+context = SparkSession.builder.getOrCreate().sparkContext
+(home,) = context.parallelize([1], 1).map(lambda _: os.environ["HOME"]).collect()
+print([home, context._jvm.System.getProperty("java.io.tmpdir"), context.getConf().get("spark.x")])
+"""
+
+
+@pytest.mark.parametrize(
+    "master",
+    [
+        {"spark.master": "local[1]"},
+        pytest.param(
+            {"spark.master": "local-cluster[1,1,512]", "spark.executor.memory": "512m"}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_spark_runs_on_a_node_whose_path_needs_quotes(tmp_path: Path, master: dict[str, str]) -> None:
+    value = '\\d+ = #! "x"\n\té'
+    settings = {"Classification": "spark-defaults", "Properties": {"spark.x": value}}
+    root = tmp_path / "a b $c \\\\ \"q\" it's 'é' ${d}"
+    node = nodes.make_node(root, "http://127.0.0.1:1", "eu-west-1", [settings], master)
+    (root / "home/hadoop/program.py").write_text(PROGRAM)
+    process = node.start([str(root / "usr/bin/spark-submit"), "program.py"], tmp_path / "logs")
+    assert process.wait(100) == 0, (tmp_path / "logs/stderr").read_text()
+    expected = [f"{root}/home/hadoop", f"{root}/tmp", value]
+    assert str(expected) in (tmp_path / "logs/stdout").read_text().splitlines()
+
+
+def test_the_programs_of_a_node_run_in_a_folder_whose_path_needs_quotes(tmp_path: Path) -> None:
+    node = make_node(tmp_path / "a b $c it's")
+    done = subprocess.run(
+        ["bash", "-c", "sudo python3 -c 'print(1)' && aws --version && pwd"],
+        env=node.environment(),
+        cwd=node.root / "home/hadoop",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    one, version, folder = done.stdout.splitlines()
+    assert (one, version.partition("/")[0], folder) == ("1", "aws-cli", f"{node.root}/home/hadoop")
 
 
 def test_the_jars_of_s3a_are_found() -> None:

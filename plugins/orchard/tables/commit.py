@@ -11,6 +11,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
 from orchard.errors import PermanentError
 from orchard.tables.catalog import LIVE_RUNS, RUN_URI, RunOrigin, live_runs, summary_value
@@ -36,7 +37,7 @@ def commit(
     """Add a run's files to a table, remove the files that they supersede, and return the id of the snapshot.
 
     `properties` go into the snapshot's summary. If an earlier snapshot has the same files and properties, nothing is
-    committed and its id is returned.
+    committed and its id is returned. A snapshot that a rollback has removed from the main branch does not count.
 
     Raises:
         UnknownFiles: the table was compacted, or another program wrote to it.
@@ -45,7 +46,7 @@ def commit(
     name = ".".join(table.name())
     for attempt in range(1, COMMIT_ATTEMPTS + 1):
         table.refresh()
-        earlier = _find_snapshot(table, run_uri, files, properties)
+        earlier = _find_snapshot(table, run_uri, origin, files, properties)
         if earlier is not None:
             log.info("%s already contains %s: snapshot %d", name, run_uri, earlier)
             return earlier
@@ -68,8 +69,7 @@ def _commit_once(
     live = live_runs(table, table.current_snapshot())
     shown = _files_by_run(table, live)
     of_dataset = {uri for uri, other in live.items() if other.dataset_uri == origin.dataset_uri}
-    # The same order in every table, so that all three show the same run, whichever publisher commits first.
-    newer = [uri for uri in of_dataset if (live[uri].ingested, uri) > (origin.ingested, run_uri)]
+    newer = _newer_runs(live, run_uri, origin)
     superseded = {file for uri in of_dataset for file in shown.get(uri, ())}
     removed = superseded - set(files)
     added = set(files) - superseded
@@ -120,11 +120,42 @@ def _files_by_run(table: Table, live: Mapping[str, RunOrigin]) -> dict[str, list
     return found
 
 
-def _find_snapshot(table: Table, run_uri: str, files: Sequence[DataFile], properties: Mapping[str, str]) -> int | None:
-    """Return the id of a run's last snapshot if it has these files and properties."""
+def _newer_runs(live: Mapping[str, RunOrigin], run_uri: str, origin: RunOrigin) -> list[str]:
+    """Return the live runs that read the dataset later than a run.
+
+    The order is the same in every table, so that all three show the same run, whichever publisher commits first.
+    """
+    return [
+        uri
+        for uri, other in live.items()
+        if other.dataset_uri == origin.dataset_uri and (other.ingested, uri) > (origin.ingested, run_uri)
+    ]
+
+
+def _find_snapshot(
+    table: Table, run_uri: str, origin: RunOrigin, files: Sequence[DataFile], properties: Mapping[str, str]
+) -> int | None:
+    """Return the id of a run's snapshot with these files and properties, if another commit would change nothing.
+
+    The run's last snapshot in the main branch is one. Its last snapshot outside of the main branch is one only while
+    the table shows a newer run. Without a newer run, a user has rolled the table back.
+    """
     snapshots = [snapshot for snapshot in table.snapshots() if summary_value(snapshot, RUN_URI) == run_uri]
-    if not snapshots or any(summary_value(snapshots[-1], key) != value for key, value in properties.items()):
-        return None
-    paths = {task.file.file_path for task in table.scan(snapshot_id=snapshots[-1].snapshot_id).plan_files()}
-    same = {path for path in paths if path.startswith(f"{run_uri}/")} == {file.file_path for file in files}
-    return snapshots[-1].snapshot_id if same else None
+    current = table.current_snapshot()
+    main = {ancestor.snapshot_id for ancestor in ancestors_of(current, table.metadata)}
+    candidates = [snapshot for snapshot in snapshots if snapshot.snapshot_id in main][-1:]
+    if snapshots and _newer_runs(live_runs(table, current), run_uri, origin):
+        candidates += snapshots[-1:]
+    return next(
+        (found.snapshot_id for found in candidates if _contains(table, found, run_uri, files, properties)), None
+    )
+
+
+def _contains(
+    table: Table, snapshot: Snapshot, run_uri: str, files: Sequence[DataFile], properties: Mapping[str, str]
+) -> bool:
+    """Return whether a snapshot of a run has these files of it, and these properties."""
+    if any(summary_value(snapshot, key) != value for key, value in properties.items()):
+        return False
+    paths = {task.file.file_path for task in table.scan(snapshot_id=snapshot.snapshot_id).plan_files()}
+    return {path for path in paths if path.startswith(f"{run_uri}/")} == {file.file_path for file in files}

@@ -231,6 +231,99 @@ def test_a_run_that_read_the_dataset_earlier_is_committed_but_does_not_replace_t
     assert deployed.publish(first, write=False) == summary
 
 
+def roll_back(deployed: Deployment, run: PublishedRun) -> None:
+    """Show the state after a run again, as the README says."""
+    for name in TABLES:
+        deployed.table(name).manage_snapshots().rollback_to_snapshot(run.snapshots[name]).commit()
+
+
+def test_a_run_that_was_rolled_away_is_shown_again_when_it_is_published_again(
+    deployed: Deployment, first: Run, second: Run
+) -> None:
+    deployed.publish(first)
+    before = deployed.current(first.dataset_uri)
+    deployed.publish(second)
+    roll_back(deployed, before)
+    assert deployed.shows(first)
+    summary = deployed.publish(second, write=False)
+    assert deployed.shows(second)
+    found = deployed.current(second.dataset_uri)
+    assert {name: int(table["snapshot_id"]) for name, table in summary["tables"].items()} == found.snapshots
+    versions = deployed.versions()
+    assert deployed.publish(second, write=False) == summary
+    assert deployed.versions() == versions
+
+
+def test_publishing_the_run_that_a_rollback_shows_changes_nothing(
+    deployed: Deployment, first: Run, second: Run
+) -> None:
+    summary = deployed.publish(first)
+    before = deployed.current(first.dataset_uri)
+    deployed.publish(second)
+    roll_back(deployed, before)
+    versions = deployed.versions()
+    assert deployed.publish(first, write=False) == summary
+    assert deployed.versions() == versions
+
+
+def test_a_rollback_and_a_publication_again_do_not_touch_other_datasets(
+    deployed: Deployment, first: Run, second: Run
+) -> None:
+    other = Run(first.bucket, "20261124T020000-cccccc", f"s3://{first.bucket}/apples/", images=3, folder="apples")
+    deployed.publish(first)
+    deployed.publish(other)
+    before = deployed.current(other.dataset_uri)
+    deployed.publish(second)
+    roll_back(deployed, before)
+    deployed.publish(second, write=False)
+    assert deployed.shows(second)
+    assert deployed.shows(other)
+
+
+def test_a_run_that_was_rolled_away_stays_hidden_behind_one_that_read_the_dataset_later(
+    deployed: Deployment, first: Run, second: Run
+) -> None:
+    third = Run(first.bucket, "20261124T020000-cccccc", first.dataset_uri, images=4)
+    deployed.publish(first)
+    before = deployed.current(first.dataset_uri)
+    summary = deployed.publish(second)
+    roll_back(deployed, before)
+    time.sleep(1.1)  # S3 rounds times to seconds
+    deployed.publish(third)
+    versions = deployed.versions()
+    assert deployed.publish(second, write=False) == summary
+    assert deployed.versions() == versions
+    assert deployed.shows(third)
+
+
+def test_a_late_run_is_shown_when_it_is_published_again_after_the_newer_run_was_rolled_away(
+    deployed: Deployment, first: Run, second: Run
+) -> None:
+    oldest = Run(first.bucket, "20261121T020000-dddddd", first.dataset_uri, images=3)
+    deployed.publish(oldest)
+    before = deployed.current(oldest.dataset_uri)
+    first.write(deployed.s3)
+    time.sleep(1.1)
+    deployed.publish(second)
+    deployed.publish(first, write=False)
+    assert deployed.shows(second)
+    roll_back(deployed, before)
+    deployed.publish(first, write=False)
+    assert deployed.shows(first)
+
+
+def test_a_superseded_run_with_redone_steps_is_committed_once(deployed: Deployment, first: Run, second: Run) -> None:
+    deployed.publish(first)
+    time.sleep(1.1)
+    deployed.publish(second)
+    first.write(deployed.s3, steps=("features", "pca"))
+    summary = deployed.publish(first, write=False)
+    versions = deployed.versions()
+    assert deployed.publish(first, write=False) == summary
+    assert deployed.versions() == versions
+    assert deployed.shows(second)
+
+
 def stale_files(deployed: Deployment) -> list[str]:
     """Return the files whose size in the tables is not their size on S3."""
     files = [task.file for name in TABLES for task in deployed.table(name).scan().plan_files()]

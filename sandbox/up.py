@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     except AlreadyRunning as error:
         print(f"failed: {error}")
         return 1
-    except (FileNotFoundError, FileExistsError, processes.DidNotStart, KeyboardInterrupt) as error:
+    except (FileNotFoundError, FileExistsError, aws.BadFileName, processes.DidNotStart, KeyboardInterrupt) as error:
         down(arguments.folder)
         print(f"failed: {error or 'interrupted'}. All processes that were started are stopped.")
         return 1

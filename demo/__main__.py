@@ -28,6 +28,8 @@ RUN_KEYS = (
     "images_listed",
     "images_ingested",
     "images_rejected",
+    "reject_reasons",
+    "ignored",
     "features_rows",
     "embeddings_rows",
     "n_components",
@@ -90,6 +92,7 @@ def run_demo(
 
     Raises:
         FileNotFoundError: there are no images in `data`, or the release has not been built.
+        sandbox.aws.BadFileName: the name of a file in `data` is not UTF-8.
         FileExistsError: `folder` contains the images, or files that are not from an earlier run.
         sandbox.folders.UnusableFolder: Airflow cannot use `folder`.
         sandbox.processes.DidNotStart: the local AWS or Airflow does not start.
@@ -209,7 +212,8 @@ def table(summary: Mapping[str, Any]) -> str:
     if summary["images_listed"] is not None:
         rows += [
             ("images", f"{summary['images_ingested']} of {summary['images_listed']}"),
-            ("rejects", str(summary["images_rejected"])),
+            ("rejects", _with_counts(summary["images_rejected"], summary.get("reject_reasons"))),
+            *_ignored_rows(summary.get("ignored") or {}, summary["images_listed"]),
             *(
                 (
                     name,
@@ -231,6 +235,19 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _with_counts(total: int, counts: Mapping[str, int] | None) -> str:
+    """Format a total and what it consists of, the most common first."""
+    ordered = sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))
+    return f"{total}: {', '.join(f'{count} {name}' for name, count in ordered)}" if ordered else str(total)
+
+
+def _ignored_rows(ignored: Mapping[str, int], images: int) -> list[tuple[str, str]]:
+    """Return a row with the number of ignored objects per ending, if there are any."""
+    total = sum(ignored.values())
+    warning = ", more than the images" if total > images else ""
+    return [("ignored", _with_counts(total, ignored) + warning)] if total else []
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -262,7 +279,14 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as signal_name:
         print_line(f"{signal_name}: all processes are stopped")
         return 130
-    except (FileNotFoundError, FileExistsError, UnusableFolder, processes.DidNotStart, ClientError) as error:
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        UnusableFolder,
+        aws.BadFileName,
+        processes.DidNotStart,
+        ClientError,
+    ) as error:
         print_line(f"failed: {error}")
         return 1
     target = arguments.folder / "summary.json"

@@ -21,6 +21,18 @@ BUCKET = "orchard-demo"
 SERVICE_ROLE = "EMR_DefaultRole_V2"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
+NAMES_SHOWN = 5
+
+
+class BadFileName(ValueError):
+    """The names of some files cannot be keys on S3."""
+
+    def __init__(self, names: list[str]) -> None:
+        shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+        super().__init__(
+            f"the names of {len(names)} files are not UTF-8, as keys on S3 must be: {shown}. Rename them, for example "
+            "with convmv"
+        )
 
 
 def client(service: str, endpoint_url: str) -> Any:
@@ -72,10 +84,15 @@ def upload_images(s3: "S3Client", folder: Path, prefix: str = DATASET_PREFIX) ->
 
     Raises:
         FileNotFoundError: the folder does not exist or contains no files.
+        BadFileName: the name of a file is not UTF-8. Nothing is uploaded.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"no files in {folder}: use DATA=FOLDER with a folder of images per label")
+    names = {file: str(file.relative_to(folder)) for file in files}
+    readable = {file: os.fsencode(name).decode("utf-8", "backslashreplace") for file, name in names.items()}
+    if wrong := [readable[file] for file in files if readable[file] != names[file]]:
+        raise BadFileName(wrong)
     for file in files:
         s3.put_object(Bucket=BUCKET, Key=f"{prefix}{file.relative_to(folder).as_posix()}", Body=file.read_bytes())
     return len(files)

@@ -162,7 +162,14 @@ def main(argv: list[str] | None = None) -> int:
     except AlreadyRunning as error:
         print(f"failed: {error}")
         return 1
-    except (FileNotFoundError, FileExistsError, UnusableFolder, processes.DidNotStart, KeyboardInterrupt) as error:
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        UnusableFolder,
+        aws.BadFileName,
+        processes.DidNotStart,
+        KeyboardInterrupt,
+    ) as error:
         down(arguments.folder)
         print(f"failed: {error or 'interrupted'}. All processes that were started are stopped.")
         return 1

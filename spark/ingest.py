@@ -41,9 +41,12 @@ log = logging.getLogger("ingest")
 class NoImages(ValueError):
     """The prefix contains no image."""
 
-    def __init__(self, input_uri: str) -> None:
+    def __init__(self, input_uri: str, ignored: Mapping[str, int]) -> None:
         endings = ", ".join(dataset.IMAGE_ENDINGS)
-        super().__init__(f"no images below {input_uri}: expected files ending in {endings}, in one folder per label")
+        super().__init__(
+            f"no images below {input_uri}: expected files ending in {endings}, in one folder per label. "
+            f"Ignored: {describe(ignored)}"
+        )
 
 
 class TooManyRejects(ValueError):
@@ -58,6 +61,25 @@ class TooManyRejects(ValueError):
             f"{max_reject_ratio:g}. Most common reasons: {described}. {rejects_uri} lists each object. Fix or remove "
             "them, or set a higher max_reject_ratio"
         )
+
+
+class AllForbidden(PermissionError):
+    """S3 denies every object of the dataset: the fault lies in the permissions, not in the objects."""
+
+    def __init__(self, input_uri: str, listed: int, rejects_uri: str) -> None:
+        super().__init__(
+            f"access to all {listed} objects below {input_uri} is denied: give the nodes' role s3:GetObject on them, "
+            f"and kms:Decrypt on their key. {rejects_uri} has S3's answer for each object"
+        )
+
+
+def describe(ignored: Mapping[str, int]) -> str:
+    """Return the number of ignored objects per ending as text.
+
+    >>> describe({".heic": 3, "no ending": 1}), describe({})
+    ('3 .heic, 1 no ending', 'nothing')
+    """
+    return ", ".join(f"{count} {ending}" for ending, count in ignored.items()) or "nothing"
 
 
 def verify(listed: dataset.Listed, content: bytes | RejectedObject, max_pixels: int) -> dict[str, Any]:
@@ -166,7 +188,9 @@ def run(
     """Run the step and return its metrics.
 
     Raises:
+        objects.BadUri, dataset.BadDatasetUri: see `dataset.checked_uri`.
         NoImages: the prefix contains no image.
+        AllForbidden: S3 denies every object.
         TooManyRejects: the share of rejects exceeds the limit; `rejects/` is written, `images/` is not.
         step.LostRows: images and rejects do not add up to the listing.
     """
@@ -174,10 +198,17 @@ def run(
     images_uri, rejects_uri = f"{run_uri}/images", f"{run_uri}/rejects"
     with step.spark_context("ingest") as context:
         step.delete_completion_markers(run_uri, "ingest")
-        inventory = dataset.list_images(input_uri, max_bytes)
+        endings: Counter[str] = Counter()
+        inventory = dataset.list_images(input_uri, max_bytes, endings)
+        ignored = dataset.most_common_endings(endings)
         listed = inventory.num_rows
         if listed == 0:
-            raise NoImages(input_uri)
+            raise NoImages(input_uri, ignored)
+        if ignored:
+            level = logging.WARNING if endings.total() > listed else logging.INFO
+            log.log(
+                level, "ingest: %d objects are ignored, %d are images: %s", endings.total(), listed, describe(ignored)
+            )
         bytes_listed = sum(inventory["size"].to_pylist())
         files = file_count(listed, bytes_listed, context.defaultParallelism)
         log.info("ingest: %d objects (%.1f MB) below %s, %d files", listed, bytes_listed / 1e6, input_uri, files)
@@ -193,6 +224,8 @@ def run(
         images_written = counts.pop("", 0)
         rejected = sum(counts.values())
         parts.write_schema_if_empty(rejects_uri, schemas.REJECTS, rejected)
+        if counts["forbidden"] == listed:
+            raise AllForbidden(input_uri, listed, rejects_uri)
         if rejected / listed > max_reject_ratio:
             objects.clear(images_uri)
             raise TooManyRejects(counts, listed, max_reject_ratio, rejects_uri)
@@ -210,6 +243,7 @@ def run(
             passes=[usage.value],
             rejects=rejected,
             reject_reasons=dict(counts),
+            ignored=ignored,
             bytes_in=bytes_listed,
             input_uri=objects.absolute(input_uri),
             files=files,

@@ -1,6 +1,10 @@
+import os
+from pathlib import Path
 from typing import Any
 
-from demo.__main__ import table
+import pytest
+
+from demo.__main__ import main, table
 
 SUCCESS: dict[str, Any] = {
     "run_state": "success",
@@ -47,3 +51,34 @@ def test_the_table_of_a_failed_run_shows_the_task_the_step_and_the_error() -> No
     assert "images" not in text
     assert "task failed      pca.wait_step" in text
     assert "step pca failed  CannotFit: n_components is 5000" in text
+
+
+def test_the_table_shows_the_reasons_of_rejects_and_the_endings_of_ignored_objects() -> None:
+    odd = {
+        **SUCCESS,
+        "images_rejected": 3,
+        "reject_reasons": {"empty": 1, "archived": 2},
+        "ignored": {".heic": 3, ".gif": 1},
+    }
+    lines = table(odd).splitlines()
+    assert "  rejects             3: 2 archived, 1 empty" in lines
+    assert "  ignored             4: 3 .heic, 1 .gif" in lines
+
+
+def test_the_table_says_when_more_objects_are_ignored_than_are_images() -> None:
+    text = table({**SUCCESS, "ignored": {".heic": 26}})
+    assert "ignored             26: 26 .heic, more than the images" in text
+
+
+def test_a_demo_with_a_file_name_that_is_not_utf8_fails_with_the_name(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data/Kiwi"
+    data.mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(data) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    arguments = ["--data", str(data.parent), "--folder", str(tmp_path / "demo"), "--build-dir", str(parts)]
+    assert main(arguments) == 1
+    assert (
+        r"failed: the names of 1 files are not UTF-8, as keys on S3 must be: Kiwi/caf\xe9.jpg"
+        in capsys.readouterr().out
+    )

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,3 +27,17 @@ def test_the_error_about_a_folder_without_files_names_the_folder(s3: "S3Client",
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=f"no files in {tmp_path}/{name}: use DATA=FOLDER"):
         aws.upload_images(s3, tmp_path / name)
+
+
+def test_files_whose_names_are_not_utf8_are_named_and_nothing_is_uploaded(
+    s3: "S3Client", bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws, "BUCKET", bucket)
+    (tmp_path / "Kiwi").mkdir()
+    for name in (b"caf\xe9.jpg", b"na\xefve.jpg", "Äpfel.jpg".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path / "Kiwi") + b"/" + name)).write_bytes(b"x")
+    with pytest.raises(aws.BadFileName) as error:
+        aws.upload_images(s3, tmp_path)
+    assert "the names of 2 files are not UTF-8" in str(error.value)
+    assert r"Kiwi/caf\xe9.jpg, Kiwi/na\xefve.jpg. Rename them" in str(error.value)
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)

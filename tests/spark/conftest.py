@@ -1,6 +1,7 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,16 @@ def steps_bucket(aws_url: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     objects.store.cache_clear()
     yield bucket
     objects.store.cache_clear()
+
+
+@pytest.fixture
+def step_bucket(steps_bucket: str, aws_url: str) -> Iterator[str]:
+    """The name of an empty bucket that the tasks of a step find, too: their processes have the JVM's environment."""
+    SparkContext._ensure_initialized()
+    system: Any = SparkContext._jvm.java.lang.System  # type: ignore[union-attr]
+    system.setProperty("spark.executorEnv.AWS_ENDPOINT_URL", aws_url)
+    yield steps_bucket
+    system.clearProperty("spark.executorEnv.AWS_ENDPOINT_URL")
 
 
 @pytest.fixture

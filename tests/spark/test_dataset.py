@@ -1,8 +1,12 @@
+import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import obstore
 import pyarrow as pa
@@ -169,3 +173,248 @@ def test_a_local_file_that_grows_after_the_listing_is_not_read(tmp_path: Path) -
         file.truncate(10**12)  # more than any machine could read
     ((_, content),) = read_all([row])
     assert isinstance(content, ObjectChanged)
+
+
+def test_objects_that_are_not_images_are_counted_by_their_last_ending_in_lower_case(root: str) -> None:
+    ignored: Counter[str] = Counter()
+    list_images(f"{root}/images/", ignored=ignored)
+    assert ignored == {"hidden": 3, ".txt": 1}
+
+
+def test_local_files_that_are_not_images_are_counted_like_objects(tmp_path: Path) -> None:
+    names = [
+        "a.HEIC",
+        "b.heic",
+        "c.Tif",
+        "d.jpg.gz",
+        "e.jpg.tmp",
+        "f",
+        "g.jpg",
+        "h.JPG.jpg",
+        ".DS_Store",
+        "i.avif",
+        "k.1 (2)",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    ignored: Counter[str] = Counter()
+    assert list_images(str(tmp_path), ignored=ignored).num_rows == 2
+    assert ignored == {
+        ".heic": 2,
+        ".tif": 1,
+        ".gz": 1,
+        ".tmp": 1,
+        ".avif": 1,
+        "no ending": 1,
+        "hidden": 1,
+        "other endings": 1,
+    }
+
+
+def test_a_dataset_of_countless_endings_has_a_short_list() -> None:
+    endings = {f".{number:03}": 1 for number in range(100)} | {".heic": 7, "other endings": 5}
+    counted = dataset.most_common_endings(endings)
+    assert len(counted) <= dataset.ENDINGS_COUNTED + 1
+    assert sum(counted.values()) == 112
+    assert (next(iter(counted)), counted["other endings"]) == (".heic", 87)
+
+
+@pytest.mark.parametrize("archive", ["GLACIER", "DEEP_ARCHIVE"])
+def test_an_archived_object_is_rejected_by_the_listing_and_not_read(
+    s3: "S3Client", steps_bucket: str, archive: Any
+) -> None:
+    s3.put_object(Bucket=steps_bucket, Key="k/1.jpg", Body=b"x", StorageClass=archive)
+    rows = rows_of(list_images(f"s3://{steps_bucket}/"))
+    s3.delete_object(Bucket=steps_bucket, Key="k/1.jpg")  # a read would find it deleted
+    ((_, content),) = read_all(rows)
+    assert isinstance(content, RejectedObject)
+    assert content.reason == "archived"
+    assert f"s3://{steps_bucket}/k/1.jpg is in {archive}: restore it with `aws s3api restore-object`" in str(content)
+
+
+@pytest.mark.parametrize(
+    "storage", ["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"]
+)
+def test_objects_of_other_storage_classes_are_read(s3: "S3Client", steps_bucket: str, storage: Any) -> None:
+    s3.put_object(Bucket=steps_bucket, Key="k/1.jpg", Body=b"x", StorageClass=storage)
+    ((_, content),) = read_all(rows_of(list_images(f"s3://{steps_bucket}/")))
+    assert content == b"x"
+
+
+def answer_of_list(storage: str, restore: str) -> bytes:
+    return (
+        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Contents>'
+        "<Key>k/1.jpg</Key><LastModified>2026-11-22T02:00:00.000Z</LastModified><ETag>&quot;e&quot;</ETag>"
+        f"<Size>5</Size><StorageClass>{storage}</StorageClass>{restore}</Contents></ListBucketResult>"
+    ).encode()
+
+
+@contextmanager
+def s3_that_answers(status: int, body: bytes, seen: list[str]) -> Iterator[str]:
+    """Serve one answer to every request, as S3 does where moto does not."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(f"{self.path} {self.headers.get('x-amz-optional-object-attributes')}")
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("restore", "reason"),
+    [
+        ("", "archived"),
+        ("<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>", "archived"),
+        (
+            "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>"
+            "<RestoreExpiryDate>2099-01-01T00:00:00.000Z</RestoreExpiryDate></RestoreStatus>",
+            None,
+        ),
+    ],
+)
+def test_an_archived_object_is_read_once_it_is_restored(
+    restore: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    with s3_that_answers(200, answer_of_list("GLACIER", restore), seen) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        (row,) = rows_of(list_images("s3://bucket/k/"))
+    assert row.reason == reason
+    assert "RestoreStatus" in seen[0]
+
+
+def read_one_refused(code: str, status: int, monkeypatch: pytest.MonkeyPatch) -> bytes | RejectedObject:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>User is not allowed</Message></Error>".encode()
+    with s3_that_answers(status, body, []) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        objects.store.cache_clear()
+        try:
+            ((_, content),) = read_all([Listed("s3://bucket/k/1.jpg", "e", 5, datetime.now(UTC))])
+        finally:
+            objects.store.cache_clear()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("InvalidObjectState", 403, "archived"),
+        ("AccessDenied", 403, "forbidden"),
+        ("KMS.DisabledException", 400, "forbidden"),
+        ("KMS.NotFoundException", 400, "forbidden"),
+    ],
+)
+def test_an_object_that_s3_refuses_is_rejected(
+    code: str, status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = read_one_refused(code, status, monkeypatch)
+    assert isinstance(content, RejectedObject)
+    assert content.reason == reason
+    assert "s3://bucket/k/1.jpg" in str(content)
+    assert reason == "archived" or str(content).endswith(f"{code}: User is not allowed")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("ExpiredToken", 400), ("InvalidAccessKeyId", 403), ("SignatureDoesNotMatch", 403), ("RequestTimeTooSkewed", 403)],
+)
+def test_wrong_credentials_are_an_error_and_not_a_rejected_object(
+    code: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Exception, match=code):
+        read_one_refused(code, status, monkeypatch)
+
+
+def test_an_object_in_an_archive_tier_that_the_listing_does_not_show_is_rejected(
+    s3: "S3Client", steps_bucket: str
+) -> None:
+    answer = s3.put_object(Bucket=steps_bucket, Key="k/1.jpg", Body=b"x", StorageClass="GLACIER")
+    item = Listed(f"s3://{steps_bucket}/k/1.jpg", answer["ETag"].strip('"'), 1, datetime.now(UTC))
+    ((_, content),) = read_all([item])
+    assert isinstance(content, RejectedObject)
+    assert (content.reason, "Intelligent-Tiering" in str(content)) == ("archived", True)
+
+
+def test_a_local_file_whose_name_is_not_utf8_is_rejected_and_named(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    os.mkdir(folder + b"/caf\xe9")
+    for name in (b"/na\xefve.jpg", b"/caf\xe9/1.jpg", b"/caf\xe9/2.\xe9", "/Äpfel.jpg".encode()):
+        Path(os.fsdecode(folder + name)).write_bytes(b"x")
+    ignored: Counter[str] = Counter()
+    contents = {
+        item.path.removeprefix(f"file://{tmp_path}/"): content
+        for item, content in read_all(rows_of(list_images(str(tmp_path), ignored=ignored)))
+    }
+    assert set(contents) == {r"na\xefve.jpg", r"caf\xe9/1.jpg", "Äpfel.jpg"}
+    assert contents.pop("Äpfel.jpg") == b"x"
+    for path, content in contents.items():
+        assert isinstance(content, RejectedObject)
+        assert (content.reason, f"{path} is not UTF-8: rename the file" in str(content)) == ("unreadable_key", True)
+    assert ignored == {"other endings": 1}
+
+
+def test_a_folder_whose_name_is_not_utf8_has_rejects_only(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"x")
+    (row,) = rows_of(list_images(str(folder)))
+    assert row.reason == "unreadable_key"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read every file")
+def test_a_local_file_that_may_not_be_read_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "a.jpg").chmod(0)
+    ((_, content),) = read_all(rows_of(list_images(str(tmp_path))))
+    assert isinstance(content, RejectedObject)
+    assert content.reason == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("s3://b/C//", "an empty, '.' or '..' part"),
+        ("s3://b//", "an empty, '.' or '..' part"),
+        ("s3://b//C/", "an empty, '.' or '..' part"),
+        ("s3://b/C//D", "an empty, '.' or '..' part"),
+        ("s3://b/./C/", "an empty, '.' or '..' part"),
+        ("s3://b/C/..", "an empty, '.' or '..' part"),
+        ("s3://b/C\t/", "a control character"),
+        ("s3://b/C\x7f/", "a control character"),
+        ("s3:///C/", "no bucket"),
+        ("s3://", "no bucket"),
+        ("S3://b/C/", "another scheme"),
+        ("file://C/D", "no absolute path after file://"),
+    ],
+)
+def test_a_dataset_uri_that_clients_read_differently_is_refused(uri: str, fault: str) -> None:
+    with pytest.raises(dataset.BadDatasetUri) as error:
+        list_images(uri)
+    assert str(error.value) == f"the dataset URI {uri!r} has {fault}: use s3://BUCKET/PREFIX/"
+
+
+@pytest.mark.parametrize(
+    ("uri", "checked"),
+    [
+        ("s3://b", "s3://b/"),
+        ("s3://b/", "s3://b/"),
+        ("s3://b/C", "s3://b/C/"),
+        ("s3://b/a b/Äpfel/#%41?/", "s3://b/a b/Äpfel/#%41?/"),
+        ("s3://b/.../C.D/", "s3://b/.../C.D/"),
+        ("/data//fruits/../images", "file:///data/images/"),
+        ("file:///data/images/", "file:///data/images/"),
+    ],
+)
+def test_any_other_dataset_uri_is_the_folder_that_it_names(uri: str, checked: str) -> None:
+    assert dataset.checked_uri(uri) == checked

@@ -1,18 +1,24 @@
 import hashlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 from PIL import Image
 
 import ingest
+from local_aws.client import LocalAwsClient
 from orchard_spark import images as decoder
 from orchard_spark import objects, parts, schemas
 from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey
 from orchard_spark.rejects import RejectedObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 Read = Callable[[str], pa.Table]
 Encode = Callable[..., bytes]
@@ -191,3 +197,80 @@ def test_the_option_max_bytes_is_the_limit(images: Path, run_uri: str, read: Rea
     ingest.main(arguments)
     assert set(read(f"{run_uri}/rejects")["reason"].to_pylist()) == {"too_many_bytes"}
     assert read(f"{run_uri}/images").num_rows == 0
+
+
+def test_ignored_objects_are_in_the_metrics_and_a_warning_when_they_are_more_than_the_images(
+    images: Path, run_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(25):
+        (images / f"Kiwi/{number}.HEIC").write_bytes(b"x")
+    with caplog.at_level(logging.INFO, "ingest"):
+        metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    assert metrics["ignored"] == {".heic": 25}
+    (record,) = [record for record in caplog.records if "ignored" in record.message and record.levelname != "INFO"]
+    assert (record.levelname, record.message) == ("WARNING", "ingest: 25 objects are ignored, 24 are images: 25 .heic")
+
+
+def test_few_ignored_objects_are_no_warning(spoiled: Path, run_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ingest"):
+        ingest.run(str(spoiled), run_uri, max_reject_ratio=1, max_pixels=MAX_PIXELS)
+    (record,) = [record for record in caplog.records if "are ignored" in record.message]
+    assert (record.levelname, record.message.split(": ", 2)[2]) == ("INFO", "1 .txt, 1 hidden")
+
+
+def test_a_prefix_without_images_fails_with_what_is_there(tmp_path: Path, run_uri: str) -> None:
+    for name in ("a.heic", "b.HEIC", "c.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ingest.NoImages, match=r"Ignored: 2 \.heic, 1 \.gif"):
+        ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+
+
+def test_archived_objects_are_rejects_and_the_others_are_images(
+    s3: "S3Client", step_bucket: str, run_uri: str, images: Path, read: Read
+) -> None:
+    content = (images / "Kiwi/0_100.jpg").read_bytes()
+    for number in range(4):
+        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=content)
+    s3.put_object(Bucket=step_bucket, Key="in/k/cold.jpg", Body=content, StorageClass="DEEP_ARCHIVE")
+    metrics = ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
+    assert (metrics["rows_out"], metrics["reject_reasons"]) == (4, {"archived": 1})
+    (row,) = read(f"{run_uri}/rejects").to_pylist()
+    assert "restore-object" in row["message"]
+
+
+def test_a_dataset_of_archived_objects_fails_with_what_to_do(s3: "S3Client", step_bucket: str, run_uri: str) -> None:
+    for number in range(3):
+        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=b"x", StorageClass="GLACIER")
+    with pytest.raises(ingest.TooManyRejects, match=r"3 archived \(the object is in an archive .*: restore it"):
+        ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+
+
+@pytest.fixture
+def faults(aws_url: str) -> Iterator[LocalAwsClient]:
+    client = LocalAwsClient(aws_url)
+    yield client
+    client.clear()
+
+
+@pytest.mark.parametrize("max_reject_ratio", [0.05, 1])
+def test_a_dataset_that_is_denied_as_a_whole_fails_with_the_permissions_that_it_needs(
+    s3: "S3Client", step_bucket: str, run_uri: str, faults: LocalAwsClient, max_reject_ratio: float
+) -> None:
+    for number in range(3):
+        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=b"x")
+    faults.fail("s3", "AccessDenied", range(2, 100))  # all but the listing
+    message = f"access to all 3 objects below s3://{step_bucket}/in/ is denied: give"
+    with pytest.raises(ingest.AllForbidden, match=message):
+        ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=max_reject_ratio, max_pixels=MAX_PIXELS)
+
+
+def test_a_single_denied_object_is_a_reject(
+    s3: "S3Client", step_bucket: str, run_uri: str, images: Path, faults: LocalAwsClient, read: Read
+) -> None:
+    content = (images / "Kiwi/0_100.jpg").read_bytes()
+    for number in range(3):
+        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=content)
+    faults.fail("s3", "AccessDenied", [3])
+    metrics = ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
+    assert (metrics["rows_out"], metrics["reject_reasons"]) == (2, {"forbidden": 1})
+    assert "AccessDenied" in read(f"{run_uri}/rejects")["message"][0].as_py()

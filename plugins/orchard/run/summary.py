@@ -70,6 +70,8 @@ def summarise(plan: RunPlan, metrics: Mapping[str, Mapping[str, Any]], cluster_i
         "images_ingested": ingest["rows_out"],
         "images_rejected": ingest["rejects"],
         "reject_reasons": ingest["reject_reasons"],
+        # The objects that are not images, by ending; runs of earlier releases did not count them.
+        "ignored": ingest.get("ignored", {}),
         "features_rows": features["rows_out"],
         "embeddings_rows": pca["rows_out"],
         "n_components": pca["n_components"],

@@ -81,3 +81,9 @@ def test_a_run_without_the_metrics_of_a_step_has_no_summary(s3: "S3Client", buck
     s3.delete_object(Bucket=bucket, Key="runs/images/run-1/pca.metrics.json")
     with pytest.raises(s3.exceptions.NoSuchKey):
         read_metrics(s3, run["run_uri"])
+
+
+def test_a_summary_has_the_ignored_objects_by_ending() -> None:
+    ignored = {".heic": 3, ".gif": 1}
+    assert summarise(planned("b"), step_metrics(ingest={"ignored": ignored}), "j-1")["ignored"] == ignored
+    assert summarise(planned("b"), step_metrics(), "j-1")["ignored"] == {}  # a release that did not count them

@@ -21,6 +21,7 @@ UNFINISHED = ("PENDING", "RUNNING", "CANCEL_PENDING")
 LOG_TAIL_LINES = 50
 # stdout first: spark-submit redirects the standard error of a Python program to its standard output.
 LOG_FILES = ("stdout.gz", "stderr.gz")
+_TRACEBACK_END = re.compile(r"^Traceback \(most recent call last\):\n(?:(?:[ \t].*)?\n)+(\S.*)$", re.MULTILINE)
 _EXCEPTION = re.compile(r"^(?:Exception in thread.*|(?:[\w$]+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
 
@@ -72,7 +73,7 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
         lines.append(f"cluster {cluster_id} is {describe_end(cluster['Status'])}")
     text, file = _failure_log(s3, logs)
     message = failure.get("Message", "")
-    exceptions = _EXCEPTION.findall(text) or _EXCEPTION.findall(message)
+    exceptions = exceptions_in(text) or exceptions_in(message)
     lines += exceptions[-1:] or [line for line in message.splitlines()[-1:] if line not in text]
     if text:
         tail = text.rstrip().splitlines()[-LOG_TAIL_LINES:]
@@ -80,6 +81,15 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
     else:
         lines.append("the log is not uploaded yet: EMR uploads it every five minutes, and when the cluster terminates")
     return "\n".join([*lines, f"all logs: {logs}"])
+
+
+def exceptions_in(text: str) -> list[str]:
+    """Return the lines of a log that name an exception, in order: those that end Python tracebacks, else Java's.
+
+    A Python exception can have any name, for example TooManyRejects: it is the first line after the indented frames.
+    If a task failed, its traceback follows the driver's, so the last line is the cause.
+    """
+    return _TRACEBACK_END.findall(text) or _EXCEPTION.findall(text)
 
 
 def _failure_log(s3: "S3Client", folder: str) -> tuple[str, str]:
@@ -95,7 +105,8 @@ def _failure_log(s3: "S3Client", folder: str) -> tuple[str, str]:
             log.info("%s%s: %s", folder, name, error)
             continue
         texts[name] = gzip.decompress(body).decode(errors="replace")
-    for name, text in texts.items():
-        if _EXCEPTION.search(text):
-            return text, name
+    for pattern in (_TRACEBACK_END, _EXCEPTION):
+        for name, text in texts.items():
+            if pattern.search(text):
+                return text, name
     return next(((text, name) for name, text in texts.items() if text.strip()), ("", ""))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Accumulator
 
-from orchard_spark import images, mobilenet, objects, parts, rejects, schemas, step, turns
+from orchard_spark import failure, images, mobilenet, objects, parts, rejects, schemas, step, turns
 from orchard_spark.prefetch import prefetch
 
 # A worker holds up to four decoded batches of 32 images of 150 KB: one in the model, two queued, one being decoded.
@@ -94,7 +94,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """
     started = time.monotonic()
     name, run_id = mobilenet.model_name(model_uri), step.run_id(run_uri)
-    with step.spark_context("features") as context:
+    with failure.recorded(run_uri, "features"), step.spark_context("features") as context:
         step.delete_completion_markers(run_uri, "features")
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails once, here, instead of in every task

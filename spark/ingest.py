@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard_spark import dataset, images, objects, parts, schemas, step, turns
+from orchard_spark import dataset, failure, images, objects, parts, schemas, step, turns
 from orchard_spark.rejects import REASONS, RejectedObject
 
 FILE_BYTES = 128 * 1024**2
@@ -196,7 +196,7 @@ def run(
     """
     started = time.monotonic()
     images_uri, rejects_uri = f"{run_uri}/images", f"{run_uri}/rejects"
-    with step.spark_context("ingest") as context:
+    with failure.recorded(run_uri, "ingest"), step.spark_context("ingest") as context:
         step.delete_completion_markers(run_uri, "ingest")
         endings: Counter[str] = Counter()
         inventory = dataset.list_images(input_uri, max_bytes, endings)

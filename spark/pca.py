@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import objects, parts, schemas, step
+from orchard_spark import failure, objects, parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 from orchard_spark.prefetch import prefetch
 
@@ -128,7 +128,7 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     """
     started = time.monotonic()
     run_id = step.run_id(run_uri)
-    with step.spark_context("pca") as context:
+    with failure.recorded(run_uri, "pca"), step.spark_context("pca") as context:
         step.delete_completion_markers(run_uri, "pca")
         features = parts.find(f"{run_uri}/features", schemas.FEATURES)
         fit_usage, embed_usage = parts.task_usage(context), parts.task_usage(context)

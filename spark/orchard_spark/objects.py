@@ -3,20 +3,27 @@
 import io
 import os
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.auth.boto3 import Boto3CredentialProvider
+from botocore.credentials import Credentials, RefreshableCredentials
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from orchard_spark.schemas import parquet_options
 
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
+
 REQUEST_TIMEOUT = "60s"
+# Obstore asks again, at most ten times a second, from five minutes before this on.
+ASK_AGAIN_WITHIN = timedelta(minutes=1)
 
 
 class BadUri(ValueError):
@@ -51,6 +58,27 @@ def split(uri: str) -> tuple[str, str]:
     return f"{scheme}://{bucket}", key
 
 
+class CurrentCredentials:
+    """Gives obstore the credentials that botocore has at the moment, and leaves it to botocore when they are renewed.
+
+    Botocore renews credentials ten minutes before they expire. Obstore's own provider keeps them for half an hour, so
+    that it would use credentials of an hour after they have expired.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> "S3Credential":
+        current = self._credentials.get_frozen_credentials()
+        renewed = isinstance(self._credentials, RefreshableCredentials)
+        return {
+            "access_key_id": current.access_key or "",
+            "secret_access_key": current.secret_key or "",
+            "token": current.token,
+            "expires_at": datetime.now(UTC) + ASK_AGAIN_WITHIN if renewed else None,
+        }
+
+
 @lru_cache
 def store(root: str) -> ObjectStore:
     """Return the object store of a root as `split` returns it, with the region and credentials that boto3 finds.
@@ -61,14 +89,14 @@ def store(root: str) -> ObjectStore:
         return LocalStore("/")
     session = boto3.Session()
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    credentials = Boto3CredentialProvider(session) if session.get_credentials() else None
+    credentials = session.get_credentials()
     return S3Store(
         root.removeprefix("s3://"),
         region=session.region_name,
         endpoint=endpoint,
         skip_signature=credentials is None,
         client_options={"allow_http": (endpoint or "").startswith("http://"), "timeout": REQUEST_TIMEOUT},
-        credential_provider=credentials,
+        credential_provider=CurrentCredentials(credentials) if credentials else None,
     )
 
 

@@ -40,7 +40,6 @@ def run_id(run_uri: str) -> str:
 @contextmanager
 def spark_context(name: str) -> Iterator[SparkContext]:
     """Provide Spark's context for one step, and log its progress every ten seconds."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for library in ("py4j", "botocore"):
         logging.getLogger(library).setLevel(logging.WARNING)
     context = SparkContext.getOrCreate(SparkConf().setAppName(f"orchard-{name}"))
@@ -61,8 +60,8 @@ def spark_context(name: str) -> Iterator[SparkContext]:
 
 
 def delete_completion_markers(run_uri: str, step: str) -> None:
-    """Delete the completion markers of the run and of this step, before the step runs again."""
-    for name in ("summary.json", f"{step}.metrics.json"):
+    """Delete the completion markers of the run and of this step, and the record of an earlier failure."""
+    for name in ("summary.json", f"{step}.metrics.json", f"{step}.error.json"):
         objects.delete(f"{run_uri.rstrip('/')}/{name}")
 
 

@@ -1,8 +1,15 @@
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.credentials import Credentials
 
 from orchard_spark import objects
 
@@ -40,3 +47,62 @@ def test_a_written_table_is_read_through_a_ranged_file(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/numbers.parquet"
     objects.write_table(uri, pa.table({"number": [0, 1, 2]}))
     assert pq.ParquetFile(objects.RangedFile(uri)).read()["number"].to_pylist() == [0, 1, 2]
+
+
+# Prints credentials that expire after two seconds. The token is the time when they do.
+CREDENTIAL_PROCESS = """
+import json, time
+from datetime import UTC, datetime, timedelta
+end = datetime.now(UTC) + timedelta(seconds=2)
+print(json.dumps({"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "SessionToken": str(end.timestamp()),
+                  "Expiration": end.isoformat()}))
+"""
+
+
+@contextmanager
+def s3_that_checks_expiry(tokens: set[str]) -> Iterator[str]:
+    """Serve one byte to every GET whose token has not expired, and collect the tokens."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            token = self.headers["x-amz-security-token"]
+            tokens.add(token)
+            expired = float(token) < time.time()
+            body = b"<Error><Code>ExpiredToken</Code></Error>" if expired else b"x"
+            self.send_response(400 if expired else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"e"')
+            self.send_header("Last-Modified", "Sun, 22 Nov 2026 02:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_credentials_that_expire_are_renewed_before_they_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, config, tokens = tmp_path / "credentials.py", tmp_path / "config", set[str]()
+    program.write_text(CREDENTIAL_PROCESS)
+    config.write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    objects.store.cache_clear()
+    with s3_that_checks_expiry(tokens) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert objects.read("s3://bucket/key") == b"x"
+            time.sleep(0.05)
+    objects.store.cache_clear()
+    assert len(tokens) > 2
+
+
+def test_credentials_that_do_not_expire_are_kept() -> None:
+    given = objects.CurrentCredentials(Credentials("a", "b", "c"))()
+    assert given == {"access_key_id": "a", "secret_access_key": "b", "token": "c", "expires_at": None}

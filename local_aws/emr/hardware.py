@@ -1,6 +1,6 @@
 """Instance groups and instance fleets. They are listed as requested, but all of them represent this machine."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,3 +124,9 @@ def make_pools(cluster_id: str, instances: Wire) -> list[Pool]:
 def number_pools(cluster_id: str, configs: Iterable[Wire], *, is_fleet: bool, first: int = 0) -> list[Pool]:
     """Return pools with these configs, numbered from `first`. They hold copies, because pools change."""
     return [Pool(cluster_id, number, is_fleet, dict(config)) for number, config in enumerate(configs, start=first)]
+
+
+def executor_types(pools: Sequence[Pool]) -> set[str]:
+    """Return the instance types that run executors: those of core and task nodes, or of a master without any."""
+    workers = [pool for pool in pools if pool.role != "MASTER" and pool.markets]
+    return {kind for pool in workers or pools for kind in pool.types}

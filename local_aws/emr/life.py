@@ -57,7 +57,7 @@ class ClusterLife:
     def _run(self) -> None:
         control, cluster = self.control, self.control.cluster
         try:
-            node = self._runner.make_node(cluster.id, cluster.region, cluster.request.get("Configurations", []))
+            node = self._runner.make_node(cluster)
             if cluster.state in ("RUNNING", "WAITING") or self._bootstrap(node):
                 self._steps.run(node)
         except Exception:

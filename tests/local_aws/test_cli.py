@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 
-from tests.local_aws.user import REGION, ROLES, User, until
+from tests.local_aws.user import LOG_URI, REGION, ROLES, User, until
 
 
 def aws(user: User, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -72,6 +72,30 @@ def test_the_cli_creates_describes_and_awaits_a_cluster(user: User, tmp_path: Pa
     assert user.step(cluster_id, step_id)["Status"]["State"] == "COMPLETED"
     listed = output(aws(user, tmp_path, "list-clusters", "--terminated"))["Clusters"]
     assert cluster_id in [cluster["Id"] for cluster in listed]
+
+
+def test_what_the_cli_adds_to_a_request_by_itself_runs(user: User, tmp_path: Path) -> None:
+    program = user.put("cli/hello.py", "print('hello')")
+    created = output(
+        aws(
+            user,
+            tmp_path,
+            *("create-cluster", "--release-label", "emr-7.14.0", "--use-default-roles", "--enable-debugging"),
+            *("--log-uri", LOG_URI, "--instance-type", "m5.xlarge", "--instance-count", "1", "--auto-terminate"),
+            *("--applications", "Name=Spark", "Name=Hive"),
+            *("--steps", f"Type=Spark,Args=[--deploy-mode,cluster,{program}]"),
+            *("Type=CUSTOM_JAR,Jar=command-runner.jar,Args=[spark-submit,--version]", "Type=HIVE,Args=[-f,s3://b/x.q]"),
+        )
+    )
+    user.wait_for(created["ClusterId"], "TERMINATED")
+    steps = user.steps(created["ClusterId"])
+    assert [(step["Name"], step["Status"]["State"]) for step in steps] == [
+        ("Setup Hadoop Debugging", "COMPLETED"),
+        ("Spark application", "COMPLETED"),
+        ("Custom JAR", "COMPLETED"),
+        ("Hive program", "FAILED"),
+    ]
+    assert "'hive-script'; the node has" in steps[-1]["Status"]["FailureDetails"]["Message"]
 
 
 def test_the_cli_puts_an_auto_termination_policy(user: User, tmp_path: Path) -> None:

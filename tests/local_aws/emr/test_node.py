@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from local_aws.emr import node as nodes
-from local_aws.emr.node import Node, s3a_jars, spark_command
+from local_aws.emr.node import Node, s3a_jars
 
 NODE = Node(Path("/data/j-1"), "http://127.0.0.1:1", "eu-west-1", {})
 
@@ -33,6 +33,12 @@ def defaults(node: Node) -> dict[str, str]:
         ("cd /opt && cat '/mnt/x'", "cd /data/j-1/opt && cat '/data/j-1/mnt/x'"),
         ('ls "/mnt"; ls >/opt', 'ls "/data/j-1/mnt"; ls >/data/j-1/opt'),
         ("file:///opt/x", "file:///data/j-1/opt/x"),
+        ("/usr/bin/spark-submit", "/data/j-1/usr/bin/spark-submit"),
+        ("/bin/spark-submit", "/data/j-1/bin/spark-submit"),
+        ("/usr/lib/spark/bin/pyspark", "/data/j-1/usr/lib/spark/bin/pyspark"),
+        ("/usr/lib/spark/examples/src/main/python/pi.py", "/data/j-1/usr/lib/spark/examples/src/main/python/pi.py"),
+        ("spark.pyspark.python=/usr/bin/python3.11", "spark.pyspark.python=/data/j-1/usr/bin/python3.11"),
+        ("x=$(/usr/bin/aws s3 ls); /usr/bin/python3", "x=$(/data/j-1/usr/bin/aws s3 ls); /data/j-1/usr/bin/python3"),
     ],
 )
 def test_paths_of_a_node_are_rewritten_to_its_root(text: str, rewritten: str) -> None:
@@ -51,6 +57,14 @@ def test_paths_of_a_node_are_rewritten_to_its_root(text: str, rewritten: str) ->
         "/mnt2",
         "/home/somebody/x",
         "/usr/opt/x",
+        "/usr/bin/env python3",
+        "/usr/bin/python3-config",
+        "/usr/bin/python3.9",
+        "/usr/bin/aws/x",
+        "/usr/bin:/bin",
+        "/usr/local/bin/aws",
+        "/usr/lib/sparkling",
+        "s3://b/usr/bin/spark-submit",
         "./opt/x",
         "opt/x",
         "~/opt/x",
@@ -61,32 +75,6 @@ def test_paths_of_a_node_are_rewritten_to_its_root(text: str, rewritten: str) ->
 )
 def test_other_paths_are_not_rewritten(text: str) -> None:
     assert NODE.localise(text) == text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "remaining"),
-    [
-        (["--deploy-mode", "client", "a.py"], ["a.py"]),
-        (["--deploy-mode=cluster", "a.py"], ["a.py"]),
-        (["--master", "yarn", "--queue", "q", "--num-executors", "4", "--executor-cores", "2", "a.py"], ["a.py"]),
-        (["--conf", "spark.yarn.queue=q", "a.py"], ["a.py"]),
-        (["--executor-memory", "9g", "--conf", "spark.executor.memoryOverhead=2g", "a.py"], ["a.py"]),
-        (["--conf=spark.executor.instances=4", "a.py"], ["a.py"]),
-        (["-c", "spark.dynamicAllocation.enabled=true", "a.py"], ["a.py"]),
-        (["--conf", "spark.default.parallelism=8", "--conf", "spark.x=1"], ["--conf", "spark.x=1"]),
-        (["--conf", "spark.x=1", "a.py"], ["--conf", "spark.x=1", "a.py"]),
-        (["--conf=spark.x=1", "a.py"], ["--conf=spark.x=1", "a.py"]),
-        (["--verbose", "--master", "yarn", "a.py"], ["--verbose", "a.py"]),
-        (["--py-files", "s3://b/x.zip", "a.py"], ["--py-files", "s3://b/x.zip", "a.py"]),
-        (["--name", "--master", "a.py"], ["--name", "--master", "a.py"]),
-        (["a.py", "--master", "x", "--conf", "spark.yarn.y"], ["a.py", "--master", "x", "--conf", "spark.yarn.y"]),
-        ([], []),
-    ],
-)
-def test_only_yarn_options_are_removed_from_spark_submit(arguments: list[str], remaining: list[str]) -> None:
-    original = list(arguments)
-    assert spark_command(arguments) == remaining
-    assert arguments == original
 
 
 def test_spark_defaults_have_the_properties_of_the_classification_except_yarn_settings(tmp_path: Path) -> None:
@@ -141,9 +129,17 @@ def test_the_programs_of_a_node_are_executable(tmp_path: Path) -> None:
     programs = make_node(tmp_path).root / "usr/bin"
     assert sorted(program.name for program in programs.iterdir()) == [
         "aws",
+        "pip3",
+        "pyspark",
         "python3",
         "python3.11",
+        "run-example",
+        "spark-class",
+        "spark-example",
+        "spark-shell",
+        "spark-sql",
         "spark-submit",
+        "state-pusher-script",
         "sudo",
     ]
     assert all(os.access(program, os.X_OK) for program in programs.iterdir())

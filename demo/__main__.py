@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from demo import watch
 from sandbox import airflow, aws, pictures, processes
-from sandbox.folders import ROOT, UnusableFolder, image_folder, make_empty
+from sandbox.folders import ROOT, image_folder, make_empty
 
 DAG_ID = "fruit_features"
 # The keys of the summary that `publish` writes, which the summary of the demo repeats.
@@ -174,7 +174,7 @@ def run_dag(env: Mapping[str, str], folder: Path, params: Mapping[str, Any], tim
 
 
 def wait_until_terminated(emr: Any) -> list[dict[str, Any]]:
-    """Return the clusters, after a wait of at most 20 s for those that are terminating."""
+    """Wait at most 20 s for terminating clusters, then return all clusters."""
     deadline = time.monotonic() + TERMINATED_TIMEOUT_SECONDS
     while True:
         clusters = watch.clusters(emr)
@@ -185,7 +185,7 @@ def wait_until_terminated(emr: Any) -> list[dict[str, Any]]:
 
 
 def read_run_summary(s3: Any) -> dict[str, Any] | None:
-    """Return the content of the `summary.json` that `publish` writes, or None if there is none."""
+    """Return the content of the `summary.json` that `publish` writes, or None if it does not exist."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=aws.BUCKET, Prefix="runs/"):
         for item in page.get("Contents", []):
             if item["Key"].endswith("/summary.json"):
@@ -279,14 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as signal_name:
         print_line(f"{signal_name}: all processes are stopped")
         return 130
-    except (
-        FileNotFoundError,
-        FileExistsError,
-        UnusableFolder,
-        aws.BadFileName,
-        processes.DidNotStart,
-        ClientError,
-    ) as error:
+    except (*aws.SET_UP_ERRORS, ClientError) as error:
         print_line(f"failed: {error}")
         return 1
     target = arguments.folder / "summary.json"

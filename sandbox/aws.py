@@ -11,7 +11,8 @@ import boto3
 from botocore.config import Config
 
 from infra import release
-from sandbox.processes import running, wait_for_port
+from sandbox.folders import UnusableFolder
+from sandbox.processes import DidNotStart, running, wait_for_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,6 +34,10 @@ class BadFileName(ValueError):
             f"the names of {len(names)} files are not UTF-8, as keys on S3 must be: {shown}. Rename them, for example "
             "with convmv"
         )
+
+
+# The errors of the set-up whose message is all that the user needs.
+SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, DidNotStart)
 
 
 def client(service: str, endpoint_url: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox import airflow, aws, pictures, processes
-from sandbox.folders import ROOT, UnusableFolder, image_folder, make_empty
+from sandbox.folders import ROOT, image_folder, make_empty
 
 # The file in which `up` records the processes that `down` stops.
 PROCESSES = "processes.json"
@@ -162,14 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     except AlreadyRunning as error:
         print(f"failed: {error}")
         return 1
-    except (
-        FileNotFoundError,
-        FileExistsError,
-        UnusableFolder,
-        aws.BadFileName,
-        processes.DidNotStart,
-        KeyboardInterrupt,
-    ) as error:
+    except (*aws.SET_UP_ERRORS, KeyboardInterrupt) as error:
         down(arguments.folder)
         print(f"failed: {error or 'interrupted'}. All processes that were started are stopped.")
         return 1

@@ -3,7 +3,6 @@
 Reads `images/` of the run folder; writes `features/` (1280 float32 per image) and `features.metrics.json`.
 """
 
-import argparse
 import logging
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Accumulator
 
-from orchard_spark import failure, images, mobilenet, objects, parts, rejects, schemas, step, turns
+from orchard_spark import images, mobilenet, objects, parts, rejects, schemas, step, turns
 from orchard_spark.prefetch import prefetch
 
 # A worker holds up to four decoded batches of 32 images of 150 KB: one in the model, two queued, one being decoded.
@@ -94,8 +93,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """
     started = time.monotonic()
     name, run_id = mobilenet.model_name(model_uri), step.run_id(run_uri)
-    with failure.recorded(run_uri, "features"), step.spark_context("features") as context:
-        step.delete_completion_markers(run_uri, "features")
+    with step.running(run_uri, "features") as context:
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails once, here, instead of in every task
         model = context.broadcast(content)
@@ -124,16 +122,8 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the step. `argv` defaults to the command-line arguments of the process."""
-    parser = argparse.ArgumentParser(
-        description="Compute MobileNetV2 features of every image of a run.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--run-uri",
-        required=True,
-        type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="run folder that contains images/: an s3:// URI or a local path",
+    parser = step.argument_parser(
+        "Compute MobileNetV2 features of every image of a run.", EXAMPLE, run_folder="run folder that contains images/"
     )
     parser.add_argument("--model-uri", required=True, help="URI of the .tflite file that `make release-parts` exports")
     arguments = parser.parse_args(argv)

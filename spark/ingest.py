@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard_spark import dataset, failure, images, objects, parts, schemas, step, turns
+from orchard_spark import dataset, images, objects, parts, schemas, step, turns
 from orchard_spark.rejects import REASONS, RejectedObject
 
 FILE_BYTES = 128 * 1024**2
@@ -196,8 +196,7 @@ def run(
     """
     started = time.monotonic()
     images_uri, rejects_uri = f"{run_uri}/images", f"{run_uri}/rejects"
-    with failure.recorded(run_uri, "ingest"), step.spark_context("ingest") as context:
-        step.delete_completion_markers(run_uri, "ingest")
+    with step.running(run_uri, "ingest") as context:
         endings: Counter[str] = Counter()
         inventory = dataset.list_images(input_uri, max_bytes, endings)
         ignored = dataset.most_common_endings(endings)
@@ -260,18 +259,12 @@ def ratio(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the step. `argv` defaults to the command-line arguments of the process."""
-    parser = argparse.ArgumentParser(
-        description="Read the images of a prefix, verify them, and pack them into Parquet.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = step.argument_parser(
+        "Read the images of a prefix, verify them, and pack them into Parquet.",
+        EXAMPLE,
+        run_folder="run folder to write to",
     )
     parser.add_argument("--input-uri", required=True, help="s3:// prefix or local folder with one folder per label")
-    parser.add_argument(
-        "--run-uri",
-        required=True,
-        type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="run folder to write to: an s3:// URI or a local path",
-    )
     parser.add_argument(
         "--max-reject-ratio",
         type=ratio,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import failure, objects, parts, schemas, step
+from orchard_spark import objects, parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 from orchard_spark.prefetch import prefetch
 
@@ -128,8 +128,7 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     """
     started = time.monotonic()
     run_id = step.run_id(run_uri)
-    with failure.recorded(run_uri, "pca"), step.spark_context("pca") as context:
-        step.delete_completion_markers(run_uri, "pca")
+    with step.running(run_uri, "pca") as context:
         features = parts.find(f"{run_uri}/features", schemas.FEATURES)
         fit_usage, embed_usage = parts.task_usage(context), parts.task_usage(context)
         pca = fit(moments(context, features, fit_usage), n_components)
@@ -186,16 +185,10 @@ def n_components(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the step. `argv` defaults to the command-line arguments of the process."""
-    parser = argparse.ArgumentParser(
-        description="Fit a centred PCA to a run's features and compute every image's vector.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--run-uri",
-        required=True,
-        type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help="run folder that contains features/: an s3:// URI or a local path",
+    parser = step.argument_parser(
+        "Fit a centred PCA to a run's features and compute every image's vector.",
+        EXAMPLE,
+        run_folder="run folder that contains features/",
     )
     parser.add_argument(
         "--n-components",

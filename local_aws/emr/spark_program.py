@@ -39,19 +39,14 @@ class NoSuchExample(ValueError):
 
 
 def example_command(arguments: Sequence[str], examples: Path) -> list[str]:
-    """Return the arguments of spark-submit for those of run-example: options, the example's class, its arguments.
+    """Translate the arguments of run-example, which are options, a class and its arguments, to those of spark-submit.
 
     Raises:
         NoSuchExample: the example has no equivalent in Python.
     """
-    rest = list(arguments)
-    options: list[str] = []
-    while rest and rest[0].startswith("-"):
-        count = 1 if "=" in rest[0] or rest[0] in yarn.FLAGS else 2
-        options, rest = options + rest[:count], rest[count:]
-    if not rest:
-        return options
-    return [*options, str(_example(rest[0], examples)), *rest[1:]]
+    options, rest = yarn.split_options(arguments)
+    words = [word for option in options for word in option.words]
+    return [*words, str(_example(rest[0], examples)), *rest[1:]] if rest else words
 
 
 def replace_example(arguments: Sequence[str], examples: Path) -> list[str]:
@@ -60,20 +55,12 @@ def replace_example(arguments: Sequence[str], examples: Path) -> list[str]:
     Raises:
         NoSuchExample: the example has no equivalent in Python.
     """
-    rest = list(arguments)
-    options: list[str] = []
-    name = ""
-    while rest and rest[0].startswith("-"):
-        option, equals, value = rest[0].partition("=")
-        count = 1 if equals or option in yarn.FLAGS else 2
-        if option == "--class":
-            name = value or "".join(rest[1:2])
-        else:
-            options += rest[:count]
-        rest = rest[count:]
+    options, rest = yarn.split_options(arguments)
+    name = next((option.value for option in reversed(options) if option.name == "--class"), "")
     if not (name.startswith(EXAMPLES_PACKAGE) and rest and Path(rest[0]).name.startswith("spark-examples")):
         return list(arguments)
-    return [*options, str(_example(name, examples)), *rest[1:]]
+    words = [word for option in options if option.name != "--class" for word in option.words]
+    return [*words, str(_example(name, examples)), *rest[1:]]
 
 
 def _example(name: str, examples: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What YARN of an EMR cluster would do with a Spark application: the options that only it understands, and its limits.
+"""The part of YARN that a Spark application meets on EMR: options that only YARN understands, and its limits.
 
 The programs of a node import this module, so that it imports only the standard library.
 """
@@ -47,7 +47,16 @@ NODES: Mapping[str, tuple[int, int]] = {
 
 
 class Refused(ValueError):
-    """YARN would refuse the application; the text is that of Spark's exception on EMR."""
+    """YARN would refuse the application. The message is Spark's on EMR."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of spark-submit: its name, its value ("" for a flag), and its words in the command."""
+
+    name: str
+    value: str
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,22 @@ def is_for_yarn(name: str) -> bool:
     return name.startswith(_PROPERTIES)
 
 
+def split_options(arguments: Sequence[str]) -> tuple[list[Option], list[str]]:
+    """Return the options of spark-submit, and its other arguments, which begin with the application.
+
+    >>> split_options(["--conf", "a=1", "--class=X", "-v", "a.py", "--b"])[1]
+    ['a.py', '--b']
+    """
+    options: list[Option] = []
+    rest = list(arguments)
+    while rest and rest[0].startswith("-"):
+        name, equals, value = rest[0].partition("=")
+        count = 1 if equals or name in FLAGS else 2
+        options.append(Option(name, value if equals else "".join(rest[1:count]), tuple(rest[:count])))
+        rest = rest[count:]
+    return options, rest
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return the properties in the arguments of spark-submit, and the arguments without what only YARN understands.
 
@@ -91,26 +116,22 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
     ({'spark.yarn.queue': 'a', 'spark.x': '1', 'spark.executor.cores': '2'}, ['--conf', 'spark.x=1', 'a.py', '--b'])
     """
     configured: dict[str, str] = {}
-    options: dict[str, str] = {}
+    by_option: dict[str, str] = {}
     remaining: list[str] = []
-    rest = list(arguments)
-    while rest and rest[0].startswith("-"):
-        option = rest.pop(0)
-        name, equals, value = option.partition("=")
-        values = [] if equals or name in FLAGS or not rest else [rest.pop(0)]
-        setting = value if equals else "".join(values)
-        if name in ("--conf", "-c"):
-            key, _, text = setting.partition("=")
+    options, rest = split_options(arguments)
+    for option in options:
+        if option.name in ("--conf", "-c"):
+            key, _, text = option.value.partition("=")
             configured[key] = text
             if is_for_yarn(key):
                 continue
-        elif name in _OPTIONS:
-            options[_OPTIONS[name]] = setting
+        elif option.name in _OPTIONS:
+            by_option[_OPTIONS[option.name]] = option.value
             continue
-        elif name == "--driver-memory":
-            options["spark.driver.memory"] = setting
-        remaining += [option, *values]
-    return configured | options, remaining + rest
+        elif option.name == "--driver-memory":
+            by_option["spark.driver.memory"] = option.value
+        remaining += option.words
+    return configured | by_option, remaining + rest
 
 
 def check(properties: Mapping[str, str], limits: Limits, *, is_python: bool) -> None:

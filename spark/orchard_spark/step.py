@@ -1,5 +1,6 @@
-"""What all steps have in common: Spark's context, progress in the log, the metrics file."""
+"""What all steps have in common: options, Spark's context, progress in the log, the metrics file."""
 
+import argparse
 import json
 import logging
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 from pyspark import SparkConf, SparkContext
 
-from orchard_spark import objects, parts
+from orchard_spark import failure, objects, parts
 
 PROGRESS_SECONDS = 10
 
@@ -35,6 +36,28 @@ def run_id(run_uri: str) -> str:
     '20261122T020000-1a2b3c'
     """
     return run_uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def argument_parser(description: str, example: str, *, run_folder: str) -> argparse.ArgumentParser:
+    """Return the parser of a step's options, with `--run-uri`. `run_folder` is the help text of that option."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run-uri",
+        required=True,
+        type=lambda uri: objects.absolute(uri).rstrip("/"),
+        help=f"{run_folder}: an s3:// URI or a local path",
+    )
+    return parser
+
+
+@contextmanager
+def running(run_uri: str, name: str) -> Iterator[SparkContext]:
+    """Provide Spark's context for a step. Delete its completion markers first, and record its failure."""
+    with failure.recorded(run_uri, name), spark_context(name) as context:
+        delete_completion_markers(run_uri, name)
+        yield context
 
 
 @contextmanager

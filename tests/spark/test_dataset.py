@@ -1,10 +1,8 @@
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,8 @@ from orchard.dataset import listing
 from orchard_spark import dataset, objects, schemas
 from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey, list_images, read_all
 from orchard_spark.rejects import RejectedObject
+from tests.plugins import dataset_uris
+from tests.spark.http_server import Answer, s3_that_answers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,6 +32,7 @@ IGNORED = [
     "imagesX/1.jpg",
 ]
 KEYS = [*STRANGE, *UNREADABLE, *IGNORED]
+XML = {"Content-Type": "application/xml"}
 
 
 @pytest.fixture
@@ -129,6 +130,38 @@ def test_an_unsupported_scheme_is_refused() -> None:
 def test_airflow_and_the_steps_agree_on_what_an_image_is() -> None:
     assert dataset.IMAGE_ENDINGS == listing.IMAGE_ENDINGS
     assert [dataset.is_image(key) for key in KEYS] == [listing.is_image(key) for key in KEYS]
+
+
+def test_airflow_and_the_steps_agree_on_which_classes_are_archives() -> None:
+    assert dataset.ARCHIVES == listing.ARCHIVES
+
+
+@pytest.mark.parametrize("key", [*UNREADABLE, "k/./1.jpg", "k/../1.jpg", "/1.jpg", "k/new\nline.jpg", "k/nul\0.jpg"])
+def test_airflow_and_the_steps_agree_on_which_keys_are_unreadable(key: str) -> None:
+    ((_, content),) = read_all([Listed(f"s3://bucket/{key}", "e", 5, datetime.now(UTC))])
+    assert isinstance(content, UnreadableKey)
+    assert listing.reject_reason({"Key": key, "Size": 5}) == content.reason
+
+
+def test_airflow_and_the_steps_agree_on_which_keys_are_readable() -> None:
+    # The steps read these keys: see above.
+    assert {listing.reject_reason({"Key": key, "Size": 5}) for key in STRANGE} == {""}
+
+
+@pytest.mark.parametrize("uri", dataset_uris.ACCEPTED_URIS, ids=ascii)
+def test_the_steps_take_every_dataset_uri_that_airflow_accepts(uri: str) -> None:
+    assert dataset.checked_uri(uri) == uri
+
+
+# Airflow also refuses a URI without a final "/", which the steps add, and a name that is not UTF-8, which a local file
+# may have.
+ONLY_AIRFLOW_REFUSES = ("images", "images/\udce9t\udce9/")
+
+
+@pytest.mark.parametrize("prefix", sorted({*dataset_uris.REFUSED} - {*ONLY_AIRFLOW_REFUSES}), ids=ascii)
+def test_the_steps_refuse_every_prefix_that_airflow_refuses(prefix: str) -> None:
+    with pytest.raises(dataset.BadDatasetUri):
+        dataset.checked_uri(f"s3://fruits-data/{prefix}")
 
 
 def test_an_object_of_more_bytes_than_the_limit_is_rejected_and_not_read(s3: "S3Client", steps_bucket: str) -> None:
@@ -249,28 +282,6 @@ def answer_of_list(storage: str, restore: str) -> bytes:
     ).encode()
 
 
-@contextmanager
-def s3_that_answers(status: int, body: bytes, seen: list[str]) -> Iterator[str]:
-    """Serve one answer to every request, as S3 does where moto does not."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(f"{self.path} {self.headers.get('x-amz-optional-object-attributes')}")
-            self.send_response(status)
-            self.send_header("Content-Type", "application/xml")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.mark.parametrize(
     ("restore", "reason"),
     [
@@ -286,17 +297,22 @@ def s3_that_answers(status: int, body: bytes, seen: list[str]) -> Iterator[str]:
 def test_an_archived_object_is_read_once_it_is_restored(
     restore: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
-    with s3_that_answers(200, answer_of_list("GLACIER", restore), seen) as url:
+    attributes = set()
+
+    def answer(_: str, headers: Mapping[str, str]) -> Answer:
+        attributes.add(headers.get("x-amz-optional-object-attributes"))
+        return 200, XML, answer_of_list("GLACIER", restore)
+
+    with s3_that_answers(answer) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         (row,) = rows_of(list_images("s3://bucket/k/"))
     assert row.reason == reason
-    assert "RestoreStatus" in seen[0]
+    assert attributes == {"RestoreStatus"}
 
 
 def read_one_refused(code: str, status: int, monkeypatch: pytest.MonkeyPatch) -> bytes | RejectedObject:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>User is not allowed</Message></Error>".encode()
-    with s3_that_answers(status, body, []) as url:
+    with s3_that_answers(lambda *_: (status, XML, body)) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         objects.store.cache_clear()
         try:

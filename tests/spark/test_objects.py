@@ -1,9 +1,6 @@
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +9,7 @@ import pytest
 from botocore.credentials import Credentials
 
 from orchard_spark import objects
+from tests.spark.http_server import Answer, s3_that_answers
 
 
 def test_write_and_read_preserve_the_bytes_on_s3_and_on_disk(steps_bucket: str, tmp_path: Path) -> None:
@@ -59,30 +57,13 @@ print(json.dumps({"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Ses
 """
 
 
-@contextmanager
-def s3_that_checks_expiry(tokens: set[str]) -> Iterator[str]:
-    """Serve one byte to every GET whose token has not expired, and collect the tokens."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            token = self.headers["x-amz-security-token"]
-            tokens.add(token)
-            expired = float(token) < time.time()
-            body = b"<Error><Code>ExpiredToken</Code></Error>" if expired else b"x"
-            self.send_response(400 if expired else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"e"')
-            self.send_header("Last-Modified", "Sun, 22 Nov 2026 02:00:00 GMT")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def give_a_byte_before_expiry(headers: Mapping[str, str], tokens: set[str]) -> Answer:
+    """Answer a GET as S3 does, which refuses a token that has expired. Collect the tokens."""
+    token = headers["x-amz-security-token"]
+    tokens.add(token)
+    if float(token) < time.time():
+        return 400, {}, b"<Error><Code>ExpiredToken</Code></Error>"
+    return 200, {"ETag": '"e"', "Last-Modified": "Sun, 22 Nov 2026 02:00:00 GMT"}, b"x"
 
 
 def test_credentials_that_expire_are_renewed_before_they_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +74,7 @@ def test_credentials_that_expire_are_renewed_before_they_do(tmp_path: Path, monk
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     objects.store.cache_clear()
-    with s3_that_checks_expiry(tokens) as url:
+    with s3_that_answers(lambda _, headers: give_a_byte_before_expiry(headers, tokens)) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         end = time.monotonic() + 5
         while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Count the images below a dataset's prefix, and those of them that `ingest` will reject whatever they contain."""
+"""Count the images below a dataset's prefix, and the images that `ingest` will reject without reading them."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The same as orchard_spark.dataset.IMAGE_ENDINGS, which Airflow cannot import. A test compares the two.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-# An object of these storage classes can be read only after it is restored.
+# An object of these storage classes can be read only after it is restored. The same as orchard_spark.dataset.ARCHIVES.
 ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 REMEDIES: Mapping[str, str] = {
     "archived": "restore them, or copy them to another storage class",

@@ -16,7 +16,6 @@ from tests.plugins.plans import DAG_ID, RUN_AFTER, RUN_ID, plan, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
-    from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
 CreateCluster: TypeAlias = Callable[..., str]
@@ -27,14 +26,6 @@ RunJanitor: TypeAlias = Callable[..., list[dict[str, Any]]]
 def settings() -> Settings:
     """A new deployment for each test. No cluster of another test has the name of its bucket."""
     return Settings(bucket=f"test-{uuid.uuid4().hex[:12]}", release="0123456789ab")
-
-
-@pytest.fixture(scope="module")
-def role(iam: "IAMClient") -> str:
-    name = f"janitor-{uuid.uuid4().hex[:12]}"
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
-    iam.create_instance_profile(InstanceProfileName=name)
-    return name
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,19 +11,10 @@ from tests.plugins import plans
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
-    from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
 Plan: TypeAlias = Callable[..., RunPlan]
 Start: TypeAlias = Callable[[RunPlan], str]
-
-
-@pytest.fixture(scope="module")
-def role(iam: "IAMClient") -> str:
-    name = f"turn-{uuid.uuid4().hex[:8]}"
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
-    iam.create_instance_profile(InstanceProfileName=name)
-    return name
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Measure the memory of the Python workers while ingest and features read large transparent PNGs in all task slots.
 
-The images are the same file under many names. The peak of one worker is the kernel's; that of all together is the
-largest sum of their proportional set sizes, in which shared pages count once, in samples of 50 ms.
+All images are links to one file. The peak of one worker is its VmHWM. The peak of all workers is the largest sum of
+their proportional set sizes, which count shared pages once. It is sampled every 50 ms.
 """
 
 import argparse

@@ -210,7 +210,7 @@ def fruit_features() -> None:
     )
     cluster_id: Any = cluster_ready.output
     spark_steps = [spark_step.override(group_id=name)(name, planned[f"{name}_step"], cluster_id) for name in STEPS]
-    # If `create_cluster` or `cluster_ready` failed, its id is None: an XCom that was not pushed resolves to None.
+    # If `create_cluster` or `cluster_ready` failed, its id is None: Airflow resolves a missing XCom to None.
     run_clusters: dict[str, Any] = {
         "cluster_name": planned["cluster_name"],
         "known_ids": [created_id, cluster_id],

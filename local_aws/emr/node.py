@@ -122,7 +122,7 @@ def make_node(
 
 
 def _cluster_file(root: Path) -> Path:
-    """Return the file that tells the Spark programs of a node what YARN of its cluster would do."""
+    """Return the file with the cluster's Spark properties and YARN limits, which the Spark programs read."""
     return root / "etc/spark/conf/cluster.json"
 
 

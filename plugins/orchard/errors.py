@@ -2,7 +2,7 @@
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-# What these codes report ends by itself: AWS is busy, or credentials or permissions have just changed.
+# These codes are temporary: AWS is busy, or credentials or permissions have just changed.
 TEMPORARY_REFUSALS = frozenset(
     {
         *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
@@ -24,7 +24,7 @@ class PermanentError(Exception):
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether AWS, or boto3 before it sends anything, would refuse a request however often it is repeated.
+    """Return whether a retry of a request would fail again, because AWS or boto3 refuses the request itself.
 
     A denied request is not final: a new permission takes minutes to reach every service.
 

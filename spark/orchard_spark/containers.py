@@ -170,7 +170,7 @@ def _inflate(compressed: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> Pixels:
-    """Drop the application segments and comments before the first scan, except what says the colour space."""
+    """Drop the application segments and comments before the first scan, except those that give the colour space."""
     info: dict[str, bytes] = {}
     kept, position = [content[:2]], 2
     while True:

@@ -21,7 +21,7 @@ def scratch_folder() -> str:
 def turn(decoding_bytes: int) -> Iterator[None]:
     """Wait until no other task slot decodes a large image, if this one is large, and return its memory at the end.
 
-    The lock ends with the process, whatever ends it.
+    The lock ends with the process, even if it is killed.
     """
     if decoding_bytes <= LARGE_BYTES:
         yield

@@ -56,7 +56,7 @@ class Check:
         """
         assert run.wait_for_end() == state
         active = run.active_clusters()
-        self.record(run, state, active, "its teardown" if run.clusters() else "none was created")
+        self.record(run, state, active, "the teardown" if run.clusters() else "no cluster")
         assert active == []
         assert len(run.clusters()) == clusters
         assert run.is_published() == (state == "success")
@@ -76,10 +76,10 @@ class Check:
         assert not run.is_published()
 
     def record(
-        self, run: Run, state: str, active: "list[str] | None" = None, terminated_by: str = "its teardown"
+        self, run: Run, state: str, active: "list[str] | None" = None, terminated_by: str = "the teardown"
     ) -> None:
         """Add a row to the table."""
-        seen = "the run" if run.is_published() else "nothing of it"
+        seen = "the run" if run.is_published() else "no rows of it"
         OUTCOMES.append(Outcome(self.fault, state, len(run.clusters()), len(active or []), terminated_by, seen))
 
 

@@ -84,7 +84,7 @@ def explain_failure(emr: "EMRClient", s3: "S3Client", cluster_id: str, step: Map
 
 
 def exceptions_in(text: str) -> list[str]:
-    """Return the lines of a log that name an exception, in order: those that end Python tracebacks, else Java's.
+    """Return the lines of a log that name an exception, in order: the ends of Python tracebacks, or else Java's.
 
     A Python exception can have any name, for example TooManyRejects: it is the first line after the indented frames.
     If a task failed, its traceback follows the driver's, so the last line is the cause.

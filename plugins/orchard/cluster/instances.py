@@ -31,7 +31,7 @@ INSTANCE_TYPES: Mapping[str, InstanceType] = {
 
 
 def alternatives(name: str) -> list[str]:
-    """Return an instance type and then those of equal vCPUs and memory, which EC2 may have when it lacks the first.
+    """Return an instance type, followed by the types of equal vCPUs and memory that can replace it.
 
     >>> alternatives("m6i.xlarge"), alternatives("c6i.xlarge")
     (['m6i.xlarge', 'm5.xlarge', 'm7i.xlarge'], ['c6i.xlarge', 'c7i.xlarge'])

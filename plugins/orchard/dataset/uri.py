@@ -14,7 +14,7 @@ _BUCKET = re.compile(BUCKET_PATTERN)
 
 
 class BadDatasetUri(ValueError):
-    """The URI does not name a folder of images on S3. The message says why, and what to use."""
+    """The URI does not name a folder of images on S3. The message gives the reason and what to use."""
 
 
 def check_dataset_uri(uri: object) -> str:
@@ -25,7 +25,7 @@ def check_dataset_uri(uri: object) -> str:
 
     Raises:
         BadDatasetUri: a part is empty, "." or "..", the final slash is missing, or the bucket's name is invalid. Hadoop
-            and clients of object stores remove such parts, and would read other objects than those that are listed.
+            and clients of object stores remove such parts, and would read other objects than the listing shows.
     """
     if not isinstance(uri, str):
         raise BadDatasetUri("it is not text: use a URI such as s3://bucket/images/")

@@ -46,6 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     for state in ("starting", "bootstrapping", "terminating"):
         help_text = f"extra seconds that a cluster stays {state.upper()} (default: 0)"
         parser.add_argument(f"--{state}-seconds", type=float, metavar="SECONDS", default=0, help=help_text)
+    parser.add_argument(
+        "--log-delay-seconds",
+        type=float,
+        metavar="SECONDS",
+        default=Timings.log_delay_seconds,
+        help="seconds from the end of a step to the upload of its logs (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     try:
         master = checked_master(os.environ.get("LOCAL_EMR_MASTER", DEFAULT_MASTER))
@@ -59,7 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        timings = Timings(arguments.starting_seconds, arguments.bootstrapping_seconds, arguments.terminating_seconds)
+        timings = Timings(
+            arguments.starting_seconds,
+            arguments.bootstrapping_seconds,
+            arguments.terminating_seconds,
+            arguments.log_delay_seconds,
+        )
         server = LocalAws(arguments.data, arguments.port, timings, master)
     except UnusableFolder as error:
         log.error("%s", error)

@@ -12,6 +12,7 @@ from werkzeug.security import safe_join
 from werkzeug.wrappers import Request, Response
 
 from local_aws.emr.model import Wire, now
+from local_aws.emr.runner import bucket_exists
 from local_aws.emr.service import Emr
 
 LOGS_PREFIX = "/_local_aws/logs/"
@@ -85,8 +86,7 @@ def _missing_logs_note(log_uri: str | None) -> str:
     """Return why the logs of a cluster are not in S3; empty if they are."""
     if log_uri is None:
         return "The cluster has no LogUri: its logs are only on this page."
-    bucket = urlsplit(log_uri).netloc
-    exists = any(bucket in backend.buckets for backend in s3_backends[DEFAULT_ACCOUNT_ID].values())
+    exists = bucket_exists(urlsplit(log_uri).netloc)
     return "" if exists else f"The bucket of LogUri {log_uri} does not exist: the logs are only on this page."
 
 

@@ -16,11 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timings:
-    """Extra seconds that a cluster stays in each state that takes minutes on EMR."""
+    """Extra seconds for what takes minutes on EMR: some states of a cluster, and the upload of a step's logs."""
 
     starting_seconds: float = 0
     bootstrapping_seconds: float = 0
     terminating_seconds: float = 0
+    log_delay_seconds: float = 3
 
 
 class ClusterLife:
@@ -30,7 +31,7 @@ class ClusterLife:
         self.control = control
         self._timings = timings
         self._runner = runner
-        self._steps = StepLoop(control, runner)
+        self._steps = StepLoop(control, runner, timings.log_delay_seconds)
         self._thread = threading.Thread(target=self._run, name=control.cluster.id, daemon=True)
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class ClusterLife:
         control, cluster = self.control, self.control.cluster
         try:
             node = self._runner.make_node(cluster)
-            if cluster.state in ("RUNNING", "WAITING") or self._bootstrap(node):
+            # A cluster that an earlier server was terminating runs no more steps, but logs may remain to be uploaded.
+            if cluster.state in ("RUNNING", "WAITING", "TERMINATING") or self._bootstrap(node):
                 self._steps.run(node)
         except Exception:
             control.fail_internally()

@@ -57,6 +57,7 @@ class Step:
     reason: Wire = field(default_factory=dict)
     failure: Wire = field(default_factory=dict)
     timeline: Wire = field(default_factory=lambda: {"CreationDateTime": now()})
+    logs_uploaded: bool = False
 
     @property
     def active(self) -> bool:

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 
 from local_aws.emr.hardware import executor_types
 from local_aws.emr.master import Master
@@ -17,6 +20,22 @@ from local_aws.emr.node import Node, make_node
 from local_aws.emr.process import Process
 
 log = logging.getLogger(__name__)
+
+
+def bucket_exists(bucket: str) -> bool:
+    """Return whether S3 has a bucket with this name, in any region."""
+    return any(bucket in backend.buckets for backend in list(s3_backends[DEFAULT_ACCOUNT_ID].values()))
+
+
+def log_file(log_uri: str | None, key: str) -> str | None:
+    """Return the URI of the uploaded stderr.gz of a command, which may not be there yet.
+
+    Return None without LogUri, or if its bucket does not exist.
+    """
+    if log_uri is None:
+        return None
+    bucket, prefix = _log_location(log_uri, key)
+    return f"s3://{bucket}/{prefix}/stderr.gz" if bucket_exists(bucket) else None
 
 
 def step_logs(node: Node, step_id: str) -> Path:
@@ -31,6 +50,7 @@ class Runner:
         self._data = data
         self._endpoint_url = endpoint_url
         self._master = master
+        self._client_lock = threading.Lock()
 
     def make_node(self, cluster: Cluster) -> Node:
         """Create the node of a cluster."""
@@ -83,18 +103,15 @@ class Runner:
         """
         if log_uri is None:
             return None
-        target = urlsplit(log_uri.rstrip("/"))
-        prefix = f"{target.path.lstrip('/')}/{key}".lstrip("/")
+        bucket, prefix = _log_location(log_uri, key)
         client = self._s3(node.region)
         try:
             for file in sorted(logs.glob("*")):
-                client.put_object(
-                    Bucket=target.netloc, Key=f"{prefix}/{file.name}.gz", Body=gzip.compress(file.read_bytes())
-                )
+                client.put_object(Bucket=bucket, Key=f"{prefix}/{file.name}.gz", Body=gzip.compress(file.read_bytes()))
         except (BotoCoreError, ClientError) as error:
             log.warning("cannot upload logs to %s: %s", log_uri, error)
             return None
-        return f"s3://{target.netloc}/{prefix}/stderr.gz"
+        return f"s3://{bucket}/{prefix}/stderr.gz"
 
     def _fetch(self, uri: str, region: str) -> bytes:
         parts = urlsplit(uri)
@@ -102,10 +119,17 @@ class Runner:
         return content
 
     def _s3(self, region: str) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self._endpoint_url,
-            region_name=region,
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106
-        )
+        with self._client_lock:  # boto3's default session cannot create several clients at the same time
+            return boto3.client(
+                "s3",
+                endpoint_url=self._endpoint_url,
+                region_name=region,
+                aws_access_key_id="local",
+                aws_secret_access_key="local",  # noqa: S106
+            )
+
+
+def _log_location(log_uri: str, key: str) -> tuple[str, str]:
+    """Return the bucket and the prefix of logs below LogUri."""
+    target = urlsplit(log_uri.rstrip("/"))
+    return target.netloc, f"{target.path.lstrip('/')}/{key}".lstrip("/")

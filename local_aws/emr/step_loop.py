@@ -3,14 +3,16 @@
 import logging
 import threading
 import time
+from functools import partial
 from typing import Final
 
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.end_reasons import IDLE, STEP_FAILURE, STEPS_COMPLETED
+from local_aws.emr.late_logs import LateLogs
 from local_aws.emr.model import Step, Wire
 from local_aws.emr.node import Node
 from local_aws.emr.process import Process, last_lines
-from local_aws.emr.runner import Runner, step_logs
+from local_aws.emr.runner import Runner, log_file, step_logs
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +22,10 @@ INTERRUPTED: Final = {"Reason": "Unknown Error.", "Message": "local_aws was rest
 class StepLoop:
     """Runs the steps of a cluster, each in a thread of its own."""
 
-    def __init__(self, control: ClusterControl, runner: Runner) -> None:
+    def __init__(self, control: ClusterControl, runner: Runner, log_delay_seconds: float) -> None:
         self._control = control
         self._runner = runner
-        self._interrupted: list[Step] = []
+        self._log_delay_seconds = log_delay_seconds
 
     def fail_interrupted(self) -> None:
         """End the steps that were running on an earlier server. Call it inside a change."""
@@ -32,14 +34,11 @@ class StepLoop:
                 step.move_to("CANCELLED", "Job terminated")
             elif step.state == "RUNNING":
                 self._fail(step, INTERRUPTED)
-            else:
-                continue
-            self._interrupted.append(step)
 
     def run(self, node: Node) -> None:
         """Run steps until the cluster ends or is detached."""
-        for interrupted in self._interrupted:
-            self._upload_logs(node, interrupted)
+        logs = LateLogs(self._control, partial(self._upload_logs, node), self._log_delay_seconds)
+        logs.start()
         threads = []
         while (step := self._next()) is not None:
             thread = threading.Thread(target=self._run_step, args=(node, step), name=step.id, daemon=True)
@@ -47,6 +46,7 @@ class StepLoop:
             threads.append(thread)
         for thread in threads:
             thread.join()
+        logs.finish()
 
     def _next(self) -> Step | None:
         """Wait for a step that may run, and return it as RUNNING; return None when the cluster stops."""
@@ -101,7 +101,6 @@ class StepLoop:
         code = self._wait(process, step)
         if code is None and control.detached:
             return
-        log_file = self._upload_logs(node, step)
         with control.change():
             if code is None:
                 step.move_to("CANCELLED", "Job terminated")
@@ -111,7 +110,8 @@ class StepLoop:
                 ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 message = last_lines(process.logs) or f"The command {ending} and wrote no output."
                 reason = f"Killed by signal {-code}." if code < 0 else "Unknown Error."
-                self._fail(step, {"Reason": reason, "Message": message, **({"LogFile": log_file} if log_file else {})})
+                file = log_file(control.cluster.request.get("LogUri"), self._log_key(step))
+                self._fail(step, {"Reason": reason, "Message": message, **({"LogFile": file} if file else {})})
         log.info(
             "cluster %s: step %s %s: %s after %.1f s",
             control.cluster.id,
@@ -127,10 +127,12 @@ class StepLoop:
             self._control.changed.notify_all()
         return self._control.wait(process, lambda: step.state == "CANCEL_PENDING")
 
-    def _upload_logs(self, node: Node, step: Step) -> str | None:
-        cluster = self._control.cluster
-        key = f"{cluster.id}/steps/{step.id}"
-        return self._runner.upload_logs(node, step_logs(node, step.id), cluster.request.get("LogUri"), key)
+    def _upload_logs(self, node: Node, step: Step) -> None:
+        log_uri = self._control.cluster.request.get("LogUri")
+        self._runner.upload_logs(node, step_logs(node, step.id), log_uri, self._log_key(step))
+
+    def _log_key(self, step: Step) -> str:
+        return f"{self._control.cluster.id}/steps/{step.id}"
 
     def _fail(self, step: Step, failure: Wire) -> None:
         """Move a step to FAILED and apply its ActionOnFailure. Call it inside a change."""

@@ -210,8 +210,9 @@ class User:
         return f"s3://{BUCKET}/{key}"
 
     def read_log(self, uri: str) -> str:
-        """Return the text of a compressed object."""
+        """Wait for a compressed log, because the logs of steps are uploaded late, and return its text."""
         where = urlsplit(uri)
+        wait_until(lambda: self.keys(uri), uri)
         body = self.s3.get_object(Bucket=where.netloc, Key=where.path.lstrip("/"))["Body"].read()
         return gzip.decompress(body).decode()
 

@@ -28,6 +28,7 @@ STRIP_PIXELS = 1024**2
 # What decoding holds at once, per pixel: the pixels as stored and as RGB, of four bytes each, or what the decoder
 # needs, six bytes of coefficients of a progressive JPEG, two canvases and a copy of a WebP.
 _BYTES_PER_PIXEL = {"PNG": 8, "JPEG": 10, "WEBP": 16, "BMP": 8}
+MOST_BYTES_PER_PIXEL = max(_BYTES_PER_PIXEL.values())
 # A JPEG of fewer bytes has too few pixels to be large.
 _SMALL_JPEG_BYTES = 32 * 1024
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# All task slots of the smallest instance type, with four vCPUs, may decode images of this size at once.
+# All task slots of a node may decode images of this size at once. orchard.cluster.memory counts on it.
 LARGE_BYTES = 128 * 1024**2
 
 

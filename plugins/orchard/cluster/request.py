@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchard.cluster.instances import INSTANCE_TYPES, alternatives
+from orchard.cluster.memory import DRIVER_HEAP_MIB, MASTER_HEAP_MIB, MASTER_OVERHEAD_MIB, executor_memory
 from orchard.settings import Settings
 
 # The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
@@ -91,15 +92,16 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
 def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
     """Return EMR's configuration classifications for Spark: the steps' Python and the executors' memory."""
     instance_type = INSTANCE_TYPES[spec.instance_type]
-    # One executor with all cores takes half of the node's memory: a quarter for the JVM heap, and a quarter as overhead
-    # for the Python workers. YARN's application master fits next to it on the smallest instance type.
-    quarter_mib = instance_type.memory_gib * 1024 // 4
+    memory = executor_memory(instance_type)
     defaults = {
         "spark.pyspark.python": NODE_PYTHON,
         "spark.submit.deployMode": "client",
+        "spark.driver.memory": f"{DRIVER_HEAP_MIB}m",
         "spark.executor.cores": str(instance_type.vcpus),
-        "spark.executor.memory": f"{quarter_mib}m",
-        "spark.executor.memoryOverhead": f"{quarter_mib}m",
+        "spark.executor.memory": f"{memory.heap_mib}m",
+        "spark.executor.memoryOverhead": f"{memory.overhead_mib}m",
+        "spark.yarn.am.memory": f"{MASTER_HEAP_MIB}m",
+        "spark.yarn.am.memoryOverhead": f"{MASTER_OVERHEAD_MIB}m",
         "spark.default.parallelism": str(spec.task_slots),
         "spark.driver.extraJavaOptions": JAVA_OPTIONS,
         "spark.executor.extraJavaOptions": JAVA_OPTIONS,

@@ -5,7 +5,10 @@ import pytest
 from local_aws.emr import yarn
 from local_aws.emr.hardware import executor_types, make_pools
 from local_aws.emr.yarn import Limits, Refused
-from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives
+from orchard.cluster.memory import MASTER_CONTAINER_MIB
+from orchard.cluster.request import ClusterSpec, run_job_flow_request
+from orchard.settings import Settings
 from tests.local_aws.user import User, command
 
 if TYPE_CHECKING:
@@ -132,6 +135,23 @@ def test_an_unknown_instance_type_has_no_limits() -> None:
 def test_the_sizes_of_nodes_are_those_that_orchard_uses() -> None:
     sizes = {name: (kind.yarn_memory_mib, kind.vcpus) for name, kind in INSTANCE_TYPES.items() if name in yarn.NODES}
     assert sizes == dict(yarn.NODES)
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_an_executor_of_orchard_and_the_application_master_fill_a_node_of_every_type_of_the_fleet(name: str) -> None:
+    spec = ClusterSpec(name="orchard-fruits", instance_type=name, core_instances=1, tags={})
+    request = run_job_flow_request(spec, Settings(bucket="fruits-data", release="0123456789ab"))
+    (defaults,) = [each for each in request["Configurations"] if each["Classification"] == "spark-defaults"]
+    types = executor_types(make_pools("j-1", request["Instances"]))
+    assert types == set(alternatives(name))
+    for kind in types:
+        limits = yarn.cluster_limits([kind], {})
+        yarn.check(defaults["Properties"], limits, is_python=True)
+        assert limits.memory_mb is not None
+        beside_mb = limits.memory_mb - MASTER_CONTAINER_MIB
+        yarn.check(defaults["Properties"], Limits(beside_mb, limits.vcores), is_python=True)
+        with pytest.raises(Refused, match="Required executor memory"):
+            yarn.check(defaults["Properties"], Limits(beside_mb - 1, limits.vcores), is_python=True)
 
 
 def test_the_classification_yarn_site_sets_the_limits() -> None:

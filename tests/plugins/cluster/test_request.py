@@ -94,6 +94,7 @@ def test_an_executor_and_the_application_master_fit_on_one_worker(name: str) -> 
     master_mib += mib("spark.yarn.am.memoryOverhead", max(384, 0.10 * master_mib))
     executor_mib = mib("spark.executor.memory") + mib("spark.executor.memoryOverhead")
     assert executor_mib + master_mib <= INSTANCE_TYPES[name].yarn_memory_mib
+    assert executor_mib == INSTANCE_TYPES[name].yarn_memory_mib - 1024, "the rest of a node would be idle"
     assert int(defaults["spark.executor.cores"]) <= INSTANCE_TYPES[name].vcpus
 
 

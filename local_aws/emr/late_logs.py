@@ -51,7 +51,7 @@ class LateLogs:
             return None
 
     def _seconds_until_due(self, step: Step) -> float:
-        since_end = (now() - step.timeline["EndDateTime"]).total_seconds()
+        since_end: float = (now() - step.timeline["EndDateTime"]).total_seconds()
         return min(self._delay_seconds - since_end, threading.TIMEOUT_MAX)
 
     def _remaining(self) -> list[Step]:

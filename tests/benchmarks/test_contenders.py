@@ -1,8 +1,8 @@
 from pathlib import Path
 
-import ingest
 from benchmarks import contenders
 from sandbox import pictures
+from tests.spark.ingested import write_images
 
 
 def test_the_bare_loops_divide_the_images_among_them(tmp_path: Path, model_file: Path) -> None:
@@ -14,8 +14,7 @@ def test_the_bare_loops_divide_the_images_among_them(tmp_path: Path, model_file:
 
 def test_every_phase_of_the_features_step_is_measured(tmp_path: Path, model_file: Path) -> None:
     pictures.write_dataset(tmp_path / "images", per_class=1)
-    run = tmp_path / "run"
-    ingest.run(str(tmp_path / "images"), f"file://{run}", max_reject_ratio=0, max_pixels=50_000)
-    phases = contenders.phases(str(run / "images"), str(model_file), str(tmp_path / "features"))
+    write_images(tmp_path / "images", f"file://{tmp_path}/run/images")
+    phases = contenders.phases(str(tmp_path / "run/images"), str(model_file), str(tmp_path / "features"))
     assert list(phases) == ["read_us", "decode_us", "resize_us", "inference_us", "arrow_us", "write_us"]
     assert max(phases, key=lambda phase: phases[phase]) == "inference_us"

@@ -1,4 +1,5 @@
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pyspark import SparkContext
 
 from orchard_spark import objects
 from sandbox import pictures
+from tests.spark.ingested import write_images
 
 
 @pytest.fixture
@@ -44,12 +46,27 @@ def step_bucket(steps_bucket: str, aws_url: str) -> Iterator[str]:
     system.clearProperty("spark.executorEnv.AWS_ENDPOINT_URL")
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """24 rendered pictures, two of each class."""
-    folder = tmp_path / "images"
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 rendered pictures, two of each class, that no test may change."""
+    folder = tmp_path_factory.mktemp("rendered")
     pictures.write_dataset(folder, per_class=2)
     return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path, rendered: Path) -> Path:
+    """24 rendered pictures, two of each class."""
+    folder = tmp_path / "images"
+    shutil.copytree(rendered, folder)
+    return folder
+
+
+@pytest.fixture
+def ingested(rendered: Path, run_uri: str) -> str:
+    """The URI of a run whose ingest step has written the 24 pictures into two files."""
+    write_images(rendered, f"{run_uri}/images")
+    return run_uri
 
 
 @pytest.fixture

@@ -48,16 +48,15 @@ def test_the_next_attempt_deletes_the_record_first(images: Path, run_uri: str) -
 
 
 def test_a_failed_task_is_recorded_as_the_exception_of_its_worker(
-    images: Path, run_uri: str, model_file: Path, read: Callable[[str], pa.Table]
+    ingested: str, model_file: Path, read: Callable[[str], pa.Table]
 ) -> None:
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
-    rows = read(f"{run_uri}/images").to_pylist()
+    rows = read(f"{ingested}/images").to_pylist()
     rows[3]["content"] = b"\xff\xd8\xff broken"
-    objects.clear(f"{run_uri}/images")
-    objects.write_table(f"{run_uri}/images/part-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.IMAGES))
+    objects.clear(f"{ingested}/images")
+    objects.write_table(f"{ingested}/images/part-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.IMAGES))
     with pytest.raises(Py4JJavaError):
-        features.run(run_uri, str(model_file))
-    record = read_record(run_uri, "features")
+        features.run(ingested, str(model_file))
+    record = read_record(ingested, "features")
     assert (record["type"], record["message"].split(": ")[0]) == ("UndecodableImage", rows[3]["path"])
     assert "undecodable" in record["message"]
     assert not any(line.startswith("\tat ") for line in record["last_lines"])

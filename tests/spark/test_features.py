@@ -19,12 +19,6 @@ def by_image(table: pa.Table) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture
-def ingested(images: Path, run_uri: str) -> str:
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
-    return run_uri
-
-
 def test_each_image_has_features_from_one_inference(ingested: str, model_file: Path, read: Read) -> None:
     metrics = features.run(ingested, str(model_file))
     table = read(f"{ingested}/features")
@@ -73,10 +67,10 @@ def test_a_file_that_is_not_a_model_is_refused(ingested: str, tmp_path: Path) ->
         features.run(ingested, str(wrong))
 
 
-def test_the_error_lists_all_wrong_columns(ingested: str, model_file: Path) -> None:
+def test_the_error_lists_all_wrong_columns(run_uri: str, model_file: Path) -> None:
     part = pa.table({"path": ["a"], "content": ["text"]})
-    objects.write_table(f"{ingested}-2/images/part-0.parquet", part)
+    objects.write_table(f"{run_uri}/images/part-0.parquet", part)
     with pytest.raises(schemas.WrongColumns) as error:
-        features.run(f"{ingested}-2", str(model_file))
+        features.run(run_uri, str(model_file))
     assert "no column sha256" in str(error.value)
     assert "content is string, not binary" in str(error.value)

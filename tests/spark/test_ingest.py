@@ -1,13 +1,16 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from _pytest.logging import LogCaptureHandler
 from PIL import Image
 
 import ingest
@@ -16,25 +19,61 @@ from orchard_spark import images as decoder
 from orchard_spark import objects, parts, schemas
 from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey
 from orchard_spark.rejects import RejectedObject
+from tests.spark.files import encode
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 Read = Callable[[str], pa.Table]
-Encode = Callable[..., bytes]
 MAX_PIXELS = 50_000
 
 
-@pytest.fixture
-def spoiled(images: Path, encoded: Encode) -> Path:
-    """The 24 pictures, four files that do not decode, and two files that are not images by name."""
+def spoil(images: Path) -> None:
+    """Add four files that do not decode, and two files that are not images by name."""
     folder = images / "Kiwi"
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "page.jpg").write_bytes(b"<html></html>")
     (folder / "cut.jpeg").write_bytes((folder / "0_100.jpg").read_bytes()[:1500])
-    (folder / "huge.PNG").write_bytes(encoded(Image.new("L", (300, 300))))
+    (folder / "huge.PNG").write_bytes(encode(Image.new("L", (300, 300)), "PNG"))
     (folder / "._0_100.jpg").write_bytes(b"resource fork")
     (folder / "notes.txt").write_text("not an image")
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A run over the 24 pictures and the files of `spoil`."""
+
+    images: Path
+    run_uri: str
+    max_reject_ratio: float
+    metrics: dict[str, Any]
+    log: list[logging.LogRecord]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run_uri.removeprefix("file://"))
+
+
+@pytest.fixture(scope="module")
+def done(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    """A run that accepts exactly the share of rejects that it has. No test may change it."""
+    folder = tmp_path_factory.mktemp("ingested")
+    images, run_uri = folder / "images", f"file://{folder}/run-1"
+    shutil.copytree(rendered, images)
+    spoil(images)
+    handler, logger = LogCaptureHandler(), logging.getLogger("ingest")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    metrics = ingest.run(str(images), run_uri, limit := 4 / 28, max_pixels=MAX_PIXELS)
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+    return Ingested(images, run_uri, limit, metrics, handler.records)
+
+
+@pytest.fixture
+def spoiled(images: Path) -> Path:
+    spoil(images)
     return images
 
 
@@ -42,10 +81,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {f"file://{path}": path.read_bytes() for path in folder.rglob("*_100.jpg") if not path.name.startswith(".")}
 
 
-def test_every_listed_object_is_in_either_images_or_rejects(spoiled: Path, run_uri: str, read: Read) -> None:
-    metrics = ingest.run(str(spoiled), run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
-    images, rejects, inventory = (read(f"{run_uri}/{name}") for name in ("images", "rejects", "inventory"))
-    assert (metrics["rows_in"], metrics["rows_out"], metrics["rejects"]) == (28, 24, 4)
+def test_every_listed_object_is_in_either_images_or_rejects(done: Ingested, read: Read) -> None:
+    images, rejects, inventory = (read(f"{done.run_uri}/{name}") for name in ("images", "rejects", "inventory"))
+    assert (done.metrics["rows_in"], done.metrics["rows_out"], done.metrics["rejects"]) == (28, 24, 4)
     both = images["path"].to_pylist() + rejects["path"].to_pylist()
     assert sorted(both) == sorted(inventory["path"].to_pylist())
     reasons = {
@@ -62,12 +100,11 @@ def test_every_listed_object_is_in_either_images_or_rejects(spoiled: Path, run_u
     assert all(rejects["message"].to_pylist())
 
 
-def test_images_have_the_original_bytes_and_their_description(images: Path, run_uri: str, read: Read) -> None:
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    table = read(f"{run_uri}/images")
+def test_images_have_the_original_bytes_and_their_description(done: Ingested, read: Read) -> None:
+    table = read(f"{done.run_uri}/images")
     assert table.schema.remove_metadata().equals(schemas.IMAGES)
     rows = {row["path"]: row for row in table.to_pylist()}
-    originals = files_of(images)
+    originals = files_of(done.images)
     assert {path: row["content"] for path, row in rows.items()} == originals
     for path, row in rows.items():
         assert row["sha256"] == hashlib.sha256(originals[path]).hexdigest()
@@ -76,18 +113,16 @@ def test_images_have_the_original_bytes_and_their_description(images: Path, run_
         assert row["size"] == len(originals[path])
 
 
-def test_the_metrics_file_has_rows_time_and_versions(images: Path, run_uri: str) -> None:
-    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    written = json.loads(Path(f"{run_uri}/ingest.metrics.json".removeprefix("file://")).read_text())
-    assert written == metrics
+def test_the_metrics_file_has_rows_time_and_versions(done: Ingested) -> None:
+    written = json.loads((done.folder / "ingest.metrics.json").read_text())
+    assert written == done.metrics
     assert (written["step"], written["run_id"]) == ("ingest", "run-1")
-    assert written["images_per_second"] == pytest.approx(24 / written["seconds"], rel=0.02)
+    assert written["images_per_second"] == pytest.approx(28 / written["seconds"], rel=0.02)
     assert written["versions"]["pyspark"] == "3.5.8"
 
 
-def test_there_is_at_least_one_file_per_task_slot(images: Path, run_uri: str) -> None:
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    assert len(list(Path(f"{run_uri}/images".removeprefix("file://")).glob("part-*"))) == 2
+def test_there_is_at_least_one_file_per_task_slot(done: Ingested) -> None:
+    assert len(list((done.folder / "images").glob("part-*"))) == 2
 
 
 def test_a_second_attempt_replaces_the_inventory_with_files_of_equal_size(run_uri: str, read: Read) -> None:
@@ -114,9 +149,8 @@ def test_too_many_rejects_fail_with_their_number_ratio_and_reasons(spoiled: Path
     assert objects.list_files(f"{run_uri}/images") == []
 
 
-def test_a_share_of_rejects_equal_to_the_limit_is_accepted(images: Path, run_uri: str) -> None:
-    (images / "Kiwi/empty.jpg").write_bytes(b"")
-    assert ingest.run(str(images), run_uri, max_reject_ratio=1 / 25, max_pixels=MAX_PIXELS)["rejects"] == 1
+def test_a_share_of_rejects_equal_to_the_limit_is_accepted(done: Ingested) -> None:
+    assert (done.metrics["rejects"], done.metrics["rows_in"], done.max_reject_ratio) == (4, 28, 4 / 28)
 
 
 def test_a_prefix_without_images_fails_with_its_name(tmp_path: Path, run_uri: str) -> None:
@@ -125,18 +159,19 @@ def test_a_prefix_without_images_fails_with_its_name(tmp_path: Path, run_uri: st
         ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
 
 
-def test_a_second_attempt_replaces_the_first(images: Path, run_uri: str, read: Read) -> None:
-    for _ in range(2):
-        ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    assert read(f"{run_uri}/images").num_rows == 24
+def test_a_second_attempt_replaces_the_first(done: Ingested, run_uri: str, read: Read) -> None:
+    shutil.copytree(done.folder, run_uri.removeprefix("file://"))
+    ingest.run(str(done.images), run_uri, done.max_reject_ratio, max_pixels=MAX_PIXELS)
+    assert (read(f"{run_uri}/images").num_rows, read(f"{run_uri}/rejects").num_rows) == (24, 4)
 
 
-def test_a_second_attempt_first_deletes_the_completion_markers(images: Path, run_uri: str) -> None:
+def test_a_second_attempt_first_deletes_the_completion_markers(done: Ingested, run_uri: str) -> None:
     folder = Path(run_uri.removeprefix("file://"))
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+    shutil.copytree(done.folder, folder)
+    assert (folder / "ingest.metrics.json").exists()
     (folder / "summary.json").write_text("{}")
     with pytest.raises(ingest.NoImages):
-        ingest.run(f"{images}/none", run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
+        ingest.run(f"{done.images}/none", run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
     assert not (folder / "summary.json").exists()
     assert not (folder / "ingest.metrics.json").exists()
 
@@ -211,10 +246,8 @@ def test_ignored_objects_are_in_the_metrics_and_a_warning_when_they_are_more_tha
     assert (record.levelname, record.message) == ("WARNING", "ingest: 25 objects are ignored, 24 are images: 25 .heic")
 
 
-def test_few_ignored_objects_are_no_warning(spoiled: Path, run_uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "ingest"):
-        ingest.run(str(spoiled), run_uri, max_reject_ratio=1, max_pixels=MAX_PIXELS)
-    (record,) = [record for record in caplog.records if "are ignored" in record.message]
+def test_few_ignored_objects_are_no_warning(done: Ingested) -> None:
+    (record,) = [record for record in done.log if "are ignored" in record.message]
     assert (record.levelname, record.message.split(": ", 2)[2]) == ("INFO", "1 .txt, 1 hidden")
 
 

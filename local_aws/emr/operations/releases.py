@@ -1,6 +1,6 @@
 """Describe and list the EMR releases and their instance types."""
 
-import pyspark
+from importlib.metadata import version
 
 from local_aws.emr.checks import check_release_label
 from local_aws.emr.errors import InvalidMarker
@@ -37,7 +37,7 @@ def describe_release_label(emr: Emr, parameters: Wire, region: str) -> Wire:
     """Describe a release. The only application of every release is the installed Spark."""
     label = parameters.get("ReleaseLabel") or next(iter(release_labels(region)), None)
     check_release_label(label, region)
-    return {"ReleaseLabel": label, "Applications": [{"Name": "Spark", "Version": pyspark.__version__}]}
+    return {"ReleaseLabel": label, "Applications": [{"Name": "Spark", "Version": version("pyspark")}]}
 
 
 @operation("ListSupportedInstanceTypes")

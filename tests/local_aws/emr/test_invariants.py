@@ -1,6 +1,7 @@
 """After any sequence of calls, ended clusters and steps do not change, and no process outlives its cluster."""
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Clusters(RuleBasedStateMachine):
         super().__init__()
         self.pids: dict[str, Path] = {}
         self.ended: dict[str, Any] = {}
+        self.started = datetime.now(UTC) - timedelta(minutes=1)
 
     @rule(target=clusters, keep_alive=st.booleans(), protected=st.booleans())
     def start(self, keep_alive: bool, protected: bool) -> str:
@@ -69,11 +71,19 @@ class Clusters(RuleBasedStateMachine):
         self.user.emr.set_termination_protection(JobFlowIds=[cluster_id], TerminationProtected=protected)
 
     @invariant()
-    def what_has_ended_does_not_change(self) -> None:
+    def what_has_ended_does_not_change_and_has_no_process(self) -> None:
+        if not self.pids:
+            return
+        # One call reads all clusters, and one call per cluster reads its steps.
+        pages = self.user.emr.get_paginator("list_clusters").paginate(CreatedAfter=self.started)
+        clusters = {cluster["Id"]: cluster["Status"] for page in pages for cluster in page["Clusters"]}
         for cluster_id in self.pids:
-            self.check(cluster_id, self.user.cluster(cluster_id)["Status"], ENDED)
-            for step in self.user.steps(cluster_id):
+            self.check(cluster_id, clusters[cluster_id], ENDED)
+            steps = self.user.emr.list_steps(ClusterId=cluster_id)["Steps"]
+            for step in steps:
                 self.check(step["Id"], step["Status"], STEP_ENDED)
+            if cluster_id in self.ended:
+                self.check_that_no_process_outlives(cluster_id, [step["Status"]["State"] for step in steps])
 
     def check(self, name: str, status: Any, ends: tuple[str, ...]) -> None:
         if name in self.ended:
@@ -81,22 +91,18 @@ class Clusters(RuleBasedStateMachine):
         elif status["State"] in ends:
             self.ended[name] = status
 
-    @invariant()
-    def no_process_outlives_its_cluster(self) -> None:
-        for cluster_id, file in self.pids.items():
-            if cluster_id in self.ended:
-                assert all(step["Status"]["State"] in STEP_ENDED for step in self.user.steps(cluster_id))
-                pids = [int(pid) for pid in file.read_text().split()]
-                wait_until(lambda pids=pids: not any(map(is_running, pids)), f"the end of {pids}", seconds=2)  # type: ignore[misc]
+    def check_that_no_process_outlives(self, cluster_id: str, step_states: list[str]) -> None:
+        assert set(step_states) <= set(STEP_ENDED)
+        pids = [int(pid) for pid in self.pids[cluster_id].read_text().split()]
+        wait_until(lambda: not any(map(is_running, pids)), f"the end of {pids}", seconds=2)
 
     def teardown(self) -> None:
         for cluster_id in self.pids:
             self.protect(cluster_id, False)
             self.terminate(cluster_id)
         for cluster_id in self.pids:
-            self.user.wait_for(cluster_id, *ENDED)
-        self.what_has_ended_does_not_change()
-        self.no_process_outlives_its_cluster()
+            self.check(cluster_id, self.user.wait_for(cluster_id, *ENDED)["Status"], ENDED)
+        self.what_has_ended_does_not_change_and_has_no_process()
 
 
 def test_no_sequence_of_calls_breaks_the_invariants(user: User, tmp_path: Path) -> None:

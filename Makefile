@@ -10,6 +10,8 @@ UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
+# uv does not compile the packages that it installs. Without cached bytecode, each program compiles them when it starts.
+unexport PYTHONDONTWRITEBYTECODE
 RUN := .venv/bin/python
 # The nodes' wheels must fit EMR 7: Amazon Linux 2023 on x86_64 with glibc 2.34.
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -43,13 +43,23 @@ if TYPE_CHECKING:
 @pytest.fixture
 def settings(bucket: str) -> Settings:
     """The settings of a deployment with its own bucket and database."""
+    return settings_of(bucket)
+
+
+def settings_of(bucket: str) -> Settings:
     return Settings(bucket=bucket, release="0123456789ab", catalog_database=f"db_{uuid.uuid4().hex}")
 
 
+@pytest.fixture(scope="module")
+def session() -> boto3.Session:
+    """A session that all tests share, because a new one reads and parses the large models of S3 and Glue again."""
+    return boto3.Session()
+
+
 @pytest.fixture
-def catalog(aws_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+def catalog(aws_url: str, session: boto3.Session, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
-    return open_catalog(boto3.Session(), settings)
+    return open_catalog(session, settings)
 
 
 @pytest.fixture
@@ -60,11 +70,19 @@ def proxy(aws_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def first(bucket: str) -> Run:
-    return Run(bucket, "20261122T020000-aaaaaa", f"s3://{bucket}/images/")
+    return first_of(bucket)
 
 
 @pytest.fixture
 def second(bucket: str) -> Run:
+    return second_of(bucket)
+
+
+def first_of(bucket: str) -> Run:
+    return Run(bucket, "20261122T020000-aaaaaa", f"s3://{bucket}/images/")
+
+
+def second_of(bucket: str) -> Run:
     return Run(bucket, "20261123T020000-bbbbbb", f"s3://{bucket}/images/", images=7, rejects=2)
 
 
@@ -126,18 +144,48 @@ def deployed(s3: "S3Client", catalog: Catalog, settings: Settings) -> Deployment
     return Deployment(s3, catalog, settings)
 
 
-def test_a_published_run_can_be_read_from_the_tables_with_all_columns(deployed: Deployment, first: Run) -> None:
-    deployed.publish(first)
-    for name in TABLES:
-        assert deployed.rows(name) == in_order(first.rows(name))
-    assert deployed.shows(first)
+@dataclass(frozen=True)
+class Published:
+    """A deployment with two published runs of one dataset, that no test changes."""
+
+    deployed: Deployment
+    first: Run
+    second: Run
+    before: PublishedRun
+    """The first run, as readers found it before the second was published."""
+    seen_before: dict[str, list[dict[str, Any]]]
+    """The rows of each table before the second run was published."""
+    shown_before: bool
+    summary: dict[str, Any]
+    """The summary of the first run."""
+    summary_file: Any
+    """The content of its file."""
 
 
-def test_the_tables_refer_to_the_files_of_the_run_and_copy_no_data(
-    deployed: Deployment, first: Run, second: Run
-) -> None:
-    deployed.publish(first)
+@pytest.fixture(scope="module")
+def published(aws_url: str, s3: "S3Client", session: boto3.Session) -> Published:
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    settings, first, second = settings_of(bucket), first_of(bucket), second_of(bucket)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", aws_url)
+        deployed = Deployment(s3, open_catalog(session, settings), settings)
+    summary = deployed.publish(first)
+    content = s3.get_object(Bucket=bucket, Key=f"{first.prefix}/summary.json")["Body"].read()
+    before = deployed.current(first.dataset_uri)
+    seen, shown = {name: deployed.rows(name) for name in TABLES}, deployed.shows(first)
     deployed.publish(second)
+    return Published(deployed, first, second, before, seen, shown, summary, json.loads(content))
+
+
+def test_a_published_run_can_be_read_from_the_tables_with_all_columns(published: Published) -> None:
+    for name in TABLES:
+        assert published.seen_before[name] == in_order(published.first.rows(name))
+    assert published.shown_before
+
+
+def test_the_tables_refer_to_the_files_of_the_run_and_copy_no_data(published: Published) -> None:
+    deployed, first, second = published.deployed, published.first, published.second
     for name in TABLES:
         files = {task.file.file_path for task in deployed.table(name).scan().plan_files()}
         listed = deployed.s3.list_objects_v2(Bucket=first.bucket, Prefix=f"{second.prefix}/{name}/part-")["Contents"]
@@ -146,42 +194,34 @@ def test_the_tables_refer_to_the_files_of_the_run_and_copy_no_data(
     assert {item["Key"].rsplit(".", 1)[1] for item in kept} == {"avro", "json"}
 
 
-def test_the_summary_contains_the_run_its_snapshots_and_its_counts(deployed: Deployment, first: Run) -> None:
-    summary = deployed.publish(first)
-    content = deployed.s3.get_object(Bucket=first.bucket, Key=f"{first.prefix}/summary.json")["Body"].read()
-    assert json.loads(content) == summary
+def test_the_summary_contains_the_run_its_snapshots_and_its_counts(published: Published) -> None:
+    deployed, first, summary, found = published.deployed, published.first, published.summary, published.before
+    assert published.summary_file == summary
     assert (summary["run_id"], summary["dataset_uri"], summary["cluster_id"]) == (first.name, first.dataset_uri, "j-1")
     assert {name: table["rows"] for name, table in summary["tables"].items()} == {
         "rejects": 1,
         "features": 5,
         "embeddings": 5,
     }
-    found = deployed.current(first.dataset_uri)
     assert {name: int(table["snapshot_id"]) for name, table in summary["tables"].items()} == found.snapshots
     for name in TABLES:
         snapshot = deployed.table(name).snapshot_by_id(found.snapshots[name])
         assert snapshot.summary["orchard.run_id"] == first.name
 
 
-def test_a_run_replaces_the_previous_one_which_stays_readable_by_its_snapshots(
-    deployed: Deployment, first: Run, second: Run
-) -> None:
-    deployed.publish(first)
-    before = deployed.current(first.dataset_uri)
-    deployed.publish(second)
+def test_a_run_replaces_the_previous_one_which_stays_readable_by_its_snapshots(published: Published) -> None:
+    deployed, first, second = published.deployed, published.first, published.second
     assert deployed.shows(second)
-    assert [deployed.read(before, name) for name in TABLES] == [in_order(first.rows(name)) for name in TABLES]
+    assert [deployed.read(published.before, name) for name in TABLES] == [in_order(first.rows(name)) for name in TABLES]
     names = [run.run_id for run in published_runs(deployed.catalog, deployed.settings.catalog_database)]
     assert names == [first.name, second.name]
 
 
-def test_no_snapshot_of_a_table_shows_a_dataset_without_a_run(deployed: Deployment, first: Run, second: Run) -> None:
-    deployed.publish(first)
-    deployed.publish(second)
+def test_no_snapshot_of_a_table_shows_a_dataset_without_a_run(published: Published) -> None:
     for name in TABLES:
-        table = deployed.table(name)
+        table = published.deployed.table(name)
         counts = [table.scan(snapshot_id=snapshot.snapshot_id).count() for snapshot in table.snapshots()]
-        assert counts == [first.rows(name).num_rows, second.rows(name).num_rows]
+        assert counts == [run.rows(name).num_rows for run in (published.first, published.second)]
 
 
 @pytest.mark.parametrize(
@@ -208,14 +248,10 @@ def test_publishing_a_run_again_changes_nothing(deployed: Deployment, first: Run
     assert deployed.versions() == versions
 
 
-def test_publishing_a_run_again_after_a_newer_one_changes_nothing(
-    deployed: Deployment, first: Run, second: Run
-) -> None:
-    summary = deployed.publish(first)
-    deployed.publish(second)
-    versions = deployed.versions()
-    assert deployed.publish(first, write=False) == summary
-    assert deployed.versions() == versions
+def test_publishing_a_run_again_after_a_newer_one_changes_nothing(published: Published) -> None:
+    versions = published.deployed.versions()
+    assert published.deployed.publish(published.first, write=False) == published.summary
+    assert published.deployed.versions() == versions
 
 
 def test_a_run_that_read_the_dataset_earlier_is_committed_but_does_not_replace_the_newer_run(
@@ -425,9 +461,8 @@ def test_a_compacted_table_is_reported_and_not_changed(deployed: Deployment, fir
     assert deployed.shows(second)
 
 
-def test_duckdb_and_pandas_read_the_tables(deployed: Deployment, first: Run, second: Run) -> None:
-    deployed.publish(first)
-    deployed.publish(second)
+def test_duckdb_and_pandas_read_the_tables(published: Published) -> None:
+    deployed, second = published.deployed, published.second
     embeddings = deployed.table("embeddings").scan().to_arrow()
     counted = duckdb.sql("SELECT label, run_id, count(*), max(len(vector)) FROM embeddings GROUP BY ALL")
     assert counted is not None
@@ -442,10 +477,12 @@ def impatient(service: str, url: str) -> Any:
 
 
 @pytest.fixture
-def through_the_proxy(proxy: Proxy, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+def through_the_proxy(
+    proxy: Proxy, session: boto3.Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Deployment:
     """The same deployment, whose requests all go through the proxy."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    return Deployment(impatient("s3", proxy.url), open_catalog(boto3.Session(), settings), settings)
+    return Deployment(impatient("s3", proxy.url), open_catalog(session, settings), settings)
 
 
 def test_if_publish_stops_before_any_of_its_changes_readers_see_the_old_or_the_new_run_and_a_retry_completes_it(
@@ -498,19 +535,21 @@ def test_a_commit_whose_answer_is_lost_is_made_once(
     assert [len(deployed.table(table).snapshots()) for table in TABLES] == [2, 2, 2]
 
 
-def publish_at_once(deployed: Deployment, url: str, runs: list[Run]) -> list[Any]:
+def publish_at_once(session: boto3.Session, deployed: Deployment, url: str, runs: list[Run]) -> list[Any]:
     """Publish each run from its own thread with its own clients. Return the summaries."""
     start = threading.Barrier(len(runs))
 
-    def publish_one(run: Run) -> Any:
-        own = Deployment(impatient("s3", url), open_catalog(boto3.Session(), deployed.settings), deployed.settings)
+    def publish_one(own: Deployment, run: Run) -> Any:
         start.wait(timeout=30)
         return own.publish(run, write=False)
 
     for run in runs:
         run.write(deployed.s3)
+    settings = deployed.settings
+    # A session may be used by one thread only, but its clients by any.
+    publishers = [Deployment(impatient("s3", url), open_catalog(session, settings), settings) for _ in runs]
     with ThreadPoolExecutor(len(runs)) as pool:
-        return list(pool.map(publish_one, runs))
+        return list(pool.map(publish_one, publishers, runs))
 
 
 @pytest.mark.parametrize("tables_are_there", [False, True], ids=["first-ever", "later"])
@@ -519,6 +558,7 @@ def test_two_runs_that_are_published_at_the_same_time_are_both_committed(
     deployed: Deployment,
     through_the_proxy: Deployment,
     proxy: Proxy,
+    session: boto3.Session,
     bucket: str,
     same_dataset: bool,
     tables_are_there: bool,
@@ -529,7 +569,7 @@ def test_two_runs_that_are_published_at_the_same_time_are_both_committed(
         for uri in set(uris):
             deployed.publish(Run(bucket, "20261121T020000-bbbbbb", uri, folder=uri.split("/")[3]))
     proxy.let_updates_meet(2)
-    publish_at_once(through_the_proxy, proxy.url, runs)
+    publish_at_once(session, through_the_proxy, proxy.url, runs)
     assert proxy.refused_updates >= 1
     committed = {run.run_uri: run for run in published_runs(deployed.catalog, deployed.settings.catalog_database)}
     for run in runs:

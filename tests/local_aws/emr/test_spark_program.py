@@ -66,8 +66,16 @@ def test_an_example_without_an_equivalent_is_refused_and_the_others_are_listed()
     ],
 )
 def test_spark_submit_is_found_by_each_of_its_paths(user: User, path: str) -> None:
-    options = "--master yarn --deploy-mode cluster --version"
+    # A refusal, as of YARN, shows that the program is that of the node. It costs no start of Spark.
+    options = "--executor-memory 12g program.py"
     cluster_id = user.run(step(*path.split(), *options.split()), bash(f"cd /tmp && {path} {options}"))
+    refusals = [status["Status"]["FailureDetails"]["Message"] for status in user.steps(cluster_id)]
+    assert ["Required executor memory (12288 MB)" in message for message in refusals] == [True, True]
+
+
+def test_spark_submit_runs_without_its_options_for_yarn(user: User) -> None:
+    options = "--master yarn --deploy-mode cluster --version"
+    cluster_id = user.run(step("spark-submit", *options.split()), bash(f"cd /tmp && /usr/bin/spark-submit {options}"))
     assert user.step_states(cluster_id) == ["COMPLETED", "COMPLETED"]
 
 

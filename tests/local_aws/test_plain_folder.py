@@ -106,7 +106,7 @@ def test_clusters_run_in_a_data_folder_whose_path_needs_quotes(strange: Path, ma
         script = user.put(
             "folder/venv.sh", '#!/bin/bash\npython3.11 -m venv --without-pip "$1" && "$1/bin/python" -V\n'
         )
-        options = ["--conf", "spark.driver.extraJavaOptions=-Dof.the.user=/mnt/x -Dother=1"]
+        options = ["--conf", "spark.driver.extraJavaOptions=-Dof.the.user=/mnt/x -XX:TieredStopAtLevel=1"]
         files = [
             *("--py-files", user.put("folder/single.py", "NAME = 'module '")),
             *("--files", user.put("folder/x.txt", "file")),

@@ -24,6 +24,8 @@ LOG_URI = f"s3://{BUCKET}/deep/logs/"
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 STEP_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 DEADLINE_SECONDS = 30.0
+# Options of spark-submit: the short programs of the tests do not repay the second compiler of the JVM.
+QUICK_JVM: Final = ("--conf", "spark.driver.extraJavaOptions=-XX:TieredStopAtLevel=1")
 # The default roles of `aws emr create-default-roles`.
 ROLES: Final[dict[str, Any]] = {"ServiceRole": "EMR_DefaultRole", "JobFlowRole": "EMR_EC2_DefaultRole"}
 

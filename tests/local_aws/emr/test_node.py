@@ -7,6 +7,7 @@ import pytest
 
 from local_aws.emr import node as nodes
 from local_aws.emr.node import Node, s3a_jars
+from tests.local_aws.user import QUICK_JVM
 
 NODE = Node(Path("/data/j-1"), "http://127.0.0.1:1", "eu-west-1", {})
 
@@ -169,7 +170,7 @@ def test_spark_runs_on_a_node_whose_path_needs_quotes(tmp_path: Path, master: di
     root = tmp_path / "a b $c \\\\ \"q\" it's 'é' ${d}"
     node = nodes.make_node(root, "http://127.0.0.1:1", "eu-west-1", [settings], master)
     (root / "home/hadoop/program.py").write_text(PROGRAM)
-    process = node.start([str(root / "usr/bin/spark-submit"), "program.py"], tmp_path / "logs")
+    process = node.start([str(root / "usr/bin/spark-submit"), *QUICK_JVM, "program.py"], tmp_path / "logs")
     assert process.wait(100) == 0, (tmp_path / "logs/stderr").read_text()
     expected = [f"{root}/home/hadoop", f"{root}/tmp", value]
     assert str(expected) in (tmp_path / "logs/stdout").read_text().splitlines()

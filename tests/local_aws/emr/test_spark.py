@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.local_aws.user import BUCKET, LOG_URI, User, command
+from tests.local_aws.user import BUCKET, LOG_URI, QUICK_JVM, User, command
 
 if TYPE_CHECKING:
     from mypy_boto3_emr.type_defs import StepTypeDef
@@ -65,7 +65,7 @@ class Ran(NamedTuple):
 def ran(user: User, data: Path) -> Ran:
     program, source = user.put("spark/program.py", PROGRAM), user.put("spark/source.txt", "apple\npear\n")
     python = user.put("spark/install-python.sh", INSTALL_PYTHON)
-    submit = ["spark-submit", *YARN_OPTIONS, "--conf", "spark.of.the.step=yes", program, source]
+    submit = ["spark-submit", *YARN_OPTIONS, *QUICK_JVM, "--conf", "spark.of.the.step=yes", program, source]
     cluster_id = user.run(
         command(*submit, f"s3://{BUCKET}/spark/target/"),
         command(*submit, f"s3://{BUCKET}/spark/nothing/", "anything"),

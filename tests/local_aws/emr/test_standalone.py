@@ -8,7 +8,7 @@ import pytest
 from local_aws.emr import standalone
 from local_aws.emr.standalone import Executors, Standalone, StandaloneDidNotStart
 from tests.local_aws.program import SERVING, start
-from tests.local_aws.user import User, command, read_pid, until, wait_for_death, wait_until
+from tests.local_aws.user import QUICK_JVM, User, command, read_pid, until, wait_for_death, wait_until
 
 # One task, which ends when all files exist.
 PROGRAM = """
@@ -46,7 +46,9 @@ class Served:
         """Start a step whose task never ends, and return the id of its cluster."""
         user = self.user()
         program = user.put("meet.py", PROGRAM)
-        cluster_id = user.start(command("spark-submit", program, str(folder), "started", "never"), keep_alive=True)
+        cluster_id = user.start(
+            command("spark-submit", *QUICK_JVM, program, str(folder), "started", "never"), keep_alive=True
+        )
         wait_until((folder / "started").exists, "the step's task", seconds=120)
         return cluster_id
 

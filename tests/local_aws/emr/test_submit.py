@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_aws.server import LocalAws
-from tests.local_aws.user import LOG_URI, User, command
+from tests.local_aws.user import LOG_URI, QUICK_JVM, User, command
 
 # As on EMR, the program imports the modules of --py-files and finds the other files by name.
 PROGRAM = """
@@ -62,8 +62,8 @@ def test_a_spark_program_finds_the_files_that_spark_submit_downloads_from_s3(ser
     data = user.put("submit/data.zip", zipped(**{"apple.txt": "red"}))
     step = command(
         "spark-submit",
-        "--deploy-mode",
-        "client",
+        *QUICK_JVM,
+        *("--deploy-mode", "client"),
         *("--py-files", ",".join(py_files)),
         *("--files", user.put("submit/settings.json", "{}")),
         *("--archives", f"{data}#data"),

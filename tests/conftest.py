@@ -40,6 +40,16 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
+# The files that take longest start first, so that no process is left with one of them at the end.
+LONGEST = ("e2e/test_demo.py", "plugins/run/test_publish.py", "e2e/test_up.py", "bootstrap/test_install.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files for `--dist loadfile --no-loadscope-reorder`. The order within a file stays."""
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the values that tests record with `record_property`."""
     for report in terminalreporter.getreports("passed"):

@@ -1,6 +1,7 @@
 """Start the local AWS and Airflow in the background, to use in a browser, or stop them with --down."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandbox import airflow, aws, pictures, processes
@@ -111,19 +112,24 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
 def down(folder: Path) -> int:
     """Stop the processes that `up` started, the local AWS last, and return their number."""
     records = {name: record for name, record in read_records(folder).items() if is_running(record)}
-    order = sorted(records, key=lambda name: name == "local_aws")
-    for name in order:
-        pid = records[name]["pid"]
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + processes.STOP_TIMEOUT_SECONDS
-        while is_running(records[name]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    stop_together([record for name, record in records.items() if name != "local_aws"])
+    stop_together([record for name, record in records.items() if name == "local_aws"])
     (folder / PROCESSES).unlink(missing_ok=True)
-    return len(order)
+    return len(records)
+
+
+def stop_together(records: Sequence[Mapping[str, int]]) -> None:
+    """Stop recorded processes and their groups: all with SIGTERM, and after a timeout with SIGKILL."""
+    for record in records:
+        if is_running(record):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + processes.STOP_TIMEOUT_SECONDS
+    while any(map(is_running, records)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for record in records:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(record["pid"], signal.SIGKILL)
 
 
 def main(argv: list[str] | None = None) -> int:

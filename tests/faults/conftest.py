@@ -26,7 +26,7 @@ class Outcome:
 OUTCOMES: list[Outcome] = []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, build_dir: Path) -> Iterator[Deployment]:
     """One deployment for all faults, which happen one after the other."""
     folder = tmp_path_factory.mktemp("deployment")

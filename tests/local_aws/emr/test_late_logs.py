@@ -125,13 +125,6 @@ def test_a_cluster_that_ends_by_itself_uploads_its_logs_first(
     assert late.keys(folder_of(cluster_id, step["Id"])) == LOGS
 
 
-def test_a_step_that_never_ran_has_no_logs(late: User) -> None:
-    cluster_id = late.run(bash("exit 3", "CANCEL_AND_WAIT"), bash("true"))
-    _, cancelled = late.steps(cluster_id)
-    assert cancelled["Status"]["State"] == "CANCELLED"
-    assert late.keys(folder_of(cluster_id, cancelled["Id"])) == []
-
-
 def test_the_failure_details_name_a_log_that_is_not_there_yet(late: User) -> None:
     cluster_id = late.start(keep_alive=True)
     folder = run_step(late, cluster_id, "exit 3")

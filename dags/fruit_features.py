@@ -49,7 +49,13 @@ from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.errors import PermanentError
 from orchard.preflight.checks import Clients, check
-from orchard.run.params import MAX_COMPONENTS, MAX_CORE_INSTANCES
+from orchard.run.params import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
+    LARGEST_MAX_BYTES,
+    MAX_COMPONENTS,
+    MAX_CORE_INSTANCES,
+)
 from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS, step_timeout
 from orchard.run.verdict import check_verdict
@@ -83,6 +89,21 @@ PARAMS = {
         maximum=1,
         title="Tolerated share of broken images",
         description="The run fails if a larger share of the objects cannot be read as images.",
+    ),
+    "max_bytes": Param(
+        DEFAULT_MAX_BYTES,
+        type="integer",
+        minimum=1,
+        maximum=LARGEST_MAX_BYTES,
+        title="Largest object, in bytes",
+        description="A larger object is rejected without being read.",
+    ),
+    "max_pixels": Param(
+        DEFAULT_MAX_PIXELS,
+        type="integer",
+        minimum=1,
+        title="Largest image, in pixels",
+        description="An image whose width times height is larger is rejected without being decoded.",
     ),
     "instance_type": Param(
         "m5.xlarge",

@@ -257,6 +257,22 @@ def ratio(text: str) -> float:
     return value
 
 
+def positive(text: str) -> int:
+    """Parse a whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive: use a whole number from 1")
+    return value
+
+
+def object_bytes(text: str) -> int:
+    """Parse the largest size of an object, for argparse."""
+    value = positive(text)
+    if value > dataset.LARGEST_MAX_BYTES:
+        raise argparse.ArgumentTypeError(f"{text} is too large: use at most {dataset.LARGEST_MAX_BYTES}")
+    return value
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the step. `argv` defaults to the command-line arguments of the process."""
     parser = step.argument_parser(
@@ -273,13 +289,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=positive,
         default=images.DEFAULT_MAX_PIXELS,
         help="reject images with more pixels (default: %(default)s)",
     )
     parser.add_argument(
         "--max-bytes",
-        type=int,
+        type=object_bytes,
         default=dataset.DEFAULT_MAX_BYTES,
         help="reject larger objects without reading them (default: %(default)s)",
     )

@@ -29,6 +29,8 @@ READ_AHEAD_OBJECTS = 128
 READ_AHEAD_BYTES = 32 * 1024**2
 # Photographs are smaller. A worker holds an object several times while it packs it.
 DEFAULT_MAX_BYTES = 64 * 1024**2
+# A record batch can hold less than 2 GiB of content.
+LARGEST_MAX_BYTES = 1024**3
 
 # How many endings of ignored objects are counted one by one.
 ENDINGS_COUNTED = 20

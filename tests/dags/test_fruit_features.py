@@ -24,6 +24,7 @@ from orchard.run.params import PARAMS
 from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS
 from orchard.settings import Settings
+from orchard_spark import dataset, images
 from tests.dags.schedule import next_run
 from tests.plugins.dataset_uris import ACCEPTED_URIS, REFUSED_URIS
 from tests.plugins.plans import put_images
@@ -118,6 +119,11 @@ def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) 
             assert {"title", "type"} <= param.schema.keys(), f"{dag.dag_id}: param {name}"
 
 
+def test_the_largest_objects_and_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
+    defaults = dag.params.dump()
+    assert (defaults["max_bytes"], defaults["max_pixels"]) == (dataset.DEFAULT_MAX_BYTES, images.DEFAULT_MAX_PIXELS)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -127,6 +133,9 @@ def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) 
         ("n_components", 1280),
         ("n_components", 0.9),
         ("max_reject_ratio", 0),
+        ("max_bytes", 1),
+        ("max_bytes", 2.0**27),
+        ("max_pixels", 1),
         ("instance_type", "c7i.xlarge"),
         ("core_instances", 20),
         ("core_instances", 2.0),
@@ -146,6 +155,12 @@ def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
         ("n_components", True),
         ("n_components", "all"),
         ("max_reject_ratio", 1.01),
+        ("max_bytes", 0),
+        ("max_bytes", 0.5),
+        ("max_bytes", "64 MiB"),
+        ("max_pixels", 0),
+        ("max_pixels", 1.5),
+        ("max_pixels", True),
         ("instance_type", "m5.huge"),
         ("core_instances", 0),
         ("core_instances", 2.5),

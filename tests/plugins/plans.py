@@ -9,7 +9,14 @@ from orchard.settings import Settings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-DEFAULT_PARAMS = {"n_components": 0.95, "max_reject_ratio": 0.05, "instance_type": "m5.xlarge", "core_instances": 2}
+DEFAULT_PARAMS = {
+    "n_components": 0.95,
+    "max_reject_ratio": 0.05,
+    "max_bytes": 67_108_864,
+    "max_pixels": 50_000_000,
+    "instance_type": "m5.xlarge",
+    "core_instances": 2,
+}
 DAG_ID = "fruit_features"
 RUN_ID = "manual__2026-11-22T02:00:00+00:00"
 RUN_AFTER = datetime(2026, 11, 22, 2, tzinfo=UTC)

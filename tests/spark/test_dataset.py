@@ -12,7 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from orchard.dataset import listing
-from orchard_spark import dataset, objects, schemas
+from orchard.run import params
+from orchard_spark import dataset, images, objects, schemas
 from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey, list_images, read_all
 from orchard_spark.rejects import RejectedObject
 from tests.plugins import dataset_uris
@@ -140,12 +141,35 @@ def test_airflow_and_the_steps_agree_on_which_classes_are_archives() -> None:
 def test_airflow_and_the_steps_agree_on_which_keys_are_unreadable(key: str) -> None:
     ((_, content),) = read_all([Listed(f"s3://bucket/{key}", "e", 5, datetime.now(UTC))])
     assert isinstance(content, UnreadableKey)
-    assert listing.reject_reason({"Key": key, "Size": 5}) == content.reason
+    assert listing.reject_reason({"Key": key, "Size": 5}, dataset.DEFAULT_MAX_BYTES) == content.reason
 
 
 def test_airflow_and_the_steps_agree_on_which_keys_are_readable() -> None:
     # The steps read these keys: see above.
-    assert {listing.reject_reason({"Key": key, "Size": 5}) for key in STRANGE} == {""}
+    assert {listing.reject_reason({"Key": key, "Size": 5}, dataset.DEFAULT_MAX_BYTES) for key in STRANGE} == {""}
+
+
+@pytest.mark.parametrize("size", [0, 9, 10, 11])
+@pytest.mark.parametrize("storage_class", ["STANDARD", "GLACIER"])
+@pytest.mark.parametrize("key", ["k/1.jpg", "k//1.jpg"])
+def test_airflow_and_the_steps_agree_on_the_reason_of_a_reject(
+    key: str, storage_class: Any, size: int, s3: "S3Client", steps_bucket: str
+) -> None:
+    s3.put_object(Bucket=steps_bucket, Key=key, Body=b"x" * size, StorageClass=storage_class)
+    ((_, content),) = read_all(rows_of(list_images(f"s3://{steps_bucket}/", max_bytes=10)))
+    (item,) = s3.list_objects_v2(Bucket=steps_bucket)["Contents"]
+    reason = listing.reject_reason(item, max_bytes=10)
+    if isinstance(content, RejectedObject):
+        assert reason == content.reason
+    else:
+        # The steps find out that an object has no bytes when they decode it.
+        assert reason == ("" if content else "empty")
+
+
+def test_airflow_and_the_steps_agree_on_the_largest_objects_and_images() -> None:
+    assert params.DEFAULT_MAX_BYTES == dataset.DEFAULT_MAX_BYTES
+    assert params.LARGEST_MAX_BYTES == dataset.LARGEST_MAX_BYTES
+    assert params.DEFAULT_MAX_PIXELS == images.DEFAULT_MAX_PIXELS
 
 
 @pytest.mark.parametrize("uri", dataset_uris.ACCEPTED_URIS, ids=ascii)

@@ -234,6 +234,25 @@ def test_the_option_max_bytes_is_the_limit(images: Path, run_uri: str, read: Rea
     assert read(f"{run_uri}/images").num_rows == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--max-bytes", "0", "0 is not positive: use a whole number from 1"),
+        ("--max-bytes", "-5", "-5 is not positive: use a whole number from 1"),
+        ("--max-bytes", str(1024**3 + 1), "1073741825 is too large: use at most 1073741824"),
+        ("--max-bytes", "64M", "invalid object_bytes value: '64M'"),
+        ("--max-pixels", "0", "0 is not positive: use a whole number from 1"),
+        ("--max-pixels", "1.5", "invalid positive value: '1.5'"),
+    ],
+)
+def test_a_limit_that_is_no_limit_is_refused(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ingest.main(["--input-uri", "images", "--run-uri", "run", f"{option}={value}"])
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
 def test_ignored_objects_are_in_the_metrics_and_a_warning_when_they_are_more_than_the_images(
     images: Path, run_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,6 +20,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 REMEDIES: Mapping[str, str] = {
     "archived": "restore them, or copy them to another storage class",
+    "too_many_bytes": "make them smaller, or set a larger max_bytes",
     "empty": "upload them again, or delete them",
     "unreadable_key": "rename them, so that no part of the key is empty, . or .., or has a control character",
 }
@@ -88,22 +89,24 @@ def is_archived(item: Mapping[str, Any]) -> bool:
     return item.get("StorageClass") in ARCHIVES and not restored
 
 
-def reject_reason(item: Mapping[str, Any]) -> str:
-    """Return why `ingest` will reject an image of a listing, or an empty string.
+def reject_reason(item: Mapping[str, Any], max_bytes: int) -> str:
+    """Return why `ingest` will reject an image of a listing, or an empty string. The first of several reasons counts.
 
-    >>> reject_reason({"Key": "images/Kiwi//1.jpg", "Size": 9}), reject_reason({"Key": "images/1.jpg", "Size": 9})
-    ('unreadable_key', '')
+    >>> [reject_reason({"Key": "images/1.jpg", "Size": size}, max_bytes=9) for size in (0, 9, 10)]
+    ['empty', '', 'too_many_bytes']
     """
     key = item["Key"]
-    if any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\x00-\x1f\x7f]", key):
-        return "unreadable_key"
     if is_archived(item):
         return "archived"
+    if item["Size"] > max_bytes:
+        return "too_many_bytes"
+    if any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\x00-\x1f\x7f]", key):
+        return "unreadable_key"
     return "" if item["Size"] else "empty"
 
 
-def measure_dataset(s3: "S3Client", uri: str) -> DatasetSize:
-    """List a dataset's prefix and count its images.
+def measure_dataset(s3: "S3Client", uri: str, max_bytes: int) -> DatasetSize:
+    """List a dataset's prefix and count its images. One of more than `max_bytes` counts as a reject.
 
     Raises:
         NoImages: the prefix contains no image.
@@ -121,7 +124,7 @@ def measure_dataset(s3: "S3Client", uri: str) -> DatasetSize:
                 if is_image(item["Key"].removeprefix(prefix)):
                     images += 1
                     image_bytes += item["Size"]
-                    rejects[reject_reason(item)] += 1
+                    rejects[reject_reason(item, max_bytes)] += 1
                 else:
                     others += 1
     except ClientError as error:

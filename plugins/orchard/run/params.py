@@ -6,12 +6,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.memory import executor_memory, python_mib_needed
 from orchard.dataset.uri import check_dataset_uri
 from orchard.errors import PermanentError
 
 MAX_CORE_INSTANCES = 20
 # MobileNetV2 has this many features per image, and a PCA at most as many components.
 MAX_COMPONENTS = 1280
+# The defaults and the limit of ingest.py, which Airflow cannot import. A test compares them.
+DEFAULT_MAX_BYTES = 64 * 1024**2
+LARGEST_MAX_BYTES = 1024**3
+DEFAULT_MAX_PIXELS = 50_000_000
 
 
 class UnknownParams(PermanentError):
@@ -29,12 +34,15 @@ class BadParams(PermanentError):
 class RunParams:
     """The params of a run, valid and with the type that they are used as.
 
-    `n_components` is a whole number of components, or the share of the variance to keep.
+    `n_components` is a whole number of components, or the share of the variance to keep. An object of more than
+    `max_bytes`, or an image of more than `max_pixels`, is rejected.
     """
 
     dataset_uri: str
     n_components: int | float
     max_reject_ratio: float
+    max_bytes: int
+    max_pixels: int
     instance_type: str
     core_instances: int
 
@@ -46,7 +54,7 @@ class RunParams:
 
         Raises:
             UnknownParams: a param is misspelt. Without this check the run would use the nightly run's value.
-            BadParams: a param is missing, or its value is invalid.
+            BadParams: a param is missing, its value is invalid, or the workers have too little memory for the images.
         """
         unknown = sorted(set(params) - set(PARAMS))
         if unknown:
@@ -63,7 +71,20 @@ class RunParams:
                 faults.append(f"{name} is {params[name]!r}: {error}")
         if faults:
             raise BadParams("; ".join(faults))
-        return cls(**values)
+        parsed = cls(**values)
+        parsed._check_memory()
+        return parsed
+
+    def _check_memory(self) -> None:
+        kind = INSTANCE_TYPES[self.instance_type]
+        needed_mib = python_mib_needed(kind, self.max_bytes, self.max_pixels)
+        given_mib = executor_memory(kind).python_mib
+        if needed_mib > given_mib:
+            raise BadParams(
+                f"max_bytes is {self.max_bytes} and max_pixels is {self.max_pixels}: images up to these sizes take "
+                f"{needed_mib:,} MiB of a worker's memory, and {self.instance_type} has {given_mib:,} MiB for them. "
+                "Use smaller values, or an instance_type with more memory"
+            )
 
 
 PARAMS = tuple(field.name for field in fields(RunParams))
@@ -85,6 +106,20 @@ def _max_reject_ratio(value: object) -> float:
     if number is None or not 0 <= number <= 1:
         raise ValueError("use a number from 0 to 1")
     return float(number)
+
+
+def _max_bytes(value: object) -> int:
+    number = _number(value)
+    if number is None or number != math.floor(number) or not 1 <= number <= LARGEST_MAX_BYTES:
+        raise ValueError(f"use a whole number from 1 to {LARGEST_MAX_BYTES}")
+    return int(number)
+
+
+def _max_pixels(value: object) -> int:
+    number = _number(value)
+    if number is None or number != math.floor(number) or number < 1:
+        raise ValueError("use a whole number from 1")
+    return int(number)
 
 
 def _instance_type(value: object) -> str:
@@ -111,6 +146,8 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "dataset_uri": check_dataset_uri,
     "n_components": _n_components,
     "max_reject_ratio": _max_reject_ratio,
+    "max_bytes": _max_bytes,
+    "max_pixels": _max_pixels,
     "instance_type": _instance_type,
     "core_instances": _core_instances,
 }

@@ -68,7 +68,7 @@ def plan_run(
     """
     parsed = RunParams.parse(params)
     dataset_uri = parsed.dataset_uri
-    size = measure_dataset(s3, dataset_uri)
+    size = measure_dataset(s3, dataset_uri, parsed.max_bytes)
     check_size(size, parsed)
     release = read_release(s3, settings)
     dataset, name = dataset_name(dataset_uri), run_name(run_after, run_id, settings.deployment)

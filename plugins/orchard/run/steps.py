@@ -1,6 +1,7 @@
 """The three Spark steps of a run, as EMR step requests."""
 
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 from orchard.errors import PermanentError
@@ -34,11 +35,15 @@ def step_configs(release: Release, *, run_uri: str, params: RunParams) -> list[d
     Raises:
         ArgumentsTooLong: the arguments of a step are longer than EMR's limit.
     """
-    ratio, n_components = str(params.max_reject_ratio), str(params.n_components)
+    limits = {
+        "--max-reject-ratio": params.max_reject_ratio,
+        "--max-bytes": params.max_bytes,
+        "--max-pixels": params.max_pixels,
+    }
     options = {
-        "ingest": ["--input-uri", params.dataset_uri, "--run-uri", run_uri, "--max-reject-ratio", ratio],
+        "ingest": ["--input-uri", params.dataset_uri, "--run-uri", run_uri, *map(str, chain(*limits.items()))],
         "features": ["--run-uri", run_uri, "--model-uri", release.model_uri],
-        "pca": ["--run-uri", run_uri, "--n-components", n_components],
+        "pca": ["--run-uri", run_uri, "--n-components", str(params.n_components)],
     }
     return [_step_config(name, release, options[name]) for name in STEPS]
 

@@ -25,6 +25,10 @@ VALID: dict[str, Any] = {"dataset_uri": "s3://fruits-data/images/", **DEFAULT_PA
         ("n_components", 1e-9, 1e-9),
         ("max_reject_ratio", 0, 0.0),
         ("max_reject_ratio", 1, 1.0),
+        ("max_bytes", 1, 1),
+        ("max_bytes", 67_108_864.0, 67_108_864),
+        ("max_pixels", 1.0, 1),
+        ("max_pixels", 80_000_000, 80_000_000),
         *(("instance_type", name, name) for name in INSTANCE_TYPES),
         *(("dataset_uri", uri, uri) for uri in ACCEPTED_URIS),
     ],
@@ -44,6 +48,12 @@ NO_NUMBERS = (None, True, False, "2", "two", "", [2], {"value": 2}, Decimal(2), 
         *(("core_instances", value, "use a whole number from 1 to 20") for value in (1e300, 10**400)),
         *(("max_reject_ratio", value, "use a number from 0 to 1") for value in (*NO_NUMBERS, -0.01, 1.01, 10**400)),
         *(
+            (name, value, "use a whole number from 1")
+            for name in ("max_bytes", "max_pixels")
+            for value in (*NO_NUMBERS, "64 MiB", 0, 0.5, -1, 2.5)
+        ),
+        *(("max_bytes", value, "use a whole number from 1 to 1073741824") for value in (2**30 + 1, 1e300, 10**400)),
+        *(
             ("n_components", value, "use a whole number of components from 1 to 1280, or a share of the variance")
             for value in (*NO_NUMBERS, 0, -0.5, 1.5, 1281, 1e300, 10**400)
         ),
@@ -59,6 +69,32 @@ def test_any_other_value_is_refused_with_the_param_the_value_and_the_remedy(name
         RunParams.parse({**VALID, name: value})
     assert str(error.value).startswith(f"{name} is {value!r}: ")
     assert isinstance(error.value, PermanentError)
+
+
+@pytest.mark.parametrize(
+    ("limits", "smallest", "largest"),
+    [
+        ({}, True, True),
+        ({"max_bytes": 128 * 1024**2}, False, True),
+        ({"max_bytes": 1024**3}, False, False),
+        ({"max_bytes": 1024**3, "max_pixels": 1}, False, False),
+        ({"max_pixels": 100_000_000}, False, True),
+        ({"max_pixels": 200_000_000, "max_bytes": 200 * 1024**2}, False, True),
+        ({"max_pixels": 10**400}, False, False),
+    ],
+)
+def test_images_that_do_not_fit_into_the_memory_of_a_worker_are_refused(
+    limits: dict[str, int], smallest: bool, largest: bool
+) -> None:
+    for instance_type, fits in (("c6i.xlarge", smallest), ("m5.xlarge", largest)):
+        params = {**VALID, **limits, "instance_type": instance_type}
+        if fits:
+            assert RunParams.parse(params).instance_type == instance_type
+            continue
+        with pytest.raises(BadParams, match=r"MiB of a worker's memory, and .* Use smaller values, or an") as error:
+            RunParams.parse(params)
+        assert f"max_bytes is {params['max_bytes']} and max_pixels is {params['max_pixels']}: " in str(error.value)
+        assert f"and {instance_type} has " in str(error.value)
 
 
 def test_all_faults_are_reported_together() -> None:

@@ -149,6 +149,27 @@ def test_archived_images_within_the_tolerated_share_are_a_warning(
         plan(s3, with_images, max_reject_ratio=0.25, n_components=4)
 
 
+def test_images_of_more_than_max_bytes_are_refused_before_a_cluster_is_created(
+    s3: "S3Client", with_images: Settings
+) -> None:
+    put_images(s3, with_images.bucket, "images/Lemon/", count=2, Body=b"x" * 11)
+    assert plan(s3, with_images, max_bytes=11)["images"] == 5
+    message = r"2 too_many_bytes \(make them smaller, or set a larger max_bytes\)"
+    with pytest.raises(TooManyRejects, match=message):
+        plan(s3, with_images, max_bytes=10)
+
+
+def test_images_of_more_than_max_bytes_within_the_tolerated_share_are_a_warning(
+    s3: "S3Client", with_images: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(s3, with_images.bucket, "images/Lemon/", count=1, Body=b"x" * 11)
+    with caplog.at_level(logging.WARNING):
+        planned = plan(s3, with_images, max_bytes=10, max_reject_ratio=0.25)
+    assert "will be rejected: 1 too_many_bytes (make them smaller" in caplog.text
+    arguments = planned["ingest_step"]["HadoopJarStep"]["Args"]
+    assert arguments[arguments.index("--max-bytes") + 1] == "10"
+
+
 def test_a_dataset_in_a_missing_bucket_is_refused(s3: "S3Client", released: Settings) -> None:
     with pytest.raises(CannotList, match=r"s3://no-such-bucket/images/ cannot be listed: .*NoSuchBucket"):
         plan(s3, released, dataset_uri="s3://no-such-bucket/images/")

@@ -5,6 +5,9 @@ from pathlib import Path
 import botocore.session
 import pytest
 
+import features
+import ingest
+import pca
 from local_aws.emr.checks import check_parameters
 from orchard.errors import PermanentError
 from orchard.release import Release
@@ -33,11 +36,31 @@ def test_each_step_is_a_spark_program_of_the_release() -> None:
 
 @pytest.mark.parametrize("n_components", [0.95, 3])
 def test_the_params_of_the_run_are_arguments_of_its_steps(n_components: float) -> None:
-    params = replace(PARAMS, max_reject_ratio=0.25, n_components=n_components)
+    params = replace(PARAMS, max_reject_ratio=0.25, max_bytes=1000, max_pixels=500, n_components=n_components)
     ingest, _, pca = step_configs(RELEASE, run_uri="s3://out/run", params=params)
-    assert ingest["HadoopJarStep"]["Args"][-6:-4] == ["--input-uri", "s3://inputs/"]
-    assert ingest["HadoopJarStep"]["Args"][-2:] == ["--max-reject-ratio", "0.25"]
+    assert ingest["HadoopJarStep"]["Args"][-10:] == [
+        *("--input-uri", "s3://inputs/"),
+        *("--run-uri", "s3://out/run"),
+        *("--max-reject-ratio", "0.25"),
+        *("--max-bytes", "1000"),
+        *("--max-pixels", "500"),
+    ]
     assert pca["HadoopJarStep"]["Args"][-2:] == ["--n-components", str(n_components)]
+
+
+def test_the_programs_of_the_steps_take_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, tuple[object, ...]] = {}
+    for program in (ingest, features, pca):
+        monkeypatch.setattr(program, "run", lambda *values, name=program.__name__: taken.update({name: values}))
+    params = replace(PARAMS, max_reject_ratio=0.25, max_bytes=1000, max_pixels=500, n_components=3)
+    configs = step_configs(RELEASE, run_uri="s3://out/run", params=params)
+    for program, config in zip((ingest, features, pca), configs, strict=True):
+        program.main(config["HadoopJarStep"]["Args"][4:])
+    assert taken == {
+        "ingest": ("s3://inputs/", "s3://out/run", 0.25, 500, 1000),
+        "features": ("s3://out/run", RELEASE.model_uri),
+        "pca": ("s3://out/run", 3.0),
+    }
 
 
 def test_a_failed_step_leaves_the_cluster_to_the_teardown() -> None:

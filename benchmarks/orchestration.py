@@ -23,7 +23,7 @@ from sandbox.processes import free_port, wait_until
 
 DAG = "fruit_features"
 # The tasks that only wait, besides the wait_step of each step.
-WAITING = ("preflight", "cluster_ready", "cluster_gone")
+WAITING = ("wait_turn", "cluster_ready", "cluster_gone", "verdict")
 SAMPLE_SECONDS = 0.5
 RUN_TIMEOUT_SECONDS = 900
 # An Airflow process has made these imports before it parses a file.
@@ -46,21 +46,6 @@ def running(folder: Path, data: Path, build_dir: Path) -> Iterator[tuple[Airflow
         yield AirflowApi.log_in(web_port, password), client("emr", f"http://127.0.0.1:{aws_port}")
     finally:
         up.down(folder)
-
-
-def first_run(api: AirflowApi) -> str:
-    """Wait for the run that the scheduler creates, and return its run_id.
-
-    Raises:
-        TimeoutError: the scheduler creates none.
-    """
-    runs = wait_until(
-        lambda: api.runs(DAG),
-        "a run that the scheduler creates",
-        timeout_seconds=RUN_TIMEOUT_SECONDS,
-        interval_seconds=SAMPLE_SECONDS,
-    )
-    return str(runs[0]["dag_run_id"])
 
 
 def follow(api: AirflowApi, run_id: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -100,14 +85,14 @@ def seconds(timeline: Mapping[str, datetime], start: str, end: str) -> float:
 
 
 def measure(folder: Path, data: Path, build_dir: Path) -> dict[str, Any]:
-    """Measure one round: last night's run over the images in `data`, which starts when the DAG is unpaused.
+    """Measure one round: a run over the images in `data`, with the default params.
 
     Raises:
         RuntimeError: the run fails.
     """
     with running(folder, data, build_dir) as (api, emr):
         api.set_paused(DAG, paused=False)
-        run_id = first_run(api)
+        run_id = api.trigger(DAG, {})
         run, seen = follow(api, run_id)
         if run["state"] != "success":
             raise RuntimeError(f"run {run_id} failed: see the logs in {folder}")

@@ -25,9 +25,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk import CronTriggerTimetable, DagRunState, Param, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, dag, task
 
 from orchard.airflow.identity import airflow_identity
+from orchard.airflow.turns import state_of_run
 from orchard.run.janitor import terminate_orphans
 from orchard.settings import Settings
 
@@ -46,15 +47,8 @@ PARAMS = {
 @task(execution_timeout=timedelta(minutes=10))
 def reap(*, params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
     """Terminate the clusters that no active run owns. Report on all clusters of the deployment."""
-
-    def state_of_run(dag_id: str, run_id: str) -> str | None:
-        # A count of 0 comes from Airflow itself. A "not found" could also come from a proxy.
-        if ti.get_dr_count(dag_id, run_ids=[run_id]) == 0:
-            return None
-        return DagRunState(ti.get_dagrun_state(dag_id, run_id)).value
-
     emr = AwsBaseHook(client_type="emr", region_name=SETTINGS.region).conn
-    return terminate_orphans(emr, SETTINGS, state_of_run, now=datetime.now(UTC), dry_run=params["dry_run"])
+    return terminate_orphans(emr, SETTINGS, state_of_run(ti), now=datetime.now(UTC), dry_run=params["dry_run"])
 
 
 @dag(

@@ -6,23 +6,25 @@ run.
 | task | what it does |
 |---|---|
 | `plan` | counts the images, names the run, builds the requests to EMR |
-| `preflight` | checks everything that can be checked before money is spent; waits for the run's turn |
+| `preflight` | runs every possible check before money is spent |
+| `wait_turn` | waits while another run uses the dataset, and while the cluster limit is reached; the oldest is next |
 | `create_cluster`, `cluster_ready` | creates the cluster, waits until it accepts steps |
 | `ingest` | reads and verifies the images; each goes to the run's `images/` or, with a reason, to its `rejects/` |
 | `features` | computes MobileNetV2 features, 1280 numbers per image, into `features/` |
 | `pca` | computes a centred PCA, into `embeddings/` and `pca_model/` |
 | `publish` | checks that the steps agree, commits the run to the tables, updates the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
-| `verdict` | fails a run that was marked failed, which Airflow would otherwise report as a success |
+| `verdict` | the last task: releases the run's turn, and fails if the run has failed |
 
-**To run it by hand,** trigger it, for example with another *dataset prefix*. Every field has a default.
-**If a step fails,** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
-folder of all its logs. To retry, clear the step's `add_step` *with downstream*: that creates a new cluster and redoes
-this step and the later ones. See `docs/runbook.md`.
+**To run it by hand,** trigger it with another *dataset prefix*. All fields have defaults. If the DAG is
+paused, the trigger also unpauses it: from then on it runs every night at 02:00, Europe/Paris.
+**When a step fails,** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
+folder of all its logs. To retry, clear the failed task, with downstream or all failed tasks: that creates a new cluster
+and redoes this step and the later ones. See `docs/runbook.md`.
 """
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -33,18 +35,21 @@ from airflow.sdk import (
     Param,
     RetryAction,
     RetryRule,
+    XComArg,
     chain,
     dag,
     task,
     task_group,
 )
 from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
-from orchard.airflow.alerts import alert_late_run
+from orchard.airflow.alerts import FailedRunAlert, alert_late_run, record_cause
+from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
-from orchard.airflow.operators import AddStepOperator, CreateClusterOperator, TerminateClustersOperator
-from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor
+from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
+from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, VerdictSensor
+from orchard.airflow.turns import take_dataset, take_turn
 from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.errors import PermanentError
@@ -58,7 +63,6 @@ from orchard.run.params import (
 )
 from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS, step_timeout
-from orchard.run.verdict import check_verdict
 from orchard.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ, airflow_identity())
@@ -139,67 +143,70 @@ def plan(*, params: Any = None, dag_run: Any = None) -> RunPlan:
     )
 
 
+@task
+def preflight(plan: RunPlan) -> None:
+    """Run every possible check before money is spent."""
+    check(Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr")), SETTINGS, plan)
+
+
 @task.sensor(
     mode="reschedule",
     poke_interval=SETTINGS.poll_seconds,
     timeout=SETTINGS.max_cluster_hours * 60 * 60,  # in seconds; the clusters that it waits for do not run longer
 )
-def preflight(plan: RunPlan) -> bool:
-    """Check everything that can be checked before money is spent. Then wait for the run's turn, if necessary."""
-    clients = Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr"))
-    return not check(clients, SETTINGS, plan)
+def wait_turn(plan: RunPlan, *, ti: Any = None) -> bool:
+    """Wait while another run uses the dataset, and while the cluster limit is reached."""
+    return take_turn(ti, SETTINGS, plan)
 
 
 @task_group
-def spark_step(name: str, config: Any, cluster_id: Any) -> None:
+def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
     """Add one EMR step, then wait for it without holding a worker slot."""
-    add_step = AddStepOperator(task_id="add_step", job_flow_id=cluster_id, step=config, region_name=SETTINGS.region)
+    step: dict[str, Any] = {"step": plan[f"{name}_step"], "plan": plan, "settings": SETTINGS}
+    add_step = AddStepOperator(task_id="add_step", job_flow_id=cluster_id, region_name=SETTINGS.region, **step)
     StepEndSensor(
         task_id="wait_step",
         job_flow_id=cluster_id,
         step_id=add_step.output,
+        clear_number=XComArg(add_step, CLEAR_NUMBER),
         region_name=SETTINGS.region,
         poke_interval=SETTINGS.poll_seconds,
         step_timeout=step_timeout(SETTINGS, name),
-        log_uri=SETTINGS.log_uri,
+        **step,
     )
 
 
 @task(outlets=[EMBEDDINGS])
-def publish(plan: RunPlan, cluster_id: str, *, outlet_events: Any = None) -> dict[str, Any]:
+def publish(plan: RunPlan, cluster_id: str, *, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
     # Imported here because pyiceberg takes longer to import than the rest of Orchard. At the top of the file it would
     # slow down every parse.
     from orchard.run.publish import publish_run
     from orchard.tables.catalog import open_catalog
 
+    take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     session = AwsBaseHook(client_type="glue", region_name=SETTINGS.region).get_session()
     summary = publish_run(aws("s3"), open_catalog(session, SETTINGS), SETTINGS, plan, cluster_id)
     outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in EVENT_KEYS}
     return summary
 
 
-@task
-def verdict(*, ti: Any = None) -> None:
-    """Fail a run that was marked failed, which Airflow would otherwise report as a success because of its teardown."""
-    check_verdict(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
-
-
 @dag(
-    schedule=CronTriggerTimetable("0 2 * * *", timezone="Europe/Paris"),
-    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    # Without a start date, because the last due run would otherwise start when somebody unpauses the DAG for the first
+    # time, for instance with a trigger in the UI. The margin is for a scheduler that is late.
+    schedule=CronTriggerTimetable("0 2 * * *", timezone="Europe/Paris", run_immediately=timedelta(minutes=5)),
     catchup=False,
     max_active_runs=4,  # each has its own cluster and folder; a long manual run must not delay the nightly one
-    # An alert instead of dagrun_timeout, which would skip the teardown. With DAGRUN_QUEUED_AT as the reference, runs
-    # cannot be cleared (https://github.com/apache/airflow/issues/70368).
+    # An alert instead of dagrun_timeout, which would skip the teardown.
     deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
+        reference=RunAfterDeadline(),
         interval=timedelta(hours=SETTINGS.deadline_hours),
         callback=AsyncCallback(
             alert_late_run,
             {"hours": SETTINGS.deadline_hours, "topic_arn": SETTINGS.alert_topic_arn, "region": SETTINGS.region},
         ),
     ),
+    on_failure_callback=FailedRunAlert(SETTINGS.alert_topic_arn, SETTINGS.region),
     doc_md=__doc__,
     tags=["emr", "fruits", "orchard"],
     params=PARAMS,
@@ -211,14 +218,17 @@ def verdict(*, ti: Any = None) -> None:
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=5),
         "retry_policy": RETRY_POLICY,
+        "on_failure_callback": record_cause,
     },
 )
 def fruit_features() -> None:
     """Wire the tasks."""
     planned: Any = plan()
     checked: Any = preflight(planned)
+    taken: Any = wait_turn(planned)
+    run: dict[str, Any] = {"plan": planned, "settings": SETTINGS}
     create_cluster = CreateClusterOperator(
-        task_id="create_cluster", job_flow_overrides=planned["cluster"], region_name=SETTINGS.region
+        task_id="create_cluster", job_flow_overrides=planned["cluster"], region_name=SETTINGS.region, **run
     )
     created_id: Any = create_cluster.output
     cluster_ready = ClusterReadySensor(
@@ -228,33 +238,39 @@ def fruit_features() -> None:
         region_name=SETTINGS.region,
         poke_interval=SETTINGS.poll_seconds,
         launch_timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
+        **run,
     )
     cluster_id: Any = cluster_ready.output
-    spark_steps = [spark_step.override(group_id=name)(name, planned[f"{name}_step"], cluster_id) for name in STEPS]
-    # If `create_cluster` or `cluster_ready` failed, its id is None: Airflow resolves a missing XCom to None.
+    spark_steps: list[Any] = [spark_step.override(group_id=name)(name, planned, cluster_id) for name in STEPS]
+    # Where `create_cluster` or `cluster_ready` failed, its id is None: an XCom that was not pushed resolves to None.
     run_clusters: dict[str, Any] = {
         "cluster_name": planned["cluster_name"],
         "known_ids": [created_id, cluster_id],
         "region_name": SETTINGS.region,
     }
-    terminate_cluster = TerminateClustersOperator(task_id="terminate_cluster", **run_clusters)
-    cluster_gone = ClustersGoneSensor(
-        task_id="cluster_gone",
-        poke_interval=SETTINGS.poll_seconds,
-        timeout=timedelta(minutes=SETTINGS.ready_timeout_minutes),
+    gone: dict[str, Any] = {
+        "poke_interval": SETTINGS.poll_seconds,
+        "timeout": timedelta(minutes=SETTINGS.ready_timeout_minutes),
         **run_clusters,
-    )
+    }
+    terminate_cluster = TerminateClustersOperator(task_id="terminate_cluster", **run_clusters)
+    cluster_gone = ClustersGoneSensor(task_id="cluster_gone", **gone)
+    # Without ids: an edge from `create_cluster` would make that a setup of `verdict`. The name identifies the clusters.
+    verdict = VerdictSensor(task_id="verdict", **run, **gone | {"known_ids": []})
 
-    # `publish` must be a leaf, like the teardown. If the teardown were the only leaf, a failed run would count as a
-    # success.
-    published = publish(planned, cluster_id)
-    chain(planned, checked, create_cluster, cluster_ready, *spark_steps, [published, terminate_cluster])
-    teardown = (terminate_cluster, cluster_gone, verdict())
-    chain(*teardown)
-    # `preflight` is also a setup task, so that the teardown looks for a cluster even if the creation failed halfway.
-    # `cluster_ready` is one too, so that clearing a step creates a cluster and waits for it.
-    for end in teardown:
+    # The cluster of the last step: a cleared `wait_step` may have used another than `cluster_ready` returned.
+    last_cluster_id: Any = XComArg(spark_steps[-1].children[f"{STEPS[-1]}.wait_step"])
+    published = publish(planned, last_cluster_id)
+    chain(planned, checked, taken, create_cluster, cluster_ready, *spark_steps, [published, terminate_cluster])
+    chain(terminate_cluster, cluster_gone, verdict)
+    chain(published, verdict)
+    # `preflight` is also a setup, so that the teardown looks for a cluster whose creation failed halfway. So is
+    # `cluster_ready`, so that clearing a step creates a cluster and waits for it.
+    for end in (terminate_cluster, cluster_gone):
         end.as_teardown(setups=[checked, create_cluster, cluster_ready], on_failure_fail_dagrun=True)
+    # `wait_turn` is a setup of `verdict` alone, so that clearing `publish` takes the turn but creates no cluster. So is
+    # `preflight`, so that `verdict` also judges a run that was marked failed before its turn.
+    verdict.as_teardown(setups=[checked, taken], on_failure_fail_dagrun=True)
 
 
 fruit_features()

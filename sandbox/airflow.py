@@ -172,13 +172,20 @@ class AirflowApi:
         """Pause or unpause a DAG."""
         self.call("PATCH", f"dags/{dag_id}", {"is_paused": paused})
 
-    def trigger(self, dag_id: str, params: Mapping[str, Any], logical_date: datetime | None = None) -> str:
-        """Start a run and return its run_id.
+    def trigger(
+        self,
+        dag_id: str,
+        params: Mapping[str, Any],
+        logical_date: datetime | None = None,
+        run_after: datetime | None = None,
+    ) -> str:
+        """Start a run and return its run_id. `run_after` is its due time, by default now.
 
         Raises:
             RequestFailed: Airflow rejects a parameter.
         """
-        body = {"logical_date": logical_date and logical_date.isoformat(), "conf": dict(params)}
+        times = {"logical_date": logical_date, "run_after": run_after}
+        body = {**{name: time and time.isoformat() for name, time in times.items()}, "conf": dict(params)}
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, BaseSensorOperator, RetryAction
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 from infra import release
 from local_aws.emr.checks import check_parameters
@@ -72,7 +74,7 @@ def test_no_dag_has_a_cycle(bag: DagBag) -> None:
 
 def test_the_tasks_are_in_pipeline_order(dag: DAG) -> None:
     ordered = [task.task_id for task in dag.topological_sort()]  # type: ignore[no-untyped-call]
-    expected = ["plan", "preflight", "create_cluster", "cluster_ready"]
+    expected = ["plan", "preflight", "wait_turn", "create_cluster", "cluster_ready"]
     for step in STEPS:
         expected += [f"{step}.add_step", f"{step}.wait_step"]
     assert ordered[: len(expected)] == expected
@@ -183,15 +185,42 @@ def test_every_created_cluster_is_terminated_and_its_termination_awaited(bag: Da
         assert all(task.on_failure_fail_dagrun for task in teardowns), "or nobody notices an active cluster"
 
 
-def test_a_failed_step_fails_the_run_because_a_work_task_is_a_leaf_beside_the_teardown(dag: DAG) -> None:
-    leaves = [task for task in dag.leaves if not task.is_teardown]
-    assert [task.task_id for task in leaves] == ["publish"]
+def test_a_failed_step_fails_the_run_because_the_verdict_is_its_only_leaf_and_judges_every_task(dag: DAG) -> None:
+    """`tests/plugins/run/test_verdict.py` tests that it fails then."""
+    (leaf,) = dag.leaves
+    assert leaf.task_id == "verdict"
+    assert leaf.on_failure_fail_dagrun
+    assert leaf.get_flat_relative_ids(upstream=True) == set(dag.task_ids) - {"verdict"}
+    assert {"publish", "cluster_gone"} <= leaf.upstream_task_ids
 
 
-def test_the_teardown_also_runs_when_the_creation_failed(dag: DAG) -> None:
-    for name in ("terminate_cluster", "cluster_gone", "verdict"):
-        setups = {task_id for task_id in dag.get_task(name).upstream_task_ids if dag.get_task(task_id).is_setup}
-        assert setups == {"preflight", "create_cluster", "cluster_ready"}
+def setups(dag: DAG, name: str) -> set[str]:
+    return {task_id for task_id in dag.get_task(name).upstream_task_ids if dag.get_task(task_id).is_setup}
+
+
+@pytest.mark.parametrize("name", ["terminate_cluster", "cluster_gone"])
+def test_the_teardown_also_runs_when_the_creation_failed(dag: DAG, name: str) -> None:
+    assert setups(dag, name) == {"preflight", "create_cluster", "cluster_ready"}
+
+
+def test_the_turn_is_given_back_even_if_the_run_fails(dag: DAG) -> None:
+    assert setups(dag, "verdict") == {"preflight", "wait_turn"}
+
+
+CREATION = {"create_cluster", "cluster_ready"}
+TURN = {"preflight", "wait_turn", "terminate_cluster", "cluster_gone", "verdict"}
+
+
+@pytest.mark.parametrize(
+    ("task_id", "also_cleared"),
+    [("pca.wait_step", CREATION | TURN), ("pca.add_step", CREATION | TURN), ("publish", TURN)],
+)
+def test_clearing_a_task_takes_the_turn_again_and_creates_a_cluster_only_for_a_step(
+    dag: DAG, task_id: str, also_cleared: set[str]
+) -> None:
+    serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    cleared = serialized.partial_subset([task_id], include_downstream=False, include_upstream=False).task_dict
+    assert set(cleared) == {task_id} | also_cleared
 
 
 def test_requests_that_create_something_are_sent_once_and_retried_only_by_the_task(dag: DAG) -> None:
@@ -373,34 +402,46 @@ def test_invalid_settings_are_an_import_error_that_names_them() -> None:
     assert re.search(r"BadSettings: ORCHARD_POLL_SECONDS is 'soon': use a whole number", result["log"])
 
 
-def test_the_variables_of_a_kubernetes_service_break_no_dag_and_are_named_in_the_log() -> None:
-    service = ("ORCHARD_API_SERVER_SERVICE_HOST", "ORCHARD_WEBSERVER_PORT_8080_TCP")
-    result = parse([(name, "10.0.0.1") for name in service])
-    assert result["dags"] == ["emr_janitor", "fruit_features"]
-    for name in service:
-        assert result["log"].count(f"{name} is ignored, because it is not a setting") == 1
-
-
-def test_preflight_waits_as_long_as_a_cluster_can_run(dag: DAG) -> None:
-    preflight: Any = dag.get_task("preflight")
+def test_a_run_waits_for_its_turn_as_long_as_a_cluster_can_run(dag: DAG) -> None:
+    wait_turn: Any = dag.get_task("wait_turn")
     settings = Settings.from_env(os.environ)
-    assert preflight.timeout == settings.max_cluster_hours * 3600
-    assert preflight.poke_interval == settings.poll_seconds
+    assert wait_turn.timeout == settings.max_cluster_hours * 3600
+    assert wait_turn.poke_interval == settings.poll_seconds
 
 
-@pytest.mark.parametrize(("reasons", "ready"), [([], True), (["another run works on the dataset"], False)])
-def test_preflight_checks_the_plan_and_pokes_again_while_there_is_a_reason_to_wait(
-    dag: DAG, monkeypatch: pytest.MonkeyPatch, reasons: list[str], ready: bool
-) -> None:
+def test_preflight_checks_the_plan_once(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     preflight: Any = deepcopy(dag.get_task("preflight"))
+    assert not isinstance(preflight, BaseSensorOperator)
     calls: list[Any] = []
 
-    def check(clients: Any, settings: Settings, run: Any) -> list[str]:
+    def check(clients: Any, settings: Settings, run: Any) -> None:
         calls.append(([client.meta.service_model.service_name for client in vars(clients).values()], settings, run))
-        return reasons
 
     monkeypatch.setitem(preflight.python_callable.__globals__, "check", check)
     planned = {"run_uri": "s3://b/runs/1"}
     preflight.op_args = [planned]
-    assert bool(preflight.poke({})) is ready
+    preflight.execute({})
     assert calls == [(["s3", "iam", "ec2", "emr"], Settings.from_env(os.environ), planned)]
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ("2026-11-24T00:59:50", "2026-11-24T01:00:00"),
+        ("2026-11-24T01:00:01", "2026-11-24T01:00:00"),  # a scheduler that is a second late still starts it
+        ("2026-11-24T03:00:00", "2026-11-25T01:00:00"),
+        ("2026-11-24T23:00:00", "2026-11-25T01:00:00"),
+    ],
+)
+def test_unpausing_the_dag_for_the_first_time_starts_no_run_that_was_due_earlier(
+    dag: DAG, monkeypatch: pytest.MonkeyPatch, now: str, expected: str
+) -> None:
+    assert (dag.start_date, {task.start_date for task in dag.tasks}) == (None, {None})
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: datetime.fromisoformat(f"{now}+00:00"))
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(dag)).timetable
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None,
+        restriction=TimeRestriction(earliest=None, latest=None, catchup=False),
+    )
+    assert info is not None
+    assert info.run_after == datetime.fromisoformat(f"{expected}+00:00")

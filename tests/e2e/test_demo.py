@@ -22,6 +22,7 @@ TASKS = {
     *(
         "plan",
         "preflight",
+        "wait_turn",
         "create_cluster",
         "cluster_ready",
         "publish",

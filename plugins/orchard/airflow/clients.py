@@ -24,7 +24,7 @@ def emr_client(operator: Any) -> "EMRClient":
 
 
 def emr_client_without_retries(operator: Any) -> "EMRClient":
-    """Return an EMR client that sends each request once, for a sensor that also creates clusters."""
+    """Return an EMR client that sends each request once, for operators and sensors that create something."""
     client: EMRClient = EmrHook(operator.aws_conn_id, region_name=operator.region_name, config=SEND_ONCE).conn
     return client
 

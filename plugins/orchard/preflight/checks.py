@@ -13,7 +13,7 @@ from orchard.cluster.request import subnet_ids
 from orchard.errors import PermanentError
 from orchard.preflight import ec2, emr, iam, s3
 from orchard.run.plan import RunPlan
-from orchard.run.turn import reasons_to_wait
+from orchard.run.turn import LOCKS, active_clusters
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Clients:
     emr: "EMRClient"
 
 
-def check(clients: Clients, settings: Settings, plan: RunPlan) -> list[str]:
-    """Check that a run's cluster and steps will find what they need. Return the reasons why the run must wait, if any.
+def check(clients: Clients, settings: Settings, plan: RunPlan) -> None:
+    """Check that a run's cluster and steps will find what they need.
 
     A check that a local AWS does not implement is skipped with a warning.
 
@@ -77,14 +77,8 @@ def check(clients: Clients, settings: Settings, plan: RunPlan) -> list[str]:
     for name, find_faults in _checks(clients, settings, plan):
         with _collecting(name, faults):
             faults += find_faults()
-    reasons: list[str] = []
-    with _collecting("active clusters", faults):
-        reasons = reasons_to_wait(clients.emr, settings, plan)
     if faults:
         raise NotReady(faults)
-    for reason in reasons:
-        log.info("preflight: %s", reason)
-    return reasons
 
 
 def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[str, Callable[[], list[str]]]]:
@@ -96,7 +90,7 @@ def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[s
         (f"release {settings.release_uri}", partial(s3.damaged_release, clients.s3, settings)),
         (f"region of dataset {dataset}", partial(s3.distant_dataset, clients.s3, settings, dataset)),
         (f"dataset {dataset}", partial(s3.unreadable_dataset, clients.s3, dataset)),
-        (f"output {output}", partial(s3.unwritable_output, clients.s3, output)),
+        (f"output {output}", partial(_unwritable_folders, clients.s3, [output, f"{settings.bucket_uri}/{LOCKS}"])),
         (f"release label {request['ReleaseLabel']}", partial(emr.unknown_release_label, clients.emr, request)),
         ("instance types of EMR", partial(emr.unsupported_instance_types, clients.emr, request)),
         ("instance types of EC2", partial(ec2.types_not_offered, clients.ec2, request)),
@@ -104,7 +98,18 @@ def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[s
         (f"service role {request['ServiceRole']}", partial(iam.missing_service_role, clients.iam, request)),
         (f"instance profile {request['JobFlowRole']}", partial(iam.missing_instance_profile, clients.iam, request)),
         ("security configuration", partial(emr.missing_security_configuration, clients.emr, request)),
+        ("active clusters", partial(_unlisted_clusters, clients.emr)),
     ]
+
+
+def _unwritable_folders(client: "S3Client", uris: list[str]) -> list[str]:
+    return [fault for uri in uris for fault in s3.unwritable_output(client, uri)]
+
+
+def _unlisted_clusters(client: "EMRClient") -> list[str]:
+    """Check that clusters can be listed and described, as a run must do to get its turn. A refusal is raised."""
+    log.info("preflight: %d of Orchard's clusters are active", len(active_clusters(client)))
+    return []
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Terminate Orchard's clusters that no active run owns, in case the teardown of their run did not."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchard.cluster.emr_clusters import ACTIVE, list_clusters, terminate_cluster
 from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG, run_id_from_tag
 from orchard.run.names import hash_in_cluster_name, run_id_hash
+from orchard.run.states import StateOfRun, has_ended
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from mypy_boto3_emr.type_defs import ClusterTypeDef
 
 log = logging.getLogger(__name__)
-
-# Returns the state of a run, given its dag_id and its run_id, or None if Airflow has no such run. Raises an error if
-# Airflow does not respond.
-StateOfRun = Callable[[str, str], str | None]
-
-FINISHED = ("success", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +63,9 @@ def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfR
         # its run is active.
         why = "its tag does not contain the run_id in its name"
     else:
-        run_state = state_of_run(dag_id, run_id) or "unknown"
-        terminate, why = run_state in (*FINISHED, "unknown"), f"its run is {run_state}"
+        state = state_of_run(dag_id, run_id)
+        run_state = state or "unknown"
+        terminate, why = has_ended(state), f"its run is {run_state}"
     return Decision(
         cluster_id=cluster["Id"],
         name=cluster["Name"],

@@ -1,18 +1,31 @@
-"""Decide whose turn it is: a run waits while another run uses its dataset, and while the cluster limit is reached."""
+"""Decide whose turn it is: a run waits while another run uses its dataset, and while the cluster limit is reached.
 
+The runs of a dataset wait in a queue with one slot, and all runs that need a cluster in a queue with as many slots as
+ORCHARD_MAX_RUNNING_CLUSTERS. A run has its slots until its last task releases them. The next run takes over the slots
+of a run that has ended or that Airflow does not know.
+"""
+
+import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchard.cluster.emr_clusters import ACTIVE, list_clusters
-from orchard.cluster.tags import DAG_TAG, DATASET_TAG, NAME_PREFIX, RUN_TAG
-from orchard.run.plan import RunPlan
+from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, NAME_PREFIX, RUN_TAG, dataset_tag, run_tag
+from orchard.run.names import dataset_name
+from orchard.run.run_queue import RunKey, RunQueue
+from orchard.run.states import StateOfRun, has_ended
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
+    from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
+
+LOCKS = "locks"
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,7 @@ class ActiveCluster:
     id: str
     state: str
     run_id: str
+    deployment: str
     dataset: str
 
     def __str__(self) -> str:
@@ -40,33 +54,107 @@ def active_clusters(emr: "EMRClient") -> list[ActiveCluster]:
         tags = {tag["Key"]: tag.get("Value", "") for tag in cluster.get("Tags", [])}
         state = cluster["Status"]["State"]
         if DAG_TAG in tags and state in ACTIVE:  # it may have terminated since it was listed
-            found.append(ActiveCluster(cluster["Id"], state, tags.get(RUN_TAG, ""), tags.get(DATASET_TAG, "")))
+            values = [tags.get(tag, "") for tag in (RUN_TAG, DEPLOYMENT_TAG, DATASET_TAG)]
+            found.append(ActiveCluster(cluster["Id"], state, *values))
     return found
 
 
-def reasons_to_wait(emr: "EMRClient", settings: Settings, plan: RunPlan) -> list[str]:
-    """Return why a run must not create its cluster yet, one sentence per reason. Empty when it is the run's turn.
+def dataset_queue(s3: "S3Client", settings: Settings, dataset_uri: str) -> RunQueue:
+    """Return the queue of the runs of a dataset. It has one slot."""
+    digest = hashlib.sha256(dataset_uri.encode()).hexdigest()[:12]  # names of datasets are not unique
+    return RunQueue(
+        s3, settings.bucket, f"{LOCKS}/{settings.deployment}/datasets/{dataset_name(dataset_uri)[:100]}-{digest}"
+    )
 
-    Two runs that check within seconds of each other, before either has created its cluster, do not see each other.
-    Both then run. That costs twice as much but does no harm, because each run has its own folder.
+
+def cluster_queue(s3: "S3Client", settings: Settings) -> RunQueue:
+    """Return the queue of the runs that need a cluster. It has ORCHARD_MAX_RUNNING_CLUSTERS slots."""
+    return RunQueue(s3, settings.bucket, f"{LOCKS}/{settings.deployment}/clusters")
+
+
+def waiting(what: str, users: Sequence[str], reason: str) -> str:
+    """Return why a run waits, as one sentence.
+
+    >>> waiting("dataset s3://b/images/", ["run 'a' of fruit_features"], "next is this run")
+    "this run waits for dataset s3://b/images/, used by run 'a' of fruit_features; next is this run"
     """
-    tags = {tag["Key"]: tag["Value"] for tag in plan["cluster"]["Tags"]}
-    clusters = active_clusters(emr)
-    reasons = [
-        f"cluster {cluster} processes the same dataset, {plan['dataset_uri']}: this run waits until it terminates"
-        for cluster in clusters
-        if cluster.dataset == tags[DATASET_TAG] and cluster.run_id != tags[RUN_TAG]
-    ]
-    if len(clusters) >= settings.max_running_clusters:
-        reasons.append(
-            f"{len(clusters)} of Orchard's clusters are active, and ORCHARD_MAX_RUNNING_CLUSTERS is "
-            f"{settings.max_running_clusters}: this run waits until one terminates: {', '.join(map(str, clusters))}"
-        )
-    if not reasons:
-        log.info(
-            "preflight: %d of at most %d clusters are active, none on %s",
-            len(clusters),
-            settings.max_running_clusters,
-            plan["dataset_uri"],
-        )
-    return reasons
+    return f"this run waits for {what}, used by {', '.join(users) or 'no run'}; {reason}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The turn of a run on a dataset. `state_of_run` returns the state of another run, as Airflow reports it."""
+
+    s3: "S3Client"
+    emr: "EMRClient"
+    settings: Settings
+    dataset_uri: str
+    run: RunKey
+    state_of_run: StateOfRun
+
+    def take(self, now: datetime) -> list[str]:
+        """Take the turn, or confirm it. Return why the run must wait instead, one sentence per reason.
+
+        The run first gets its dataset, and then a slot for its cluster. It may have the first and wait for the second.
+        """
+        reasons = self.take_dataset(now)
+        if reasons:
+            # Otherwise a run that waits for the dataset and one that waits for the slot could wait for each other.
+            cluster_queue(self.s3, self.settings).leave(self.run)
+            return reasons
+        reasons = self._take_cluster_slot(now)
+        if not reasons:
+            log.info("turn: %s holds dataset %s and a cluster slot", self.run, self.dataset_uri)
+        return reasons
+
+    def _confirm(self) -> bool:
+        """Return whether the run has its turn, and confirm it, without a call to Airflow or EMR.
+
+        Another run that has just found that this run has ended can then no longer take its turn.
+        """
+        dataset = dataset_queue(self.s3, self.settings, self.dataset_uri)
+        return dataset.confirm(self.run) and cluster_queue(self.s3, self.settings).confirm(self.run)
+
+    def take_dataset(self, now: datetime) -> list[str]:
+        """Take only the dataset, or confirm it. Return why the run must wait instead, one sentence per reason."""
+        if self._confirm():
+            return []
+        queue = dataset_queue(self.s3, self.settings, self.dataset_uri)
+        taken = queue.taken_slots(self._has_ended)
+        reason = queue.take_slot(self.run, taken, 1, self._has_ended, now)
+        if reason is not None:
+            return [waiting(f"dataset {self.dataset_uri}", [str(slot.run) for slot in taken], reason)]
+        # The cluster of a run that has ended may still be active: its teardown failed, or the run was deleted.
+        return [
+            f"cluster {cluster} processes the same dataset, {self.dataset_uri}: this run waits until it terminates"
+            for cluster in active_clusters(self.emr)
+            if cluster.dataset == dataset_tag(self.dataset_uri) and not self._is_of(cluster, self.run)
+        ]
+
+    def release(self) -> None:
+        """Release the slots of the run, and delete its tickets."""
+        dataset_queue(self.s3, self.settings, self.dataset_uri).leave(self.run)
+        cluster_queue(self.s3, self.settings).leave(self.run)
+
+    def _take_cluster_slot(self, now: datetime) -> list[str]:
+        queue, limit = cluster_queue(self.s3, self.settings), self.settings.max_running_clusters
+        if queue.confirm(self.run):
+            return []
+        taken = queue.taken_slots(self._has_ended)
+        clusters = active_clusters(self.emr)
+        # A cluster without a slot belongs to another deployment, or to a run that has ended.
+        known = [self.run, *(slot.run for slot in taken)]
+        others = [cluster for cluster in clusters if not any(self._is_of(cluster, run) for run in known)]
+        reason = queue.take_slot(self.run, taken, limit - len(others), self._has_ended, now)
+        if reason is None:
+            return []
+        users = [*map(str, others), *(str(slot.run) for slot in taken)]
+        return [waiting(f"one of {limit} cluster slots (ORCHARD_MAX_RUNNING_CLUSTERS)", users, reason)]
+
+    def _is_of(self, cluster: ActiveCluster, run: RunKey) -> bool:
+        # Two deployments may have runs of the same run_id.
+        return (cluster.run_id, cluster.deployment) == (run_tag(run.run_id), self.settings.deployment)
+
+    def _has_ended(self, run: RunKey) -> bool:
+        # The run itself has not ended, whatever Airflow reports.
+        return run != self.run and has_ended(self.state_of_run(run.dag_id, run.run_id))

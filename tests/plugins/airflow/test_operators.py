@@ -1,5 +1,6 @@
 """The operators against a local AWS with injected faults."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,14 +8,23 @@ from airflow.sdk.exceptions import AirflowFailException
 from botocore.exceptions import ClientError
 
 from local_aws.client import LocalAwsClient
-from tests.local_aws.airflow_task import execute
+from orchard.airflow.operators import CLEAR_NUMBER
+from tests.local_aws.airflow_task import fire
 from tests.local_aws.user import User, bash
 from tests.plugins.airflow.tasks import (
+    DagRun,
+    TaskInstance,
     add_step,
+    cleared_run,
     clusters_gone,
     clusters_of_run,
     create_cluster,
+    defer,
+    execute,
+    plan_of,
+    resume,
     step_config,
+    take_turn,
     terminate_clusters,
     wait_until_ready,
 )
@@ -46,6 +56,7 @@ def test_a_terminating_cluster_is_not_adopted(user: User, request_: dict[str, An
 
 
 def test_a_new_cluster_is_not_described(local_aws: LocalAwsClient, request_: dict[str, Any]) -> None:
+    assert take_turn(request_) == []
     for code in ("AccessDeniedException", "ThrottlingException"):
         local_aws.fail("emr:DescribeCluster", code)
     assert execute(create_cluster(request_)).startswith("j-")
@@ -96,6 +107,104 @@ def test_a_step_for_a_terminated_cluster_fails_without_retry_and_reports_why_the
     terminated = user.run(bash("exit 0"))
     with pytest.raises(AirflowFailException, match=f"cluster {terminated} is TERMINATED .ALL_STEPS_COMPLETED"):
         execute(add_step(terminated, step_config("exit 0")))
+
+
+def test_a_cluster_is_created_only_when_it_is_the_runs_turn(user: User, request_: dict[str, Any]) -> None:
+    """The run has finished and its turn has gone to another run. Then a user clears `create_cluster`, no setup."""
+    execute(create_cluster(request_), TaskInstance("other"))
+    execute(terminate_clusters(request_))
+    (first,) = clusters_of_run(user, request_)
+    user.wait_for(first, "TERMINATED")
+    task = create_cluster(request_)
+    cleared = cleared_run()
+    deferred = defer(task, TaskInstance("own", {"other": "running"}), cleared)
+    assert clusters_of_run(user, request_) == [first]
+    created = resume(task, deferred, fire(deferred), TaskInstance("own", {"other": "success"}), cleared)
+    assert clusters_of_run(user, request_) == [created, first]
+    user.terminate(created)
+
+
+def test_a_run_does_not_wait_for_its_turn_for_ever(request_: dict[str, Any]) -> None:
+    execute(create_cluster(request_), TaskInstance("other"))
+    execute(terminate_clusters(request_))
+    with pytest.raises(AirflowFailException, match=r"waited for its turn for too long: this run waits for dataset"):
+        execute(
+            create_cluster(request_),
+            TaskInstance("own", {"other": "running"}),
+            DagRun(datetime.now(UTC) - timedelta(hours=25)),
+        )
+
+
+def test_a_step_whose_cluster_has_terminated_with_an_earlier_round_gets_a_new_cluster(
+    user: User, request_: dict[str, Any]
+) -> None:
+    old = execute(create_cluster(request_))
+    user.terminate(old)
+    user.wait_for(old, "TERMINATED")
+    cleared, plan = cleared_run(), plan_of(request_)
+    first = execute(add_step(old, step_config("exit 0"), plan), dag_run=cleared)
+    second = execute(add_step(old, step_config("exit 0"), plan), dag_run=cleared)
+    new, _ = clusters_of_run(user, request_)
+    assert {step["Id"] for step in user.steps(new)} == {first, second}
+    user.terminate(new)
+
+
+def test_a_step_does_not_get_a_second_cluster_in_a_round(user: User, request_: dict[str, Any]) -> None:
+    old = execute(create_cluster(request_))
+    user.terminate(old)
+    user.wait_for(old, "TERMINATED")
+    cleared, plan = cleared_run(), plan_of(request_)
+    execute(add_step(old, step_config("exit 0"), plan), dag_run=cleared)
+    new, _ = clusters_of_run(user, request_)
+    user.terminate(new)
+    user.wait_for(new, "TERMINATED")
+    with pytest.raises(AirflowFailException, match=f"cluster {new} is TERMINATED .USER_REQUEST"):
+        execute(add_step(old, step_config("exit 0"), plan), dag_run=cleared)
+    assert clusters_of_run(user, request_) == [new, old]
+
+
+def test_a_cleared_task_that_adds_a_step_gets_a_new_cluster_although_the_run_has_not_started_again(
+    user: User, request_: dict[str, Any]
+) -> None:
+    """A user clears `add_step` while the run is still active, for example while its teardown runs."""
+    step, plan = step_config("exit 0"), plan_of(request_)
+    old = execute(create_cluster(request_))
+    user.terminate(old)
+    user.wait_for(old, "TERMINATED")
+    with pytest.raises(AirflowFailException, match=f"cluster {old} is TERMINATED"):
+        execute(add_step(old, step, plan))
+    execute(add_step(old, step, plan), TaskInstance(was_cleared=True))
+    new, _ = clusters_of_run(user, request_)
+    assert [item["Name"] for item in user.steps(new)] == [step["Name"]]
+    user.terminate(new)
+
+
+@pytest.mark.parametrize("forgotten", ["j-0000000000000", "None"])
+def test_a_step_whose_cluster_emr_does_not_know_gets_a_new_one(
+    user: User, request_: dict[str, Any], forgotten: str
+) -> None:
+    """EMR forgets clusters after two months. Before a run has created one, the id of its cluster is None."""
+    step, plan = step_config("exit 0"), plan_of(request_)
+    execute(add_step(forgotten, step, plan))
+    (new,) = clusters_of_run(user, request_)
+    assert [item["Name"] for item in user.steps(new)] == [step["Name"]]
+    user.terminate(new)
+
+
+def test_a_step_is_added_with_the_number_of_clears_before_it(user: User, request_: dict[str, Any]) -> None:
+    step, plan = step_config("sleep 60"), plan_of(request_)
+    created, cleared = execute(create_cluster(request_)), cleared_run()
+    new = TaskInstance()
+    execute(add_step(created, step, plan), new, cleared)
+    assert new.xcoms[CLEAR_NUMBER] == 1
+    # A retry of the first attempt adopts the step, and so does the first attempt after a clear, which cancels the step.
+    retry, after_clear = TaskInstance(), TaskInstance(was_cleared=True)
+    retry.try_number = 2
+    for ti in (retry, after_clear):
+        execute(add_step(created, step, plan), ti, cleared)
+    assert (retry.xcoms[CLEAR_NUMBER], after_clear.xcoms[CLEAR_NUMBER]) == (1, 0)
+    assert len(user.steps(created)) == 1
+    user.terminate(created)
 
 
 def test_all_clusters_of_a_run_are_terminated_and_no_other(user: User, request_: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 import pytest
 
-from orchard.run.verdict import MarkedFailed, check_verdict
+from orchard.run.verdict import MarkedFailed, RunFailed, check_verdict
+
+DONE: dict[str, str | None] = {"pca.wait_step": "success", "publish": "success", "cluster_gone": "success"}
 
 
 def test_a_run_that_was_marked_failed_fails() -> None:
@@ -9,13 +11,29 @@ def test_a_run_that_was_marked_failed_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    "states",
+    ("changed", "named"),
     [
-        {"pca.wait_step": "success", "publish": "success"},
-        {"ingest.wait_step": "success", "publish": "skipped"},  # marked success
-        {"ingest.wait_step": "failed", "publish": "upstream_failed"},  # failed by itself, and so does the run
-        {"pca.wait_step": "success", "publish": "failed"},
+        ({"pca.wait_step": "failed", "publish": "upstream_failed"}, "pca.wait_step failed: see the logs"),
+        ({"publish": "failed"}, "publish failed: see the logs"),
+        ({"publish": "upstream_failed"}, "publish did not run: clear with downstream"),
     ],
 )
-def test_every_other_run_keeps_the_state_that_airflow_gives_it(states: dict[str, str | None]) -> None:
-    check_verdict(states)
+def test_a_run_fails_if_a_task_has_failed_or_could_not_run(changed: dict[str, str | None], named: str) -> None:
+    with pytest.raises(RunFailed, match=f"^the run has failed, because {named}$"):
+        check_verdict({**DONE, **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"pca.wait_step": "success", "publish": "skipped"},  # marked success
+        {"terminate_cluster": "failed"},  # the cluster is gone all the same
+        {"cluster_gone": "failed"},  # `verdict` has then checked it itself
+        {"cluster_gone": "failed", "publish": "skipped"},  # marked success
+        {"verdict": "failed"},  # its own earlier attempt
+        {"verdict": "running"},
+    ],
+)
+def test_every_other_run_succeeds(changed: dict[str, str | None]) -> None:
+    check_verdict({**DONE, **changed})

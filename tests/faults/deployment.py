@@ -1,5 +1,6 @@
 """A complete Orchard on this machine whose parts can be killed and restarted: local AWS, Airflow's four processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DAG = "fruit_features"
+# The name of the SNS topic of the alerts and of the queue that receives them.
+ALERTS = "alerts"
 RUN_TIMEOUT_SECONDS = 240
 DEFAULT_TIMEOUT_SECONDS = 90
 ACTIVE = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
@@ -49,6 +52,8 @@ class Run:
     deployment: "Deployment"
     run_id: str
     dataset_uri: str
+    # How often the run has ended as failed so far, as the test expects it.
+    failures: int = 0
 
     @property
     def path(self) -> str:
@@ -95,7 +100,9 @@ class Run:
         """Wait for an active cluster of the run, and return its id."""
         return str(wait_until(self.active_clusters, f"an active cluster of {self.run_id}")[0])
 
-    def wait_for_step(self, name: str, *states: str) -> tuple[str, str]:
+    def wait_for_step(
+        self, name: str, *states: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> tuple[str, str]:
         """Wait until a step is in one of the given states, and return the ids of its cluster and of the step."""
 
         def found() -> tuple[str, str] | None:
@@ -105,7 +112,7 @@ class Run:
                         return cluster_id, step["Id"]
             return None
 
-        ids: tuple[str, str] = wait_until(found, f"{self.run_id}: step {name} in {states}")
+        ids: tuple[str, str] = wait_until(found, f"{self.run_id}: step {name} in {states}", timeout_seconds)
         return ids
 
     def log(self, task_id: str) -> str:
@@ -129,10 +136,25 @@ class Run:
         """Set the state of the run, as in the UI."""
         self.deployment.api.call("PATCH", self.path, {"state": state})
 
-    def clear(self, *task_ids: str) -> None:
-        """Clear tasks and their downstream tasks, as in the UI."""
-        body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": list(task_ids), "include_downstream": True}
-        self.deployment.api.call("POST", f"dags/{DAG}/clearTaskInstances", {**body, "only_failed": False})
+    def clear(self, *task_ids: str, downstream: bool = True, only_failed: bool = False) -> None:
+        """Clear tasks, by default with their downstream tasks, as in the UI, and wait until the run is active."""
+        body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": list(task_ids)}
+        options = {"include_downstream": downstream, "only_failed": only_failed}
+        self.deployment.api.call("POST", f"dags/{DAG}/clearTaskInstances", {**body, **options})
+        self._wait_until_active()
+
+    def clear_run(self, *, only_failed: bool = False) -> None:
+        """Clear all tasks of the run, or all that failed, as in the UI, and wait until the run is active."""
+        self.deployment.api.call("POST", f"{self.path}/clear", {"dry_run": False, "only_failed": only_failed})
+        self._wait_until_active()
+
+    def times(self, task_id: str) -> tuple[datetime, datetime]:
+        """Return the start and the end of a task that has finished."""
+        task = self.task(task_id)
+        return datetime.fromisoformat(task["start_date"]), datetime.fromisoformat(task["end_date"])
+
+    def _wait_until_active(self) -> None:
+        wait_until(lambda: self.state() not in airflow.FINISHED, f"{self.run_id} to be active after it was cleared")
 
 
 @dataclass
@@ -145,6 +167,7 @@ class Deployment:
     env: dict[str, str]
     api: AirflowApi = field(init=False)
     datasets: int = 0
+    alerts: list[str] = field(default_factory=list)
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
 
     @property
@@ -213,11 +236,37 @@ class Deployment:
             self.s3.put_object(Bucket=aws.BUCKET, Key=prefix + file.relative_to(source).as_posix(), Body=content)
         return f"s3://{aws.BUCKET}/{prefix}"
 
-    def trigger(self, dataset_uri: str | None = None, logical_date: datetime | None = None, **params: Any) -> Run:
+    def trigger(
+        self,
+        dataset_uri: str | None = None,
+        logical_date: datetime | None = None,
+        run_after: datetime | None = None,
+        **params: Any,
+    ) -> Run:
         """Start a run. Without a dataset_uri it gets a new dataset."""
         uri = dataset_uri or self.new_dataset()
-        run_id = self.api.trigger(DAG, {"dataset_uri": uri, "n_components": 3, **params}, logical_date)
+        run_id = self.api.trigger(DAG, {"dataset_uri": uri, "n_components": 3, **params}, logical_date, run_after)
         return Run(self, run_id, uri)
+
+    def alerts_of(self, run: Run) -> list[str]:
+        """Return the alerts about a run that the team has received so far."""
+        sqs: Any = aws.client("sqs", self.aws_url)
+        queue = sqs.get_queue_url(QueueName=ALERTS)["QueueUrl"]
+        while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                self.alerts.append(json.loads(message["Body"])["Message"])
+                sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        return [alert for alert in self.alerts if f"run {run.run_id} of {DAG} " in alert]
+
+    def create_topic(self) -> str:
+        """Create the topic of the alerts and the queue that receives them, and return the topic's ARN."""
+        sns: Any = aws.client("sns", self.aws_url)
+        sqs: Any = aws.client("sqs", self.aws_url)
+        topic = str(sns.create_topic(Name=ALERTS)["TopicArn"])
+        queue = sqs.create_queue(QueueName=ALERTS)["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        return topic
 
     def published(self, dataset_uri: str) -> str | None:
         """Return the URI of the run of a dataset that readers of the tables see, or None."""
@@ -257,6 +306,7 @@ def build(folder: Path, build_dir: Path) -> Deployment:
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "ORCHARD_POLL_SECONDS": "3",
         "ORCHARD_READY_TIMEOUT_MINUTES": "2",
+        "ORCHARD_ALERT_TOPIC_ARN": deployment.create_topic(),
     }
     airflow.migrate_airflow(deployment.env, folder / "airflow-db.log")
     deployment.start(*AIRFLOW)

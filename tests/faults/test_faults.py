@@ -7,7 +7,7 @@ import pytest
 
 from orchard.storage import split_uri
 from tests.faults.conftest import Check
-from tests.faults.deployment import AIRFLOW, Deployment, wait_until
+from tests.faults.deployment import AIRFLOW, Deployment, Run, wait_until
 
 WAIT = "ingest.wait_step"
 
@@ -26,7 +26,7 @@ def test_a_step_raises(deployment: Deployment, check: Check) -> None:
 def test_a_step_is_killed(deployment: Deployment, check: Check) -> None:
     run = deployment.trigger()
     deployment.aws.kill_step(*run.wait_for_step("ingest", "RUNNING"))
-    check(run, "failed", cause=(WAIT, "Killed by signal 9"))
+    check(run, "failed", cause=(WAIT, "killed by signal 9"))
 
 
 @pytest.mark.slow
@@ -34,8 +34,8 @@ def test_a_failed_step_is_cleared_after_its_cluster_has_terminated(deployment: D
     run = deployment.trigger()
     deployment.aws.kill_step(*run.wait_for_step("ingest", "RUNNING"))
     assert run.wait_for_end() == "failed"
+    run.failures = 1
     run.clear("ingest.add_step")
-    wait_until(lambda: run.state() not in ("failed",), "the cleared run")
     check(run, "success", clusters=2)
 
 
@@ -146,7 +146,16 @@ def test_a_user_marks_the_run_failed_during_a_step(deployment: Deployment, check
     run = deployment.trigger()
     run.wait_for(WAIT, "deferred")
     run.mark("failed")
-    check(run, "failed")
+    check(run, "failed", cause=("verdict", "the run was marked failed"))
+
+
+@pytest.mark.slow
+def test_a_user_marks_the_run_failed_during_preflight(deployment: Deployment, check: Check) -> None:
+    deployment.aws.latency(8, on="emr:ListReleaseLabels")
+    run = deployment.trigger()
+    run.wait_for("preflight", "running")
+    run.mark("failed")
+    check(run, "failed", clusters=0)
 
 
 @pytest.mark.slow
@@ -204,15 +213,6 @@ def test_an_image_is_deleted_after_it_was_counted(deployment: Deployment, check:
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_dataset(deployment: Deployment, check: Check) -> None:
-    first = deployment.trigger()
-    second = deployment.trigger(first.dataset_uri)
-    assert first.wait_for_end() == "success"
-    check(second, "success")
-    assert len(first.clusters()) == 1
-
-
-@pytest.mark.slow
 def test_publish_is_killed(deployment: Deployment, check: Check) -> None:
     run = deployment.trigger()
     run.wait_for("publish", "running", timeout_seconds=180)
@@ -230,8 +230,27 @@ def test_aws_is_killed_during_a_step(deployment: Deployment, check: Check) -> No
 
 
 @pytest.mark.slow
-def test_the_run_is_late(deployment: Deployment, check: Check) -> None:
-    run = deployment.trigger(logical_date=datetime.now(UTC) - timedelta(hours=9))
-    alert = f"run {run.run_id} of fruit_features is still running 8 hours after its due time"
-    wait_until(lambda: alert in (deployment.folder / "triggerer.log").read_text(), "the alert")
+def test_a_nightly_run_is_late(deployment: Deployment, check: Check) -> None:
+    due = datetime.now(UTC) - timedelta(hours=9)
+    check_late(deployment.trigger(logical_date=due, run_after=due), check)
+
+
+@pytest.mark.slow
+def test_a_run_without_a_logical_date_is_late(deployment: Deployment, check: Check) -> None:
+    check_late(deployment.trigger(run_after=datetime.now(UTC) - timedelta(hours=9)), check)
+
+
+def check_late(run: Run, check: Check) -> None:
+    """Check that the team receives one alert about a run that is late, and that the run continues."""
+    alert = f"run {run.run_id} of fruit_features is still running 8 hours after its due time; http://"
+    wait_until(lambda: check.deployment.alerts_of(run), "the alert")
     check(run, "success")
+    (message,) = check.deployment.alerts_of(run)
+    assert message.startswith(alert)
+
+
+@pytest.mark.slow
+def test_plan_fails(deployment: Deployment, check: Check) -> None:
+    check(
+        deployment.trigger("s3://no-such-bucket-of-orchard/images/"), "failed", clusters=0, cause=("plan", "CannotList")
+    )

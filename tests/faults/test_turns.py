@@ -1,0 +1,90 @@
+"""The turns of runs that use one dataset, with real Airflow processes and real Spark steps."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+
+from tests.faults.conftest import Check
+from tests.faults.deployment import RUN_TIMEOUT_SECONDS, Deployment, Run
+
+pytestmark = pytest.mark.slow
+
+
+def assert_one_after_the_other(*runs: Run) -> None:
+    """Check that each run began to work only after the run before it had ended, by Airflow's and by EMR's times."""
+    for run in runs:
+        (cluster,) = run.clusters()
+        timeline = cluster["Status"]["Timeline"]
+        assert run.times("create_cluster")[0] <= timeline["CreationDateTime"]
+    for before, after in pairwise(runs):
+        # `verdict` gives the turn back, and so its end may be a moment later.
+        for task_id in ("publish", "terminate_cluster", "cluster_gone"):
+            assert before.times(task_id)[1] < after.times("create_cluster")[0]
+        assert before.times("verdict")[0] < after.times("wait_turn")[1]
+
+
+def test_two_runs_of_one_dataset(deployment: Deployment, check: Check) -> None:
+    first = deployment.trigger()
+    second = deployment.trigger(first.dataset_uri)
+    assert first.wait_for_end(timeout_seconds=2 * RUN_TIMEOUT_SECONDS) == "success"
+    check(second, "success")
+    assert_one_after_the_other(*sorted((first, second), key=lambda run: run.times("create_cluster")[0]))
+
+
+def test_two_runs_of_one_dataset_that_are_triggered_at_the_same_moment(deployment: Deployment, check: Check) -> None:
+    dataset_uri = deployment.new_dataset()
+    start = threading.Barrier(2)
+
+    def trigger(_: int) -> Run:
+        start.wait()
+        return deployment.trigger(dataset_uri)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(trigger, range(2)))
+    for run in runs:
+        assert run.wait_for_end(timeout_seconds=2 * RUN_TIMEOUT_SECONDS) == "success"
+    first, second = sorted(runs, key=lambda run: run.times("create_cluster")[0])
+    assert_one_after_the_other(first, second)
+    check(second, "success")
+
+
+def test_three_runs_of_one_dataset_work_in_the_order_in_which_they_came(deployment: Deployment, check: Check) -> None:
+    first = deployment.trigger()
+    first.wait_for("wait_turn", "success")
+    second = deployment.trigger(first.dataset_uri)
+    second.wait_for("wait_turn", "up_for_reschedule")
+    third = deployment.trigger(first.dataset_uri)
+    third.wait_for("wait_turn", "up_for_reschedule")
+    for run in (first, second, third):
+        assert run.wait_for_end(timeout_seconds=2 * RUN_TIMEOUT_SECONDS) == "success"
+    assert_one_after_the_other(first, second, third)
+    check(third, "success")
+
+
+def test_a_run_that_waits_is_marked_failed_and_another_that_fails_gives_its_turn_back(
+    deployment: Deployment, check: Check
+) -> None:
+    first = deployment.trigger()
+    first.wait_for("wait_turn", "success")
+    second = deployment.trigger(first.dataset_uri)
+    second.wait_for("wait_turn", "up_for_reschedule")
+    third = deployment.trigger(first.dataset_uri)
+    third.wait_for("wait_turn", "up_for_reschedule")
+    second.mark("failed")
+    deployment.aws.kill_step(*first.wait_for_step("ingest", "RUNNING"))
+    check(third, "success")
+    assert (first.state(), second.state()) == ("failed", "failed")
+    assert second.clusters() == []
+
+
+def test_a_run_that_has_the_turn_is_deleted_before_it_has_a_cluster(deployment: Deployment, check: Check) -> None:
+    deployment.aws.hang("emr:RunJobFlow", seconds=60)
+    first = deployment.trigger()
+    first.wait_for("create_cluster", "running")
+    second = deployment.trigger(first.dataset_uri)
+    second.wait_for("wait_turn", "up_for_reschedule")
+    deployment.api.request("DELETE", first.path)
+    deployment.aws.clear()
+    check(second, "success")

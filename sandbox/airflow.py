@@ -184,8 +184,9 @@ class AirflowApi:
         Raises:
             RequestFailed: Airflow rejects a parameter.
         """
-        times = {"logical_date": logical_date, "run_after": run_after}
-        body = {**{name: time and time.isoformat() for name, time in times.items()}, "conf": dict(params)}
+        body: dict[str, Any] = {"logical_date": logical_date and logical_date.isoformat(), "conf": dict(params)}
+        if run_after is not None:
+            body["run_after"] = run_after.isoformat()
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:

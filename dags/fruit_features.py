@@ -6,7 +6,7 @@ run.
 | task | what it does |
 |---|---|
 | `plan` | counts the images, names the run, builds the requests to EMR |
-| `preflight` | runs every possible check before money is spent |
+| `preflight` | checks everything that can be checked before money is spent |
 | `wait_turn` | waits while another run uses the dataset, and while the cluster limit is reached; the oldest is next |
 | `create_cluster`, `cluster_ready` | creates the cluster, waits until it accepts steps |
 | `ingest` | reads and verifies the images; each goes to the run's `images/` or, with a reason, to its `rejects/` |
@@ -145,7 +145,7 @@ def plan(*, params: Any = None, dag_run: Any = None) -> RunPlan:
 
 @task
 def preflight(plan: RunPlan) -> None:
-    """Run every possible check before money is spent."""
+    """Check everything that can be checked before money is spent."""
     check(Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr")), SETTINGS, plan)
 
 
@@ -242,7 +242,7 @@ def fruit_features() -> None:
     )
     cluster_id: Any = cluster_ready.output
     spark_steps: list[Any] = [spark_step.override(group_id=name)(name, planned, cluster_id) for name in STEPS]
-    # Where `create_cluster` or `cluster_ready` failed, its id is None: an XCom that was not pushed resolves to None.
+    # If `create_cluster` or `cluster_ready` failed, its id is None: Airflow resolves a missing XCom to None.
     run_clusters: dict[str, Any] = {
         "cluster_name": planned["cluster_name"],
         "known_ids": [created_id, cluster_id],

@@ -22,7 +22,7 @@ MAX_CAUSE_CHARACTERS = 1000
 
 
 def run_link(dag_id: str, run_id: str) -> str:
-    """Return the URL of a run in Airflow's UI, or why there is none."""
+    """Return the URL of a run in Airflow's UI, or a text that says why it is unknown."""
     base = airflow_identity()
     if not base:
         return "no link, because [api] base_url is not set in Airflow's configuration"
@@ -81,7 +81,7 @@ class FailedRunAlert:
     region: str
 
     def __call__(self, context: Mapping[str, Any]) -> None:
-        """Send the alert. The context is that of the run's last task."""
+        """Send the alert. `context` is the context of the run's last task."""
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
         message = f"run {run_id} of {dag_id} has failed: {first_cause(context)}; {run_link(dag_id, run_id)}"
         log.error("%s", message)
@@ -100,7 +100,7 @@ def first_cause(context: Mapping[str, Any]) -> str:
     """
     reason = str(context.get("reason", "Airflow gives no reason"))
     ti = context.get("ti")
-    if ti is None:  # Airflow could not load the run's last task
+    if ti is None:  # Airflow cannot load the run's last task
         return reason
     dag, run_id = context["dag"], context["run_id"]
     try:

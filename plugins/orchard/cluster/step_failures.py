@@ -139,7 +139,7 @@ def is_starters(file: StepLog) -> bool:
 def read_report(s3: "S3Client", uri: str, created: datetime) -> tuple[str, str, list[str]] | None:
     """Return the cause, the hint and the last lines of the report that a step wrote before it failed.
 
-    None if there is none, if it cannot be read, or if it is older than the step: then an earlier attempt wrote it.
+    Return None if the report is missing, unreadable or older than the step: an earlier attempt wrote an older one.
     """
     bucket, key = split_uri(uri)
     try:

@@ -53,13 +53,19 @@ def test_two_runs_of_one_dataset_that_are_triggered_at_the_same_moment(deploymen
     check(second, "success")
 
 
-def test_three_runs_of_one_dataset_work_in_the_order_in_which_they_came(deployment: Deployment, check: Check) -> None:
+def three_runs(deployment: Deployment) -> tuple[Run, Run, Run]:
+    """Trigger three runs of one dataset. The first has its turn, and the others wait in this order."""
     first = deployment.trigger()
     first.wait_for("wait_turn", "success")
     second = deployment.trigger(first.dataset_uri)
     second.wait_for("wait_turn", "up_for_reschedule")
     third = deployment.trigger(first.dataset_uri)
     third.wait_for("wait_turn", "up_for_reschedule")
+    return first, second, third
+
+
+def test_three_runs_of_one_dataset_work_in_the_order_in_which_they_came(deployment: Deployment, check: Check) -> None:
+    first, second, third = three_runs(deployment)
     for run in (first, second, third):
         assert run.wait_for_end(timeout_seconds=2 * RUN_TIMEOUT_SECONDS) == "success"
     assert_one_after_the_other(first, second, third)
@@ -69,12 +75,7 @@ def test_three_runs_of_one_dataset_work_in_the_order_in_which_they_came(deployme
 def test_a_run_that_waits_is_marked_failed_and_another_that_fails_gives_its_turn_back(
     deployment: Deployment, check: Check
 ) -> None:
-    first = deployment.trigger()
-    first.wait_for("wait_turn", "success")
-    second = deployment.trigger(first.dataset_uri)
-    second.wait_for("wait_turn", "up_for_reschedule")
-    third = deployment.trigger(first.dataset_uri)
-    third.wait_for("wait_turn", "up_for_reschedule")
+    first, second, third = three_runs(deployment)
     second.mark("failed")
     deployment.aws.kill_step(*first.wait_for_step("ingest", "RUNNING"))
     check(third, "success")

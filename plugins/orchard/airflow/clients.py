@@ -1,12 +1,13 @@
 """boto3 clients for EMR, from an operator's hook."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.emr import EmrHook
 from airflow.sdk.exceptions import AirflowFailException
 
+from orchard.cluster.emr_clusters import create_cluster
 from orchard.errors import is_final
 
 if TYPE_CHECKING:
@@ -38,3 +39,13 @@ def failing_at_once(prefix: str) -> Iterator[None]:
         if is_final(error):
             raise AirflowFailException(f"{prefix}{error}") from error
         raise
+
+
+def create_run_cluster(operator: Any, request: Mapping[str, Any]) -> str:
+    """Create a run's cluster, or adopt the active one of the same name. Return its id.
+
+    Raises:
+        AirflowFailException: EMR refuses the request, and would refuse it again.
+    """
+    with failing_at_once("EMR rejected the cluster: "):
+        return create_cluster(emr_client_without_retries(operator), request)

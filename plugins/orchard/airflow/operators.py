@@ -16,7 +16,13 @@ from airflow.providers.amazon.aws.operators.emr import (
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from orchard.airflow.clients import SEND_ONCE, emr_client, emr_client_without_retries, failing_at_once
+from orchard.airflow.clients import (
+    SEND_ONCE,
+    create_run_cluster,
+    emr_client,
+    emr_client_without_retries,
+    failing_at_once,
+)
 from orchard.airflow.links import persist_link
 from orchard.airflow.turns import is_first_attempt, round_start, wait_for_turn, was_cleared
 from orchard.cluster.emr_clusters import (
@@ -24,7 +30,6 @@ from orchard.cluster.emr_clusters import (
     EXISTING,
     TERMINATED,
     clusters_named,
-    create_cluster,
     describe_end,
     terminate_clusters_of_run,
 )
@@ -59,8 +64,8 @@ def submit_step(
     """Add a step to the run's cluster, or adopt the step of an earlier attempt.
 
     `cluster_id` may be a cluster that has terminated before the task was cleared, if `create_cluster` was not cleared.
-    In that case, the step is submitted to the run's current cluster. If there is none, one is created, which accepts
-    steps immediately.
+    In that case, the step is submitted to the run's current cluster. If the run has no active cluster, this creates
+    one: a new cluster accepts steps immediately.
 
     Raises:
         AirflowFailException: the cluster has terminated and the task was not cleared since, or EMR refuses the step.
@@ -76,8 +81,7 @@ def submit_step(
         end = _unexpected_end(operator, context, emr, cluster_id, plan["cluster_name"])
         if end is not None:
             raise AirflowFailException(f"{error}; cluster {end}") from error
-        with failing_at_once("EMR rejected the cluster: "):
-            created = create_cluster(emr, plan["cluster"])
+        created = create_run_cluster(operator, plan["cluster"])
         operator.log.info("cluster %s has terminated: step %s goes to cluster %s", cluster_id, step["Name"], created)
         with failing_at_once("EMR rejected the step: "):
             step_id, is_new = add_step(emr, created, step)
@@ -130,8 +134,7 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
     def execute(self, context: Context) -> str:
         wait_for_turn(self, context, self.settings, self.plan)
         request: Any = self.job_flow_overrides
-        with failing_at_once("EMR rejected the cluster: "):
-            cluster_id = self._job_flow_id = create_cluster(emr_client(self), request)
+        cluster_id = self._job_flow_id = create_run_cluster(self, request)
         persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
         return cluster_id
 

@@ -18,7 +18,7 @@ from airflow.sdk import Context, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
-from orchard.airflow.clients import emr_client, emr_client_without_retries, failing_at_once
+from orchard.airflow.clients import create_run_cluster, emr_client
 from orchard.airflow.links import StepLogsLink, persist_link
 from orchard.airflow.operators import submit_step
 from orchard.airflow.triggers import StepEndTrigger
@@ -30,13 +30,12 @@ from orchard.cluster.emr_clusters import (
     READY,
     TERMINATED,
     clusters_named,
-    create_cluster,
     describe_end,
     existing_clusters,
     is_worth_replacing,
     terminate_cluster,
 )
-from orchard.cluster.emr_steps import UNFINISHED, cancel_step, step_log_uri
+from orchard.cluster.emr_steps import CANCELLED, FAILED, UNFINISHED, cancel_step, step_log_uri
 from orchard.cluster.step_failures import LOG_WAIT, explain_failure
 from orchard.errors import is_final
 from orchard.run.verdict import check_verdict
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 # Airflow's timeout of the trigger exceeds the step's timeout by this margin, so that the trigger ends first.
 TIMEOUT_MARGIN_SECONDS = 60
-CANCELLED = ("CANCEL_PENDING", "CANCELLED")
-FAILED = ("FAILED", "INTERRUPTED", *CANCELLED)
 
 
 class StepFailed(AirflowFailException):
@@ -64,8 +61,8 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
     """Wait until the run's cluster accepts steps. Return its id.
 
     A cluster that fails to start for a reason that may be temporary is replaced, at most twice in a round of the run.
-    So is one that is not ready within `launch_timeout` of its own creation: EMR has no provisioning timeout for
-    On-Demand instances.
+    A cluster that is not ready within `launch_timeout` of its creation is also replaced: EMR has no provisioning
+    timeout for On-Demand instances.
     """
 
     aws_hook_class = EmrHook
@@ -140,8 +137,7 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
 
     def _create(self, context: Context) -> None:
         wait_for_turn(self, context, self.settings, self.plan)
-        with failing_at_once("EMR rejected the cluster: "):
-            create_cluster(emr_client_without_retries(self), self.request)
+        create_run_cluster(self, self.request)
 
 
 class StepEndSensor(EmrStepSensor):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNFINISHED = ("PENDING", "RUNNING", "CANCEL_PENDING")
+CANCELLED = ("CANCEL_PENDING", "CANCELLED")
+FAILED = ("FAILED", "INTERRUPTED", *CANCELLED)
 
 
 def add_step(emr: "EMRClient", cluster_id: str, step: Mapping[str, Any]) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 from orchard.cluster.instances import INSTANCE_TYPES
@@ -108,30 +109,16 @@ def _max_reject_ratio(value: object) -> float:
     return float(number)
 
 
-def _max_bytes(value: object) -> int:
-    number = _number(value)
-    if number is None or number != math.floor(number) or not 1 <= number <= LARGEST_MAX_BYTES:
-        raise ValueError(f"use a whole number from 1 to {LARGEST_MAX_BYTES}")
-    return int(number)
-
-
-def _max_pixels(value: object) -> int:
-    number = _number(value)
-    if number is None or number != math.floor(number) or number < 1:
-        raise ValueError("use a whole number from 1")
-    return int(number)
-
-
 def _instance_type(value: object) -> str:
     if not isinstance(value, str) or value not in INSTANCE_TYPES:
         raise ValueError(f"choose from {', '.join(INSTANCE_TYPES)}")
     return value
 
 
-def _core_instances(value: object) -> int:
+def _whole_number(value: object, largest: int | None = None) -> int:
     number = _number(value)
-    if number is None or number != math.floor(number) or not 1 <= number <= MAX_CORE_INSTANCES:
-        raise ValueError(f"use a whole number from 1 to {MAX_CORE_INSTANCES}")
+    if number is None or number != math.floor(number) or number < 1 or (largest is not None and number > largest):
+        raise ValueError("use a whole number from 1" + ("" if largest is None else f" to {largest}"))
     return int(number)
 
 
@@ -146,8 +133,8 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "dataset_uri": check_dataset_uri,
     "n_components": _n_components,
     "max_reject_ratio": _max_reject_ratio,
-    "max_bytes": _max_bytes,
-    "max_pixels": _max_pixels,
+    "max_bytes": partial(_whole_number, largest=LARGEST_MAX_BYTES),
+    "max_pixels": _whole_number,
     "instance_type": _instance_type,
-    "core_instances": _core_instances,
+    "core_instances": partial(_whole_number, largest=MAX_CORE_INSTANCES),
 }

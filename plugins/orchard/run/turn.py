@@ -97,15 +97,27 @@ class Turn:
 
         The run first gets its dataset, and then a slot for its cluster. It may have the first and wait for the second.
         """
-        reasons = self.take_dataset(now)
+        reasons = [] if self._confirm() else self._take_anew(now)
+        if not reasons:
+            log.info("turn: %s holds dataset %s and a cluster slot", self.run, self.dataset_uri)
+        return reasons
+
+    def take_dataset(self, now: datetime) -> list[str]:
+        """Take only the dataset, or confirm it. Return why the run must wait instead, one sentence per reason."""
+        return [] if self._confirm() else self._take_dataset_anew(now)
+
+    def release(self) -> None:
+        """Release the slots of the run, and delete its tickets."""
+        dataset_queue(self.s3, self.settings, self.dataset_uri).leave(self.run)
+        cluster_queue(self.s3, self.settings).leave(self.run)
+
+    def _take_anew(self, now: datetime) -> list[str]:
+        reasons = self._take_dataset_anew(now)
         if reasons:
             # Otherwise a run that waits for the dataset and one that waits for the slot could wait for each other.
             cluster_queue(self.s3, self.settings).leave(self.run)
             return reasons
-        reasons = self._take_cluster_slot(now)
-        if not reasons:
-            log.info("turn: %s holds dataset %s and a cluster slot", self.run, self.dataset_uri)
-        return reasons
+        return self._take_cluster_slot(now)
 
     def _confirm(self) -> bool:
         """Return whether the run has its turn, and confirm it, without a call to Airflow or EMR.
@@ -115,10 +127,7 @@ class Turn:
         dataset = dataset_queue(self.s3, self.settings, self.dataset_uri)
         return dataset.confirm(self.run) and cluster_queue(self.s3, self.settings).confirm(self.run)
 
-    def take_dataset(self, now: datetime) -> list[str]:
-        """Take only the dataset, or confirm it. Return why the run must wait instead, one sentence per reason."""
-        if self._confirm():
-            return []
+    def _take_dataset_anew(self, now: datetime) -> list[str]:
         queue = dataset_queue(self.s3, self.settings, self.dataset_uri)
         taken = queue.taken_slots(self._has_ended)
         reason = queue.take_slot(self.run, taken, 1, self._has_ended, now)
@@ -131,15 +140,8 @@ class Turn:
             if cluster.dataset == dataset_tag(self.dataset_uri) and not self._is_of(cluster, self.run)
         ]
 
-    def release(self) -> None:
-        """Release the slots of the run, and delete its tickets."""
-        dataset_queue(self.s3, self.settings, self.dataset_uri).leave(self.run)
-        cluster_queue(self.s3, self.settings).leave(self.run)
-
     def _take_cluster_slot(self, now: datetime) -> list[str]:
         queue, limit = cluster_queue(self.s3, self.settings), self.settings.max_running_clusters
-        if queue.confirm(self.run):
-            return []
         taken = queue.taken_slots(self._has_ended)
         clusters = active_clusters(self.emr)
         # A cluster without a slot belongs to another deployment, or to a run that has ended.

@@ -165,14 +165,20 @@ def test_the_clusters_of_an_earlier_round_do_not_count_as_attempts(
     assert clusters_of_run(user, request_)[0] == ready
 
 
-def test_a_step_of_an_earlier_cluster_is_submitted_to_the_present_one(user: User, request_: dict[str, Any]) -> None:
+def ended_step(user: User, request: dict[str, Any], step: dict[str, Any], state: str) -> tuple[str, str]:
+    """Run a step of a cluster until the step is in a state, and terminate the cluster. Return the ids of both."""
+    cluster_id = execute(create_cluster(request))
+    step_id = execute(add_step(cluster_id, step, plan_of(request)))
+    user.wait_for_step(cluster_id, step_id, state)
+    user.terminate(cluster_id)
+    user.wait_for(cluster_id, "TERMINATED")
+    return cluster_id, step_id
+
+
+def test_a_step_of_an_earlier_cluster_is_submitted_to_the_current_one(user: User, request_: dict[str, Any]) -> None:
     """A user clears `wait_step` alone: Airflow also clears the setups, and so creates a cluster, but not `add_step`."""
     step, plan = step_config("[ -e $HOME/ok ] || exit 3"), plan_of(request_)
-    old = execute(create_cluster(request_))
-    step_id = execute(add_step(old, step, plan))
-    user.wait_for_step(old, step_id, "FAILED")
-    user.terminate(old)
-    user.wait_for(old, "TERMINATED")
+    _, step_id = ended_step(user, request_, step, "FAILED")
     cleared = cleared_run()
     new = execute(create_cluster(request_), dag_run=cleared)
     step["HadoopJarStep"]["Args"][-1] = "exit 0"
@@ -195,11 +201,7 @@ def test_a_step_that_failed_in_an_earlier_round_gets_a_new_cluster_if_there_is_n
 ) -> None:
     """A user clears all failed tasks: `wait_step` is the first, and the setups are not among them."""
     step, plan = step_config("exit 3"), plan_of(request_)
-    old = execute(create_cluster(request_))
-    step_id = execute(add_step(old, step, plan))
-    user.wait_for_step(old, step_id, "FAILED")
-    user.terminate(old)
-    user.wait_for(old, "TERMINATED")
+    old, step_id = ended_step(user, request_, step, "FAILED")
     cleared = cleared_run()
     step["HadoopJarStep"]["Args"][-1] = "exit 0"
     deferred = defer(wait_step(old, step_id, step, plan), TaskInstance(was_cleared=True), cleared)
@@ -223,22 +225,14 @@ def test_a_step_that_was_lost_in_this_round_is_not_submitted_again(user: User, r
 
 def test_a_step_that_completed_in_an_earlier_round_is_not_submitted_again(user: User, request_: dict[str, Any]) -> None:
     step, plan = step_config("exit 0"), plan_of(request_)
-    old = execute(create_cluster(request_))
-    step_id = execute(add_step(old, step, plan))
-    user.wait_for_step(old, step_id, "COMPLETED")
-    user.terminate(old)
-    user.wait_for(old, "TERMINATED")
+    old, step_id = ended_step(user, request_, step, "COMPLETED")
     assert execute(wait_step(old, step_id, step, plan), dag_run=cleared_run()) == old
     assert clusters_of_run(user, request_) == [old]
 
 
 def test_a_cleared_step_waits_in_the_triggerer_until_it_is_the_runs_turn(user: User, request_: dict[str, Any]) -> None:
     step, plan = step_config("exit 3"), plan_of(request_)
-    old = execute(create_cluster(request_))
-    step_id = execute(add_step(old, step, plan))
-    user.wait_for_step(old, step_id, "FAILED")
-    user.terminate(old)
-    user.wait_for(old, "TERMINATED")
+    old, step_id = ended_step(user, request_, step, "FAILED")
     assert take_turn(request_, TaskInstance("other", {"run": "failed"})) == []
     cleared = cleared_run()
     ti = TaskInstance("run", {"other": "running"}, was_cleared=True)

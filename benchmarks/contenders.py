@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from orchard_spark.parts import Part
 
 PCA_COMPONENTS = 50
 BATCH_IMAGES = 8
@@ -117,7 +121,7 @@ def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
     from orchard_spark import images, mobilenet, parts, schemas
 
     model = mobilenet.load(Path(model_file).read_bytes())
-    found = parts.find(ingested, schemas.IMAGES)
+    found = parts_in(ingested)
     seconds: dict[str, float] = {}
     ended = time.monotonic()
 
@@ -127,7 +131,7 @@ def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
         seconds[phase] = seconds.get(phase, 0.0) + ended - started
 
     for part in found:
-        with parts.Writer(f"file://{target}/{part.name}", schemas.FEATURES) as writer:
+        with parts.Writer(f"file://{target}", schemas.FEATURES) as writer:
             for batch in parts.read(part, features.COLUMNS, features.BATCH_ROWS):
                 end("read")
                 decoded = [images.decode(content.as_py())[0] for content in batch["content"]]
@@ -142,6 +146,16 @@ def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
                 end("write")
         end("write")
     return {f"{phase}_us": round(duration * 1e6 / parts.count_rows(found), 1) for phase, duration in seconds.items()}
+
+
+def parts_in(folder: str) -> "list[Part]":
+    """Return the Parquet files of a local folder, as the steps list them."""
+    import pyarrow.parquet as pq
+
+    from orchard_spark.parts import Part
+
+    files = sorted(Path(folder.removeprefix("file://")).glob("*.parquet"))
+    return [Part(f"file://{file}", pq.read_metadata(file).num_rows, file.stat().st_size) for file in files]
 
 
 def write_features(target: str) -> dict[str, float]:
@@ -168,11 +182,11 @@ def write_features(target: str) -> dict[str, float]:
 def our_fit(features: str) -> dict[str, float]:
     """The fit of the pca step: seconds from an open session to the components."""
     import pca
-    from orchard_spark import moments, parts, schemas, step
+    from orchard_spark import moments, parts, step
 
     with step.spark_context("benchmark") as context:
         started = time.monotonic()
-        found = parts.find(features, schemas.FEATURES)
+        found = parts_in(features)
         usage = parts.task_usage(context)
         sums = pca.moments(context, found, usage)
         moments.fit(sums, PCA_COMPONENTS)

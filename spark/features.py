@@ -1,6 +1,7 @@
 """Step 2: MobileNetV2 features of every image of a run.
 
-Reads `images/` of the run folder; writes `features/` (1280 float32 per image) and `features.metrics.json`.
+Reads the files of `images/` that the ingest step lists. Writes `features/` (1280 float32 per image) and
+`features.metrics.json`.
 """
 
 import logging
@@ -88,6 +89,7 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
     """Run the step and return its metrics.
 
     Raises:
+        step.StepUnfinished: the ingest step has not finished.
         mobilenet.WrongModel: the file is not a model that model/export.py wrote.
         step.LostRows: the number of features differs from the number of images.
     """
@@ -98,19 +100,21 @@ def run(run_uri: str, model_uri: str) -> dict[str, object]:
         mobilenet.load(content)  # a wrong file fails once, here, instead of in every task
         model = context.broadcast(content)
         inferences, usage = context.accumulator(0), parts.task_usage(context)
-        inputs = parts.find(f"{run_uri}/images", schemas.IMAGES)
+        inputs = step.files_of(step.read_metrics(run_uri, "ingest"), "images")
         rows_in = parts.count_rows(inputs)
         log.info("features: %d images in %d files, model %s", rows_in, len(inputs), name)
 
         def featurise(part: parts.Part) -> Iterator[pa.RecordBatch]:
             return featurise_part(part, mobilenet.load(model.value), name, run_id, inferences)
 
-        rows_out = parts.write_dataset(context, inputs, featurise, f"{run_uri}/features", schemas.FEATURES, usage)
+        written = parts.write_dataset(context, inputs, featurise, f"{run_uri}/features", schemas.FEATURES, usage)
+        rows_out = parts.count_rows(written)
         if rows_out != rows_in:
             raise step.LostRows(f"{rows_in} images, but {rows_out} features in {run_uri}")
         return step.write_metrics(
             run_uri,
             "features",
+            files={"features": written},
             rows_in=rows_in,
             rows_out=rows_out,
             started=started,

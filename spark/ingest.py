@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -148,34 +149,36 @@ def file_count(rows: int, total_bytes: int, task_slots: int) -> int:
 
 
 def write_inventory(inventory: pa.Table, uri: str, files: int) -> list[parts.Part]:
-    """Replace the INVENTORY with this number of files of equal size, and return them.
+    """Write the INVENTORY into this number of files of equal size, and return them.
 
     Neighbours in a listing often take a similar time, so they go to different files, and therefore to different tasks.
     """
-    objects.clear(uri)
-    written = []
-    for number in range(files):
-        rows = inventory.take(np.arange(number, inventory.num_rows, files))
-        written.append(parts.Part(f"{uri}/part-{number:05}.parquet", rows.num_rows))
-        objects.write_table(written[-1].uri, rows)
-    return written
+    numbers = (np.arange(number, inventory.num_rows, files) for number in range(files))
+    return [parts.write_table(uri, inventory.take(rows)) for rows in numbers]
 
 
-def write_outcomes(
-    part: parts.Part, outcomes: Iterable[pa.RecordBatch], images_uri: str, rejects_uri: str
-) -> Counter[str]:
-    """Write images and rejects of one file of the INVENTORY; return the object count per reason ("" for images)."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a task wrote: its files, None where it has no rows, and the object count per reason ("" for images)."""
+
+    images: parts.Part | None
+    rejects: parts.Part | None
+    counts: Counter[str]
+
+
+def write_outcomes(outcomes: Iterable[pa.RecordBatch], images_uri: str, rejects_uri: str) -> Outcome:
+    """Write the images and the rejects of one file of the INVENTORY."""
     counts: Counter[str] = Counter()
     with (
-        parts.Writer(f"{images_uri}/{part.name}", schemas.IMAGES) as images_writer,
-        parts.Writer(f"{rejects_uri}/{part.name}", schemas.REJECTS) as rejects_writer,
+        parts.Writer(images_uri, schemas.IMAGES) as images_writer,
+        parts.Writer(rejects_uri, schemas.REJECTS) as rejects_writer,
     ):
         for batch in outcomes:
             is_image = pc.is_null(batch["reason"])
             images_writer.write(batch.filter(is_image).select(schemas.IMAGES.names))
             rejects_writer.write(batch.filter(pc.invert(is_image)).select(schemas.REJECTS.names))
             counts.update(reason or "" for reason in batch["reason"].to_pylist())
-    return counts
+    return Outcome(images_writer.part, rejects_writer.part, counts)
 
 
 def run(
@@ -191,7 +194,7 @@ def run(
         objects.BadUri, dataset.BadDatasetUri: see `dataset.checked_uri`.
         NoImages: the prefix contains no image.
         AllForbidden: S3 denies every object.
-        TooManyRejects: the share of rejects exceeds the limit; `rejects/` is written, `images/` is not.
+        TooManyRejects: the share of rejects exceeds the limit. `rejects/` is written.
         step.LostRows: images and rejects do not add up to the listing.
     """
     started = time.monotonic()
@@ -212,23 +215,19 @@ def run(
         files = file_count(listed, bytes_listed, context.defaultParallelism)
         log.info("ingest: %d objects (%.1f MB) below %s, %d files", listed, bytes_listed / 1e6, input_uri, files)
         written = write_inventory(inventory, f"{run_uri}/inventory", files)
-        for uri in (images_uri, rejects_uri):
-            objects.clear(uri)
 
-        def ingest_part(part: parts.Part) -> Counter[str]:
-            return write_outcomes(part, verify_part(part, max_pixels), images_uri, rejects_uri)
+        def ingest_part(part: parts.Part) -> Outcome:
+            return write_outcomes(verify_part(part, max_pixels), images_uri, rejects_uri)
 
         usage = parts.task_usage(context)
-        counts = sum(parts.map_tasks(context, ingest_part, written, usage).collect(), Counter())
+        outcomes = parts.map_tasks(context, ingest_part, written, usage).collect()
+        counts = sum((outcome.counts for outcome in outcomes), Counter())
         images_written = counts.pop("", 0)
         rejected = sum(counts.values())
-        parts.write_schema_if_empty(rejects_uri, schemas.REJECTS, rejected)
         if counts["forbidden"] == listed:
             raise AllForbidden(input_uri, listed, rejects_uri)
         if rejected / listed > max_reject_ratio:
-            objects.clear(images_uri)
             raise TooManyRejects(counts, listed, max_reject_ratio, rejects_uri)
-        parts.write_schema_if_empty(images_uri, schemas.IMAGES, images_written)
         if images_written + rejected != listed:
             raise step.LostRows(
                 f"{listed} objects listed, but {images_written} images and {rejected} rejects in {run_uri}"
@@ -236,6 +235,10 @@ def run(
         return step.write_metrics(
             run_uri,
             "ingest",
+            files={
+                "images": [outcome.images for outcome in outcomes if outcome.images is not None],
+                "rejects": [outcome.rejects for outcome in outcomes if outcome.rejects is not None],
+            },
             rows_in=listed,
             rows_out=images_written,
             started=started,
@@ -245,7 +248,6 @@ def run(
             ignored=ignored,
             bytes_in=bytes_listed,
             input_uri=objects.absolute(input_uri),
-            files=files,
         )
 
 

@@ -1,7 +1,7 @@
 """Step 3: centred PCA of a run's features.
 
-Reads `features/` of the run folder; writes `embeddings/` (one vector per image), `pca_model/` (one row) and
-`pca.metrics.json`.
+Reads the files of `features/` that the features step lists. Writes `embeddings/` (one vector per image), `pca_model/`
+(one row) and `pca.metrics.json`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import objects, parts, schemas, step
+from orchard_spark import parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments, Pca, fit
 from orchard_spark.prefetch import prefetch
 
@@ -123,13 +123,15 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
     """Run the step and return its metrics.
 
     Raises:
+        step.StepUnfinished: the features step has not finished.
         CannotFit: see `orchard_spark.moments.fit`.
         step.LostRows: the number of embeddings differs from the number of features.
     """
     started = time.monotonic()
     run_id = step.run_id(run_uri)
     with step.running(run_uri, "pca") as context:
-        features = parts.find(f"{run_uri}/features", schemas.FEATURES)
+        features_metrics = step.read_metrics(run_uri, "features")
+        features = step.files_of(features_metrics, "features")
         fit_usage, embed_usage = parts.task_usage(context), parts.task_usage(context)
         pca = fit(moments(context, features, fit_usage), n_components)
         explained_variance = float(pca.explained_variance_ratio_.sum())
@@ -142,7 +144,7 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
         )
         fitted = context.broadcast(pca)
         rows_in = parts.count_rows(features)
-        rows_out = parts.write_dataset(
+        written = parts.write_dataset(
             context,
             features,
             lambda part: embed(part, fitted.value, run_id),
@@ -150,13 +152,14 @@ def run(run_uri: str, n_components: float) -> dict[str, object]:
             schemas.EMBEDDINGS,
             embed_usage,
         )
+        rows_out = parts.count_rows(written)
         if not rows_in == pca.n_samples_ == rows_out:
             raise step.LostRows(f"{rows_in} features, {pca.n_samples_} in the fit, {rows_out} embeddings in {run_uri}")
-        model = next(parts.read(features[0], ["model"], 1))["model"][0].as_py()
-        objects.write_table(f"{run_uri}/pca_model/part-00000.parquet", pca_model_table(pca, model, run_id))
+        pca_model = parts.write_table(f"{run_uri}/pca_model", pca_model_table(pca, features_metrics["model"], run_id))
         return step.write_metrics(
             run_uri,
             "pca",
+            files={"embeddings": written, "pca_model": [pca_model]},
             rows_in=rows_in,
             rows_out=rows_out,
             started=started,

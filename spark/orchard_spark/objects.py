@@ -11,12 +11,8 @@ from urllib.parse import urlsplit
 
 import boto3
 import obstore
-import pyarrow as pa
-import pyarrow.parquet as pq
 from botocore.credentials import Credentials, RefreshableCredentials
 from obstore.store import LocalStore, ObjectStore, S3Store
-
-from orchard_spark.schemas import parquet_options
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -100,20 +96,6 @@ def store(root: str) -> ObjectStore:
     )
 
 
-def list_files(uri: str) -> list[str]:
-    """Return the URIs of the files below a folder, sorted, without those that Spark hides (`_SUCCESS`, `_temporary/`).
-
-    Not for folders that users fill: obstore's listing fails at keys such as `a//b.jpg`.
-    """
-    root, prefix = split(uri.rstrip("/") + "/")
-    paths = (str(item["path"]) for page in obstore.list(store(root), prefix) for item in page)
-    return sorted(f"{root}/{path}" for path in paths if not _is_hidden(path[len(prefix) :]))
-
-
-def _is_hidden(path: str) -> bool:
-    return any(name.startswith(("_", ".")) for name in path.split("/"))
-
-
 class RangedFile(io.RawIOBase):
     """A read-only file that reads ranges of an object or file, so that its whole content need not fit in memory."""
 
@@ -165,22 +147,8 @@ def upload(uri: str, file: str) -> None:
     obstore.put(store(root), key, Path(file))
 
 
-def clear(uri: str) -> None:
-    """Delete the files below a folder that a step wrote."""
-    root, _ = split(uri)
-    if files := list_files(uri):
-        obstore.delete(store(root), [split(file)[1] for file in files])
-
-
 def delete(uri: str) -> None:
     """Delete one object or file, if it exists."""
     root, key = split(uri)
     with suppress(FileNotFoundError):
         obstore.delete(store(root), key)
-
-
-def write_table(uri: str, table: pa.Table) -> None:
-    """Write a table as one Parquet object or file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **parquet_options(table.schema))
-    write(uri, sink.getvalue().to_pybytes())

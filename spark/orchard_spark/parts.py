@@ -1,4 +1,9 @@
-"""The part files of a Parquet dataset. Each task reads one and writes one of the same name into the output dataset.
+"""The Parquet files of a dataset. Each task reads some and writes one.
+
+A task can run more than once: after an error, when its executor is lost, or for speculation. Two attempts can even run
+at the same time. So each attempt writes a file of its own, under a name that is never used again, and nothing is ever
+overwritten or deleted. Spark returns the result of one attempt of each task to the driver. The files of these attempts
+are the dataset; the step lists them in its metrics, and readers ignore all others.
 
 Spark schedules the tasks and reruns the tasks of lost executors, but the data do not pass through it. Spark's own
 Parquet reader packs and splits files by bytes, which makes tasks uneven. DataFrames copy each row through the JVM, and
@@ -8,9 +13,10 @@ loading the query planner and compiler takes longer than the work on thousands o
 import resource
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -25,7 +31,6 @@ from orchard_spark.turns import scratch_folder
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FOOTER_THREADS = 16
 # The size of a request to S3 and of a column's read buffer: a whole column of images can be 128 MiB.
 BUFFER_BYTES = 4 * 1024**2
 # How much a writer collects before it compresses. Large row groups are fast to read, but take about twice this memory.
@@ -34,15 +39,11 @@ ROW_GROUP_BYTES = 16 * 1024**2
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file of a dataset. Datasets skip empty files."""
+    """A Parquet file of a dataset, with its number of rows and its size in bytes. No file of a dataset is empty."""
 
     uri: str
     rows: int
-
-    @property
-    def name(self) -> str:
-        """The file's name, which is the same in every dataset derived from this file."""
-        return self.uri.rsplit("/", 1)[-1]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -66,26 +67,6 @@ def task_usage(context: SparkContext) -> Accumulator[list[TaskUsage]]:
     return context.accumulator([], _TaskUsages())
 
 
-def find(uri: str, schema: pa.Schema) -> list[Part]:
-    """Return the files of a dataset, sorted by name, without empty files; each must have the columns of the schema.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        WrongColumns: a file has other columns.
-    """
-
-    def read_footer(file: str) -> Part:
-        with pq.ParquetFile(objects.RangedFile(file)) as parquet:
-            schemas.check_columns(parquet.schema_arrow, schema, file)
-            return Part(file, parquet.metadata.num_rows)
-
-    files = [file for file in objects.list_files(uri) if file.endswith(".parquet")]
-    if not files:
-        raise FileNotFoundError(f"no Parquet file below {uri}")
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return [part for part in pool.map(read_footer, files) if part.rows]
-
-
 def count_rows(parts: Iterable[Part]) -> int:
     """Return the total number of rows of the files."""
     return sum(part.rows for part in parts)
@@ -97,25 +78,29 @@ def read(
     """Yield the rows of a file, in order, in batches of at most `batch_rows`.
 
     A batch that stays within one row group has at most its bytes.
+
+    Raises:
+        WrongColumns: the file lacks a column.
     """
     with pq.ParquetFile(objects.RangedFile(part.uri), buffer_size=BUFFER_BYTES) as parquet:
+        schemas.check_columns(parquet.schema_arrow, columns, part.uri)
         groups = [[group] for group in range(parquet.num_row_groups)] if within_row_groups else [None]
         for group in groups:
             yield from parquet.iter_batches(batch_rows, group, columns=list(columns), use_threads=False)
 
 
 class Writer:
-    """Writes one Parquet file batch by batch; the file is uploaded only when complete, and never after an error.
+    """Writes one Parquet file of a dataset, batch by batch, under a name that no other writer uses.
 
-    If no rows are written, there is no file, and the file of an earlier attempt of the same task is deleted.
-
-    The file grows in Spark's scratch folder on the local disk, so that a worker holds one row group and not the whole
-    file. `rows` counts the rows written.
+    The file is uploaded only when complete, and never after an error. `part` is the file when it is uploaded, and None
+    if no rows were written. The file grows in Spark's scratch folder on the local disk, so that a worker holds one row
+    group and not the whole file.
     """
 
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self.uri = uri
-        self.rows = 0
+    def __init__(self, dataset_uri: str, schema: pa.Schema) -> None:
+        self.part: Part | None = None
+        self._uri = f"{dataset_uri}/part-{uuid.uuid4().hex}.parquet"
+        self._rows = 0
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         self._buffered_bytes = 0
@@ -129,7 +114,7 @@ class Writer:
         """Add the rows of a batch, which has the columns of the schema. A large batch is a row group of its own."""
         if self._batches and self._buffered_bytes + batch.nbytes > ROW_GROUP_BYTES:
             self._write_row_group()
-        self.rows += batch.num_rows
+        self._rows += batch.num_rows
         self._batches.append(batch)
         self._buffered_bytes += batch.nbytes
         if self._buffered_bytes >= ROW_GROUP_BYTES:
@@ -146,11 +131,24 @@ class Writer:
             if kind is None and self._batches:
                 self._write_row_group()
             self._parquet.close()
-            if kind is None and self.rows:
+            if kind is None and self._rows:
                 self._file.flush()
-                objects.upload(self.uri, self._file.name)
-            elif kind is None:
-                objects.delete(self.uri)
+                objects.upload(self._uri, self._file.name)
+                self.part = Part(self._uri, self._rows, Path(self._file.name).stat().st_size)
+
+
+def write_table(dataset_uri: str, table: pa.Table) -> Part:
+    """Write a table as one file of a dataset.
+
+    Raises:
+        ValueError: the table has no rows.
+    """
+    with Writer(dataset_uri, table.schema) as writer:
+        for batch in table.to_batches():
+            writer.write(batch)
+    if writer.part is None:
+        raise ValueError(f"no rows to write into {dataset_uri}")
+    return writer.part
 
 
 def map_tasks(
@@ -178,22 +176,13 @@ def write_dataset(
     uri: str,
     schema: pa.Schema,
     usage: Accumulator[list[TaskUsage]],
-) -> int:
-    """Replace a dataset with the results of a function, one file per input file, and return the number of rows."""
+) -> list[Part]:
+    """Write the results of a function, one file per input file, and return the files in the order of the inputs."""
 
-    def write_part(part: Part) -> int:
-        with Writer(f"{uri}/{part.name}", schema) as writer:
+    def write_part(part: Part) -> Part | None:
+        with Writer(uri, schema) as writer:
             for batch in function(part):
                 writer.write(batch)
-        return writer.rows
+        return writer.part
 
-    objects.clear(uri)
-    rows = sum(map_tasks(context, write_part, inputs, usage).collect())
-    write_schema_if_empty(uri, schema, rows)
-    return rows
-
-
-def write_schema_if_empty(uri: str, schema: pa.Schema, rows: int) -> None:
-    """Write an empty file into a dataset without rows, so that readers find its columns."""
-    if not rows:
-        objects.write_table(f"{uri}/part-00000.parquet", schema.empty_table())
+    return [part for part in map_tasks(context, write_part, inputs, usage).collect() if part is not None]

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +28,10 @@ _LIBRARIES = ("ai-edge-litert", "numpy", "obstore", "pillow", "pyarrow")
 
 class LostRows(RuntimeError):
     """A step's output rows do not add up to its input rows."""
+
+
+class StepUnfinished(RuntimeError):
+    """An earlier step has not written its metrics, which list its files."""
 
 
 def run_id(run_uri: str) -> str:
@@ -104,10 +109,30 @@ def _report(context: SparkContext, name: str, done: threading.Event) -> None:
                 )
 
 
+def read_metrics(run_uri: str, step: str) -> dict[str, Any]:
+    """Return the content of a step's metrics file.
+
+    Raises:
+        StepUnfinished: there is none.
+    """
+    uri = f"{run_uri.rstrip('/')}/{step}.metrics.json"
+    try:
+        metrics: dict[str, Any] = json.loads(objects.read(uri))
+    except FileNotFoundError as error:
+        raise StepUnfinished(f"{uri} does not exist: the step {step} has to finish first") from error
+    return metrics
+
+
+def files_of(metrics: Mapping[str, Any], dataset: str) -> list[parts.Part]:
+    """Return the files of a dataset from the metrics of the step that wrote it."""
+    return [parts.Part(**file) for file in metrics["files"][dataset]]
+
+
 def write_metrics(
     run_uri: str,
     step: str,
     *,
+    files: Mapping[str, Sequence[parts.Part]],
     rows_in: int,
     rows_out: int,
     started: float,
@@ -116,13 +141,14 @@ def write_metrics(
 ) -> dict[str, object]:
     """Write `<step>.metrics.json` into the run folder, log it, and return its content.
 
+    `files` has the files of each dataset that the step wrote. A file that is not among them is not part of the dataset.
     `started` is `time.monotonic()` at the start of the step; `passes` has the tasks of each pass over the data.
     `task_seconds` is the sum over the passes of their longest task; `task_skew` is the longest task over the median
     task, in the pass with the highest skew. `details` are added unchanged.
     """
     seconds = time.monotonic() - started
     durations = [[task.seconds for task in tasks] for tasks in passes if tasks]
-    metrics = {
+    metrics: dict[str, object] = {
         "step": step,
         "run_id": run_id(run_uri),
         "rows_in": rows_in,
@@ -141,6 +167,7 @@ def write_metrics(
             **{library: version(library) for library in _LIBRARIES},
         },
     }
-    objects.write(f"{run_uri.rstrip('/')}/{step}.metrics.json", json.dumps(metrics, indent=2).encode())
     log.info("%s: done: %s", step, json.dumps(metrics))
+    metrics["files"] = {name: [asdict(part) for part in dataset] for name, dataset in files.items()}
+    objects.write(f"{run_uri.rstrip('/')}/{step}.metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics

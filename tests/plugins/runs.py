@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,16 +88,22 @@ class Run:
         return pa.Table.from_pylist([{key: row[key] for key in schema.names} for row in rows], schema=schema)
 
     def write(self, s3: "S3Client", steps: tuple[str, ...] = ("ingest", "features", "pca")) -> None:
-        """Write what the given steps write, in place of what is there."""
+        """Write what the given steps write, beside the files of earlier attempts."""
         folder = Path(tempfile.mkdtemp())
         try:
-            self._run_steps(f"file://{folder}")
+            written = self._run_steps(f"file://{folder}")
             for step in steps:
-                for name in DATASETS[step]:
-                    self._replace(s3, folder / name)
-                self.put(s3, f"{step}.metrics.json", json.dumps(self.metrics(step)).encode())
+                files = {name: [self._upload(s3, part) for part in written[name]] for name in DATASETS[step]}
+                self.put(s3, f"{step}.metrics.json", json.dumps({**self.metrics(step), "files": files}).encode())
         finally:
             shutil.rmtree(folder)
+
+    def files(self, s3: "S3Client", dataset: str) -> list[dict[str, Any]]:
+        """Return the files of a dataset as its step lists them."""
+        (step,) = [step for step, names in DATASETS.items() if dataset in names]
+        content = s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{step}.metrics.json")["Body"].read()
+        files: list[dict[str, Any]] = json.loads(content)["files"][dataset]
+        return files
 
     def metrics(self, step: str) -> dict[str, Any]:
         """Return the metrics of a step, with the run's changes."""
@@ -129,18 +135,24 @@ class Run:
     def _features(self, number: int) -> list[float]:
         return [float(sum(self.name.encode())), float(number), 0.5, 0.25]
 
-    def _run_steps(self, uri: str) -> None:
-        """Write the run's folder with the steps' own functions, each Spark task as a plain call."""
+    def _run_steps(self, uri: str) -> dict[str, list[parts.Part]]:
+        """Write the run's folder with the steps' own functions, each Spark task as a plain call. Return the files."""
         listed = [self._listed(number) for number in range(self.images + self.rejects)]
         inventory = pa.Table.from_pylist(listed, schema=schemas.INVENTORY)
-        for part in ingest.write_inventory(inventory, f"{uri}/inventory", min(FILES, len(listed))):
-            outcomes = ingest.in_batches(self._outcomes(part))
-            ingest.write_outcomes(part, outcomes, f"{uri}/images", f"{uri}/rejects")
-        parts.write_schema_if_empty(f"{uri}/rejects", schemas.REJECTS, self.rejects)
-        for part in parts.find(f"{uri}/images", schemas.IMAGES):
-            write(f"{uri}/features/{part.name}", schemas.FEATURES, self._featurise(part))
-        for part in parts.find(f"{uri}/features", schemas.FEATURES):
-            write(f"{uri}/embeddings/{part.name}", schemas.EMBEDDINGS, pca.embed(part, FITTED, self.name))
+        outcomes = [
+            ingest.write_outcomes(ingest.in_batches(self._outcomes(part)), f"{uri}/images", f"{uri}/rejects")
+            for part in ingest.write_inventory(inventory, f"{uri}/inventory", min(FILES, len(listed)))
+        ]
+        images = [outcome.images for outcome in outcomes if outcome.images]
+        featurised = [write(f"{uri}/features", schemas.FEATURES, self._featurise(part)) for part in images]
+        return {
+            "rejects": [outcome.rejects for outcome in outcomes if outcome.rejects],
+            "features": featurised,
+            "embeddings": [
+                write(f"{uri}/embeddings", schemas.EMBEDDINGS, pca.embed(part, FITTED, self.name))
+                for part in featurised
+            ],
+        }
 
     def _outcomes(self, part: parts.Part) -> Iterator[dict[str, Any]]:
         for batch in parts.read(part, schemas.INVENTORY.names, FILES):
@@ -164,20 +176,16 @@ class Run:
             values = np.array([self._features(number) for number in numbers], np.float32)
             yield features.features_batch(batch, values, MODEL, self.name)
 
-    def _replace(self, s3: "S3Client", folder: Path) -> None:
-        """Replace a dataset on S3 by a local one."""
-        prefix = f"{self.prefix}/{folder.name}/"
-        for item in s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", []):
-            s3.delete_object(Bucket=self.bucket, Key=item["Key"])
-        for file in folder.iterdir():
-            self.put(s3, f"{folder.name}/{file.name}", file.read_bytes())
+    def _upload(self, s3: "S3Client", part: parts.Part) -> dict[str, Any]:
+        """Copy a local file to the same place below the run's folder on S3."""
+        dataset, name = part.uri.rsplit("/", 2)[1:]
+        self.put(s3, f"{dataset}/{name}", Path(part.uri.removeprefix("file://")).read_bytes())
+        return {**asdict(part), "uri": f"{self.uri}/{dataset}/{name}"}
 
 
-def write(uri: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+def write(uri: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> parts.Part:
     """Write one file of a dataset, as a task of a step does."""
-    with parts.Writer(uri, schema) as writer:
-        for batch in batches:
-            writer.write(batch)
+    return parts.write_table(uri, pa.Table.from_batches(batches, schema))
 
 
 def parquet(table: pa.Table) -> bytes:

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyspark import SparkContext
 
 from orchard_spark import objects
 from sandbox import pictures
-from tests.spark.ingested import write_images
+from tests.spark.ingested import read_files, write_ingested
 
 
 @pytest.fixture
@@ -65,16 +64,14 @@ def images(tmp_path: Path, rendered: Path) -> Path:
 @pytest.fixture
 def ingested(rendered: Path, run_uri: str) -> str:
     """The URI of a run whose ingest step has written the 24 pictures into two files."""
-    write_images(rendered, f"{run_uri}/images")
+    write_ingested(rendered, run_uri)
     return run_uri
 
 
 @pytest.fixture
 def read() -> Callable[[str], pa.Table]:
-    def read_dataset(uri: str) -> pa.Table:
-        return pq.read_table(uri.removeprefix("file://"))
-
-    return read_dataset
+    """Read a dataset of a run by its URI."""
+    return lambda uri: read_files(*uri.rsplit("/", 1))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import ingest
 import pca
 from orchard_spark import dataset, failure, mobilenet, moments, objects, parts, schemas, step
 from orchard_spark.failure import Cause, cause_of, cause_of_job
+from tests.spark.ingested import write_files
 
 
 def read_record(run_uri: str, name: str) -> dict[str, Any]:
@@ -52,8 +53,7 @@ def test_a_failed_task_is_recorded_as_the_exception_of_its_worker(
 ) -> None:
     rows = read(f"{ingested}/images").to_pylist()
     rows[3]["content"] = b"\xff\xd8\xff broken"
-    objects.clear(f"{ingested}/images")
-    objects.write_table(f"{ingested}/images/part-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.IMAGES))
+    write_files(ingested, "ingest", "images", [pa.Table.from_pylist(rows, schema=schemas.IMAGES)])
     with pytest.raises(Py4JJavaError):
         features.run(ingested, str(model_file))
     record = read_record(ingested, "features")
@@ -64,7 +64,7 @@ def test_a_failed_task_is_recorded_as_the_exception_of_its_worker(
 
 
 def test_pca_leaves_a_record_too(run_uri: str) -> None:
-    objects.write_table(f"{run_uri}/features/part-00000.parquet", schemas.FEATURES.empty_table())
+    write_files(run_uri, "features", "features", [])
     with pytest.raises(moments.CannotFit):
         pca.run(run_uri, 2)
     record = read_record(run_uri, "pca")

@@ -7,8 +7,9 @@ from pyspark import SparkContext
 from sklearn.decomposition import PCA
 
 import pca
-from orchard_spark import objects, parts, schemas
+from orchard_spark import objects, parts, schemas, step
 from orchard_spark.moments import CannotFit, Moments
+from tests.spark.ingested import write_files
 
 Read = Callable[[str], pa.Table]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -22,7 +23,8 @@ def matrix(rows: int) -> Matrix:
 
 
 def write_features(run_uri: str, values: Matrix, files: int = 3) -> None:
-    for number, part in enumerate(np.array_split(np.arange(len(values)), files)):
+    tables = []
+    for part in np.array_split(np.arange(len(values)), min(files, len(values))):
         columns = {
             "path": [f"s3://b/Kiwi/{row}.jpg" for row in part],
             "label": ["Kiwi"] * len(part),
@@ -32,7 +34,8 @@ def write_features(run_uri: str, values: Matrix, files: int = 3) -> None:
             "model": ["m"] * len(part),
             "run_id": ["run-1"] * len(part),
         }
-        objects.write_table(f"{run_uri}/features/part-{number}.parquet", pa.table(columns, schema=schemas.FEATURES))
+        tables.append(pa.table(columns, schema=schemas.FEATURES))
+    write_files(run_uri, "features", "features", tables, model="m")
 
 
 def vectors_by_row(table: pa.Table) -> Matrix:
@@ -63,18 +66,11 @@ def test_embeddings_and_model_equal_scikit_learns(run_uri: str, read: Read, n_co
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
 
 
-def test_empty_files_are_skipped(run_uri: str, read: Read) -> None:
-    write_features(run_uri, matrix(4), files=6)
-    assert pca.run(run_uri, 2)["rows_out"] == 4
-    assert np.isfinite(vectors_by_row(read(f"{run_uri}/embeddings"))).all()
-
-
-def test_many_files_are_added_up_reproducibly_by_one_task_per_slot(
-    run_uri: str, read: Read, context: SparkContext
-) -> None:
+def test_many_files_are_added_up_reproducibly_by_one_task_per_slot(run_uri: str, context: SparkContext) -> None:
     values = matrix(40)
     write_features(run_uri, values, files=18)
-    found, usage = parts.find(f"{run_uri}/features", schemas.FEATURES), parts.task_usage(context)
+    found = step.files_of(step.read_metrics(run_uri, "features"), "features")
+    usage = parts.task_usage(context)
     sums, again = (pca.moments(context, found, usage) for _ in range(2))
     whole = Moments.of(values)
     assert sums.n == 40

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from pyiceberg.table import Table
 from orchard.run.plan import RunPlan
 from orchard.run.summary import InconsistentRun, read_metrics, summarise, write_summary
 from orchard.settings import Settings
-from orchard.storage import split_uri
 from orchard.tables.catalog import DATASET_URI, INGESTED, RUN_ID, RUN_URI, SNAPSHOTS, TABLES, RunOrigin, open_table
 from orchard.tables.commit import commit
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
+
+WRITE_AGAIN = "Clear the step's add_step with downstream to write the files again"
 
 
 def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str) -> dict[str, Any]:
@@ -46,14 +48,14 @@ def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunP
         "embeddings": summary["embeddings_rows"],
     }
     tables = {name: open_table(catalog, settings, name) for name in TABLES}
-    files = {name: data_files(s3, table, f"{run_uri}/{name}") for name, table in tables.items()}
     # Check all tables before the first commit.
+    files = {name: data_files(table, metrics.files(name)) for name, table in tables.items()}
     for name, expected in rows.items():
         found = sum(file.record_count for file in files[name])
         if found != expected:
             raise InconsistentRun(
-                f"{run_uri} is not published: the {len(files[name])} files in {name}/ contain {found} rows, but the "
-                f"step's metrics count {expected}. Clear the step's add_step with downstream to write the files again"
+                f"{run_uri} is not published: the {len(files[name])} files of {name} contain {found} rows, but the "
+                f"step's metrics count {expected}. {WRITE_AGAIN}"
             )
     origin = RunOrigin(plan["dataset_uri"], metrics.ingested.isoformat())
     snapshots: dict[str, int] = {}
@@ -75,23 +77,28 @@ def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunP
     return summary
 
 
-def data_files(s3: "S3Client", table: Table, uri: str) -> list[DataFile]:
-    """Return the Parquet files of a folder as Iceberg data files. Empty files are skipped; only footers are read.
+def data_files(table: Table, listed: Sequence[Mapping[str, Any]]) -> list[DataFile]:
+    """Return the files that a step lists in its metrics as Iceberg data files. Only footers are read.
 
     Raises:
-        InconsistentRun: a file does not have the table's columns.
+        InconsistentRun: a file is missing, has another size or number of rows than listed, or does not fit the table.
     """
-    bucket, prefix = split_uri(f"{uri}/")
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])]
-    # Unfinished output is in subfolders, and readers of Parquet skip hidden files.
-    names = [name for name in names if name.endswith(".parquet") and "/" not in name and name[0] not in "_."]
+    name = ".".join(table.name())
 
-    def data_file(name: str) -> DataFile:
+    def data_file(file: Mapping[str, Any]) -> DataFile:
         try:
-            return parquet_file_to_data_file(table.io, table.metadata, f"{uri}/{name}")
+            found = parquet_file_to_data_file(table.io, table.metadata, file["uri"])
+        except FileNotFoundError as error:
+            raise InconsistentRun(f"{file['uri']} does not exist, but its step lists it. {WRITE_AGAIN}") from error
         except ValueError as error:
-            raise InconsistentRun(f"{uri}/{name} does not fit table {'.'.join(table.name())}: {error}") from error
+            raise InconsistentRun(f"{file['uri']} does not fit table {name}: {error}") from error
+        sizes = (found.record_count, found.file_size_in_bytes)
+        if sizes != (file["rows"], file["bytes"]):
+            raise InconsistentRun(
+                f"{file['uri']} has {sizes[0]} rows and {sizes[1]} bytes, but its step lists {file['rows']} rows and "
+                f"{file['bytes']} bytes: another program has changed it. {WRITE_AGAIN}"
+            )
+        return found
 
     with ThreadPoolExecutor() as pool:
-        return [file for file in pool.map(data_file, names) if file.record_count]
+        return list(pool.map(data_file, listed))

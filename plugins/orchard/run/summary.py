@@ -1,7 +1,7 @@
 """The summary of a run: the metrics of its steps, checked against each other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,13 @@ class Metrics:
 
     steps: Mapping[str, Mapping[str, Any]]
     ingested: datetime
+
+    def files(self, dataset: str) -> Sequence[Mapping[str, Any]]:
+        """Return the files of a dataset that a step wrote: each with its `uri`, `rows` and `bytes`."""
+        found: Sequence[Mapping[str, Any]] = next(
+            step["files"][dataset] for step in self.steps.values() if dataset in step["files"]
+        )
+        return found
 
 
 def read_metrics(s3: "S3Client", run_uri: str) -> Metrics:

@@ -383,9 +383,6 @@ def test_a_run_with_redone_steps_is_published_once_with_the_sizes_of_its_new_fil
     assert [run.run_id for run in runs] == [first.name]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="redone steps reuse file names, and a data file of the same name keeps its old statistics"
-)
 def test_a_run_that_is_redone_after_its_dataset_changed_has_the_counts_and_sizes_of_its_new_files(
     deployed: Deployment, first: Run
 ) -> None:
@@ -405,30 +402,46 @@ def test_a_run_without_rejects_removes_those_of_the_previous_run(deployed: Deplo
     assert deployed.shows(clean)
 
 
-def test_a_file_left_by_an_earlier_attempt_is_reported_before_any_table_changes(
-    deployed: Deployment, first: Run
-) -> None:
+def test_a_file_that_no_step_lists_is_not_published(deployed: Deployment, first: Run) -> None:
     first.write(deployed.s3)
-    first.put(deployed.s3, "embeddings/part-00000-left.parquet", parquet(first.rows("embeddings")))
-    with pytest.raises(InconsistentRun, match="files in embeddings/ contain 10 rows, but the step's metrics count 5"):
-        deployed.publish(first, write=False)
-    assert [deployed.table(name).snapshots() for name in TABLES] == [[], [], []]
-    assert "Contents" not in deployed.s3.list_objects_v2(Bucket=first.bucket, Prefix=f"{first.prefix}/summary.json")
-
-
-@pytest.mark.parametrize("name", ["_temporary/0/part-0.parquet", "_part-0.parquet", ".part-0.parquet", "notes.txt"])
-def test_unfinished_and_hidden_files_are_skipped(deployed: Deployment, first: Run, name: str) -> None:
-    first.write(deployed.s3)
-    first.put(deployed.s3, f"features/{name}", parquet(first.rows("features")))
+    first.put(deployed.s3, "embeddings/part-of-another-attempt.parquet", parquet(first.rows("embeddings")))
     deployed.publish(first, write=False)
     assert deployed.shows(first)
 
 
-def test_a_file_with_other_columns_is_named(deployed: Deployment, first: Run) -> None:
+def test_files_with_fewer_rows_than_the_step_counts_are_reported_before_any_table_changes(
+    deployed: Deployment, first: Run
+) -> None:
+    odd = replace(first, changed_metrics={"ingest": {"rejects": 2, "rows_in": 7}})
+    with pytest.raises(InconsistentRun, match="the 1 files of rejects contain 1 rows, but the step's metrics count 2"):
+        deployed.publish(odd)
+    assert [deployed.table(name).snapshots() for name in TABLES] == [[], [], []]
+    assert "Contents" not in deployed.s3.list_objects_v2(Bucket=first.bucket, Prefix=f"{first.prefix}/summary.json")
+
+
+@pytest.fixture
+def features_key(deployed: Deployment, first: Run) -> str:
+    """The key of a file of a run's features. The run is not published."""
     first.write(deployed.s3)
+    return split_uri(first.files(deployed.s3, "features")[0]["uri"])[1]
+
+
+def test_a_listed_file_with_other_columns_is_named(deployed: Deployment, first: Run, features_key: str) -> None:
     wrong = first.rows("features").slice(0, 2).rename_columns([*first.rows("features").column_names[:-1], "run"])
-    first.put(deployed.s3, "features/part-00000.parquet", parquet(wrong))
-    with pytest.raises(InconsistentRun, match=r"features/part-00000\.parquet does not fit table"):
+    deployed.s3.put_object(Bucket=first.bucket, Key=features_key, Body=parquet(wrong))
+    with pytest.raises(InconsistentRun, match=rf"{features_key} does not fit table"):
+        deployed.publish(first, write=False)
+
+
+def test_a_listed_file_that_has_changed_is_named(deployed: Deployment, first: Run, features_key: str) -> None:
+    deployed.s3.put_object(Bucket=first.bucket, Key=features_key, Body=parquet(first.rows("features")))
+    with pytest.raises(InconsistentRun, match=rf"{features_key} has 5 rows and \d+ bytes, but its step lists 3 rows"):
+        deployed.publish(first, write=False)
+
+
+def test_a_listed_file_that_is_missing_is_named(deployed: Deployment, first: Run, features_key: str) -> None:
+    deployed.s3.delete_object(Bucket=first.bucket, Key=features_key)
+    with pytest.raises(InconsistentRun, match=rf"{features_key} does not exist, but its step lists it"):
         deployed.publish(first, write=False)
 
 

@@ -1,0 +1,224 @@
+"""The steps on executors in processes of their own, which run a task twice or die. Each file is written once."""
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark import SparkContext
+
+import features
+import ingest
+import pca
+from local_aws.client import LocalAwsClient
+from local_aws.emr.standalone import Executors, Standalone
+from orchard_spark import objects, parts, schemas, step
+from sandbox import pictures
+from tests.conftest import ROOT
+from tests.spark.ingested import read_files, write_files, write_ingested
+
+NUMBERS = pa.schema([("number", pa.int64())])
+SLOW_SECONDS = 4
+
+
+@contextmanager
+def spark_settings(**settings: str) -> Iterator[None]:
+    """Settings of each Spark context that is created meanwhile."""
+    SparkContext._ensure_initialized()
+    system: Any = SparkContext._jvm.java.lang.System  # type: ignore[union-attr]
+    before = {name: system.getProperty(name) for name in settings}
+    for name, value in settings.items():
+        system.setProperty(name, value)
+    yield
+    for name, value in before.items():
+        if value is None:
+            system.clearProperty(name)
+        else:
+            system.setProperty(name, value)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[list[Any]]:
+    """The two worker processes of a standalone cluster, which the steps of the test use; one task slot each."""
+    cluster = Standalone(Executors(2, 1, 1024), tmp_path / "spark")
+    cluster.start()
+    settings = {
+        "spark.master": cluster.url,
+        "spark.executor.memory": "512m",
+        "spark.executorEnv.PYTHONPATH": f"{ROOT}/spark:{ROOT}",
+        **cluster.settings(),
+    }
+    with spark_settings(**settings):
+        yield cluster._processes[1:]
+    cluster.stop()
+
+
+def files_in(folder: Path) -> set[str]:
+    return {f"file://{file}" for file in folder.glob("*.parquet")}
+
+
+def sum_of_numbers(written: list[parts.Part]) -> int:
+    return sum(sum(batch["number"].to_pylist()) for part in written for batch in parts.read(part, ["number"], 100))
+
+
+def write_numbers(folder: str, tasks: int) -> list[parts.Part]:
+    """Write one file for each task, with the task's number as its only row."""
+    return [parts.write_table(folder, pa.table({"number": [number]}, schema=NUMBERS)) for number in range(tasks)]
+
+
+def test_of_two_attempts_at_the_same_time_only_the_winners_file_is_listed(workers: list[Any], tmp_path: Path) -> None:
+    speculation = {
+        "spark.speculation": "true",
+        "spark.speculation.interval": "100ms",
+        "spark.speculation.multiplier": "1.1",
+        "spark.speculation.quantile": "0.5",
+        "spark.speculation.minTaskRuntime": "100ms",
+        "spark.task.reaper.enabled": "false",  # an attempt that has lost runs to its end
+    }
+    inputs, output, slow = write_numbers(f"file://{tmp_path}/in", 6), tmp_path / "out", tmp_path / "slow"
+
+    def copy(part: parts.Part) -> Iterator[pa.RecordBatch]:
+        for batch in parts.read(part, ["number"], 100):
+            if batch["number"][0].as_py() == 0 and not slow.exists():
+                slow.touch()  # the first attempt of the first task
+                end = time.monotonic() + SLOW_SECONDS
+                while time.monotonic() < end:  # Spark interrupts a thread that sleeps
+                    pass
+            yield batch
+
+    with spark_settings(**speculation), step.spark_context("test") as context:
+        usage = parts.task_usage(context)
+        written = parts.write_dataset(context, inputs, copy, f"file://{output}", NUMBERS, usage)
+        time.sleep(SLOW_SECONDS)  # the loser may write its file, too
+    assert len(written) == 6
+    assert sum_of_numbers(written) == 15
+    assert {part.uri for part in written} <= files_in(output)
+
+
+def test_a_task_whose_upload_is_lost_writes_another_file(
+    workers: list[Any], steps_bucket: str, aws_url: str, tmp_path: Path
+) -> None:
+    inputs, output = write_numbers(f"file://{tmp_path}/in", 2), f"s3://{steps_bucket}/out"
+    failed = tmp_path / "failed"
+
+    def copy(part: parts.Part) -> Iterator[pa.RecordBatch]:
+        yield from parts.read(part, ["number"], 100)
+
+    def write(part: parts.Part) -> parts.Part | None:
+        with parts.Writer(output, NUMBERS) as writer:
+            for batch in copy(part):
+                writer.write(batch)
+        if not failed.exists():
+            failed.touch()
+            raise OSError("the answer to the upload is lost")
+        return writer.part
+
+    with spark_settings(**{"spark.executorEnv.AWS_ENDPOINT_URL": aws_url}), step.spark_context("test") as context:
+        written = parts.map_tasks(context, write, inputs, parts.task_usage(context)).collect()
+    assert sum_of_numbers([part for part in written if part]) == 1
+    listed = objects_below(output)
+    assert len(listed) == 3
+    assert {part.uri for part in written if part} <= listed
+
+
+def objects_below(uri: str) -> set[str]:
+    import obstore
+
+    root, prefix = objects.split(uri)
+    return {f"{root}/{item['path']}" for page in obstore.list(objects.store(root), prefix) for item in page}
+
+
+@pytest.mark.parametrize("megabytes", [0.01, 24], ids=["one-request", "in-parts"])
+def test_an_upload_whose_answer_is_lost_fails_or_has_written_the_whole_file(
+    steps_bucket: str, aws_url: str, megabytes: float
+) -> None:
+    faults, uri = LocalAwsClient(aws_url), f"s3://{steps_bucket}/out"
+    numbers = np.random.default_rng(1).integers(0, 2**62, int(megabytes * 1e6 / 8))
+    table = pa.table({"number": numbers}, schema=NUMBERS)
+    written = []
+    for call in itertools.count(1):
+        rule = faults.lose_answer("s3", [call])
+        try:
+            written.append(parts.write_table(uri, table))
+        except Exception as error:  # noqa: BLE001  # whatever the client raises
+            assert uri in str(error) or "out/part-" in str(error)
+        (lost,) = [fault for fault in faults.faults() if fault["id"] == rule]
+        faults.remove(rule)
+        if not lost["affected"]:
+            break
+    assert call >= 2
+    for part in written:
+        assert sum(batch.num_rows for batch in parts.read(part, ["number"], 10**6)) == part.rows == len(numbers)
+    assert len({part.uri for part in written}) == len(written)
+
+
+def kill(worker: Any) -> None:
+    """Kill a worker with its executor and the task that it runs."""
+    worker.send(signal.SIGKILL)
+
+
+def killing(worker: Any, seconds: float, is_reached: Callable[[], bool]) -> threading.Thread:
+    """Kill a worker some seconds after a condition is true, from a thread."""
+
+    def wait_and_kill() -> None:
+        while not is_reached():
+            time.sleep(0.05)
+        time.sleep(seconds)
+        kill(worker)
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def check_once(table: pa.Table, expected: int) -> None:
+    assert table.num_rows == expected
+    assert len(set(table["path"].to_pylist())) == expected
+
+
+def test_ingest_survives_a_worker(workers: list[Any], images: Path, run_uri: str, tmp_path: Path) -> None:
+    pictures.write_dataset(images, per_class=40)
+    folder = tmp_path / "run-1"
+    thread = killing(workers[0], 0, lambda: len(files_in(folder / "inventory")) == 2)
+    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
+    thread.join()
+    assert workers[0].code is not None
+    assert metrics["rows_out"] == metrics["rows_in"]
+    check_once(read_files(run_uri, "images"), int(str(metrics["rows_in"])))
+
+
+def test_features_survive_a_worker(
+    workers: list[Any], ingested: str, rendered: Path, model_file: Path, tmp_path: Path
+) -> None:
+    write_ingested(rendered, ingested, files=8)
+    thread = killing(workers[0], 0, lambda: bool(files_in(tmp_path / "run-1/features")))
+    metrics = features.run(ingested, str(model_file))
+    thread.join()
+    assert workers[0].code is not None
+    assert metrics["rows_out"] == 24
+    check_once(read_files(ingested, "features"), 24)
+
+
+def test_pca_survives_a_worker(workers: list[Any], run_uri: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    tables = []
+    for number in range(8):
+        names = [f"{number}-{row}" for row in range(4000)]
+        columns = {name: names for name in ("path", "label", "etag", "sha256", "model", "run_id")}
+        columns["features"] = schemas.to_list_array(rng.random((4000, 1280), np.float32))
+        tables.append(pa.table(columns, schema=schemas.FEATURES))
+    write_files(run_uri, "features", "features", tables, model="m")
+    thread = killing(workers[0], 0, lambda: bool(files_in(tmp_path / "run-1/embeddings")))
+    metrics = pca.run(run_uri, 3)
+    thread.join()
+    assert workers[0].code is not None
+    assert metrics["rows_out"] == 32_000
+    check_once(read_files(run_uri, "embeddings"), 32_000)

@@ -47,7 +47,7 @@ test-slow: release-parts ## Run the slow tests
 	@$(RUN) -m pytest -m slow
 
 .PHONY: test-faults
-test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 40 minutes)
+test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 45 minutes)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile tests/faults
 
 .PHONY: bench

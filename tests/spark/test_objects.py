@@ -43,7 +43,7 @@ def test_a_ranged_file_reads_like_any_other_file(tmp_path: Path) -> None:
 
 def test_a_written_table_is_read_through_a_ranged_file(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/numbers.parquet"
-    objects.write_table(uri, pa.table({"number": [0, 1, 2]}))
+    pq.write_table(pa.table({"number": [0, 1, 2]}), tmp_path / "numbers.parquet")
     assert pq.ParquetFile(objects.RangedFile(uri)).read()["number"].to_pylist() == [0, 1, 2]
 
 

@@ -30,6 +30,10 @@ help: ## List the targets
 demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder of class folders]
 	@$(RUN) -m demo $(if $(value DATA),--data $(call quoted,DATA))
 
+.PHONY: demo-nights
+demo-nights: release-parts ## Run four nights of one dataset on this machine [DATA=folder of class folders]
+	@$(RUN) -m demo.nights $(if $(value DATA),--data $(call quoted,DATA))
+
 .PHONY: up
 up: release-parts ## Start the local AWS and the Airflow UI [DATA=folder AWS_PORT=5000 WEB_PORT=8080]
 	@$(RUN) -m sandbox.up $(if $(value DATA),--data $(call quoted,DATA)) --aws-port $(AWS_PORT) --web-port $(WEB_PORT)
@@ -52,7 +56,7 @@ test-faults: release-parts ## Inject faults into a complete Orchard and print th
 
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]
-	@PYTHONPATH=plugins $(RUN) -m benchmarks.run $(if $(value DATA),--data $(call quoted,DATA))
+	@PYTHONPATH=plugins:spark $(RUN) -m benchmarks.run $(if $(value DATA),--data $(call quoted,DATA))
 
 .PHONY: lint
 lint: setup ## Check style, types and generated files

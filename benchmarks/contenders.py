@@ -140,7 +140,7 @@ def phases(ingested: str, model_file: str, target: str) -> dict[str, float]:
                 end("resize")
                 values = np.stack(list(model.features(pixels)))
                 end("inference")
-                rows = features.features_batch(batch, values, "model", "run")
+                rows = features.features_batch(batch["sha256"], values, "model", "run")
                 end("arrow")
                 writer.write(rows)
                 end("write")
@@ -172,9 +172,8 @@ def write_features(target: str) -> dict[str, float]:
     for number, count in enumerate(len(part) for part in np.array_split(np.arange(FEATURE_ROWS), FEATURE_FILES)):
         noise = rng.normal(size=(count, FEATURE_COLUMNS)).astype(np.float32)
         values = np.maximum(rng.normal(size=(count, 100)).astype(np.float32) @ mixing / 10 + noise, 0)
-        texts = {name: [f"{name} {row}" for row in range(count)] for name in ("path", "label", "etag", "sha256")}
-        columns = {**texts, "features": schemas.to_list_array(values)}
-        columns |= {"model": ["m"] * count, "run_id": ["r"] * count}
+        columns = {"sha256": [f"{number:08x}{row:056x}" for row in range(count)], "model": ["m"] * count}
+        columns |= {"features": schemas.to_list_array(values), "run_id": ["r"] * count}
         pq.write_table(pa.table(columns), folder / f"part-{number}.parquet")
     return {"rows": FEATURE_ROWS}
 
@@ -183,10 +182,14 @@ def our_fit(features: str) -> dict[str, float]:
     """The fit of the pca step: seconds from an open session to the components."""
     import pca
     from orchard_spark import moments, parts, step
+    from orchard_spark.locations import Selection
 
     with step.spark_context("benchmark") as context:
         started = time.monotonic()
-        found = parts_in(features)
+        found = [
+            Selection(part, np.arange(part.rows), np.arange(part.rows), np.ones(part.rows, np.int64))
+            for part in parts_in(features)
+        ]
         usage = parts.task_usage(context)
         sums = pca.moments(context, found, usage)
         moments.fit(sums, PCA_COMPONENTS)
@@ -243,13 +246,22 @@ def binary_file(uri: str) -> dict[str, float]:
 
 def bare_ingest(uri: str, number: str, count: str) -> dict[str, float]:
     """The reader of the ingest step in a bare loop over every `count`-th object: read and verify only."""
-    import ingest
-    from orchard_spark import dataset, images, objects
+    import boto3
 
-    listed = [dataset.Listed.from_row(row) for row in dataset.list_images(uri).to_pylist()][int(number) :: int(count)]
-    objects.store(objects.split(uri)[0])
+    import ingest
+    from orchard_spark import images, objects, read_ahead
+
+    root, prefix = objects.split(uri)
+    bucket = root.removeprefix("s3://")
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    listed = [
+        read_ahead.Listed(f"{root}/{item['Key']}", "", item["ETag"].strip('"'), item["Size"], item["LastModified"])
+        for page in pages
+        for item in page["Contents"]
+    ][int(number) :: int(count)]
+    objects.store(root)
     started = time.monotonic()
-    for item, content in dataset.read_all(listed):
+    for item, content in read_ahead.read_all(listed):
         ingest.verify(item, content, images.DEFAULT_MAX_PIXELS)
     return {"loop": time.monotonic() - started, "objects": len(listed), "peak_mb": peak_mb()}
 

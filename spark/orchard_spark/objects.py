@@ -135,6 +135,16 @@ def read(uri: str) -> bytes:
     return bytes(obstore.get(store(root), key).bytes())
 
 
+def exists(uri: str) -> bool:
+    """Return whether an object or file exists."""
+    root, key = split(uri)
+    try:
+        obstore.head(store(root), key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def write(uri: str, content: bytes) -> None:
     """Write one object or file, replacing it atomically."""
     root, key = split(uri)

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import RDD, Accumulator, SparkContext
@@ -30,6 +32,7 @@ from orchard_spark.turns import scratch_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 # The size of a request to S3 and of a column's read buffer: a whole column of images can be 128 MiB.
 BUFFER_BYTES = 4 * 1024**2
@@ -87,6 +90,29 @@ def read(
         groups = [[group] for group in range(parquet.num_row_groups)] if within_row_groups else [None]
         for group in groups:
             yield from parquet.iter_batches(batch_rows, group, columns=list(columns), use_threads=False)
+
+
+def read_rows(part: Part, columns: Sequence[str], rows: Indices, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield some rows of a file, in order, in batches of at most `batch_rows` within one row group.
+
+    `rows` are the sorted numbers of the rows. Row groups without any of them are not read.
+
+    Raises:
+        WrongColumns: the file lacks a column.
+    """
+    with pq.ParquetFile(objects.RangedFile(part.uri), buffer_size=BUFFER_BYTES) as parquet:
+        schemas.check_columns(parquet.schema_arrow, columns, part.uri)
+        first = 0
+        for group in range(parquet.num_row_groups):
+            end = first + parquet.metadata.row_group(group).num_rows
+            wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+            if len(wanted):
+                for batch in parquet.iter_batches(batch_rows, [group], columns=list(columns), use_threads=False):
+                    taken = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
+                    if len(taken):
+                        yield batch if len(taken) == batch.num_rows else batch.take(pa.array(taken))
+                    first += batch.num_rows
+            first = end
 
 
 class Writer:
@@ -160,28 +186,33 @@ def map_tasks(
     """Apply a function to each item in its own task, and return the results in order; `usage` collects the usage."""
 
     def run_task(item: Item) -> Result:
-        started = time.monotonic()
-        result = function(item)
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        usage.add([TaskUsage(time.monotonic() - started, peak_bytes)])
-        return result
+        return timed(lambda: function(item), usage)
 
     return context.parallelize(items, max(1, len(items))).map(run_task)
 
 
+def timed(function: Callable[[], Result], usage: Accumulator[list[TaskUsage]]) -> Result:
+    """Call a function that is the work of a task, add what it used to `usage`, and return its result."""
+    started = time.monotonic()
+    result = function()
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    usage.add([TaskUsage(time.monotonic() - started, peak_bytes)])
+    return result
+
+
 def write_dataset(
     context: SparkContext,
-    inputs: Sequence[Part],
-    function: Callable[[Part], Iterator[pa.RecordBatch]],
+    inputs: Sequence[Item],
+    function: Callable[[Item], Iterator[pa.RecordBatch]],
     uri: str,
     schema: pa.Schema,
     usage: Accumulator[list[TaskUsage]],
 ) -> list[Part]:
-    """Write the results of a function, one file per input file, and return the files in the order of the inputs."""
+    """Write the results of a function, one file per input, and return the files in the order of the inputs."""
 
-    def write_part(part: Part) -> Part | None:
+    def write_part(item: Item) -> Part | None:
         with Writer(uri, schema) as writer:
-            for batch in function(part):
+            for batch in function(item):
                 writer.write(batch)
         return writer.part
 

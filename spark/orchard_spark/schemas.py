@@ -10,8 +10,8 @@ import pyarrow as pa
 _OBJECT = [("path", pa.string()), ("label", pa.string()), ("etag", pa.string())]
 _MODIFIED = ("modified", pa.timestamp("us", tz="UTC"))
 
-# The images listed below a dataset's prefix. `path` is the full URI, `label` the name of the parent folder. An object
-# with a `reason` is rejected without being read.
+# The new and changed images of a dataset. `path` is the full URI, `label` the name of the parent folder. An object with
+# a `reason` is rejected without being read.
 INVENTORY = pa.schema([*_OBJECT, ("size", pa.int64()), _MODIFIED, ("reason", pa.string()), ("message", pa.string())])
 
 # The images that decode. `content` is the unchanged bytes of the object, never pixels.
@@ -31,26 +31,44 @@ IMAGES = pa.schema(
 # The rejected objects. `reason` is a key of orchard_spark.rejects.REASONS.
 REJECTS = pa.schema([*_OBJECT, ("size", pa.int64()), ("reason", pa.string()), ("message", pa.string())])
 
-# One row per image. `features` has 1280 values, `model` is the name of the model file.
-FEATURES = pa.schema(
+# The images that the dataset holds now. The features of an image are in the row of FEATURES with its `sha256` whose
+# `run_id` is its `features_run_id`.
+IMAGE_INFO = pa.schema(
     [
         *_OBJECT,
+        ("size", pa.int64()),
+        _MODIFIED,
         ("sha256", pa.string()),
-        ("features", pa.list_(pa.float32())),
-        ("model", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("features_run_id", pa.string()),
+    ]
+)
+
+# One row per content and model. `features` has 1280 values, `model` is the name of the model file.
+FEATURES = pa.schema(
+    [("sha256", pa.string()), ("model", pa.string()), ("features", pa.list_(pa.float32())), ("run_id", pa.string())]
+)
+
+# One row per image. `vector` has n_components values. `pca_model` names the row of PCA_MODELS with its basis.
+EMBEDDINGS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("sha256", pa.string()),
+        ("vector", pa.list_(pa.float32())),
+        ("pca_model", pa.string()),
         ("run_id", pa.string()),
     ]
 )
 
-# One row per image. `vector` has n_components values, `pca_model` names the row of PCA_MODEL that it was computed with.
-EMBEDDINGS = pa.schema(
-    [*_OBJECT, ("vector", pa.list_(pa.float32())), ("pca_model", pa.string()), ("run_id", pa.string())]
-)
-
-# One row per run, with scikit-learn's attribute names: mean_ [1280], components_ [n_components][1280].
-PCA_MODEL = pa.schema(
+# One row per fit, with scikit-learn's attribute names: mean_ [1280], components_ [n_components][1280].
+PCA_MODELS = pa.schema(
     [
         ("pca_model", pa.string()),
+        ("dataset", pa.string()),
         ("model", pa.string()),
         ("n_samples_", pa.int64()),
         ("n_components_", pa.int32()),
@@ -63,7 +81,7 @@ PCA_MODEL = pa.schema(
 )
 
 # Columns with few distinct values, which a Parquet dictionary compresses.
-_REPETITIVE = ("label", "format", "reason", "model", "pca_model", "run_id")
+_REPETITIVE = ("dataset", "label", "format", "reason", "model", "pca_model", "features_run_id", "run_id")
 
 
 class WrongColumns(ValueError):

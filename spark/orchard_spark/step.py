@@ -43,18 +43,23 @@ def run_id(run_uri: str) -> str:
     return run_uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def argument_parser(description: str, example: str, *, run_folder: str) -> argparse.ArgumentParser:
-    """Return the parser of a step's options, with `--run-uri`. `run_folder` is the help text of that option."""
+def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """Return the parser of a step's options, with `--run-uri`."""
     parser = argparse.ArgumentParser(
         description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_uri(parser, "--run-uri", "folder of the run, with the metrics of the plan and of the earlier steps")
+    return parser
+
+
+def add_uri(parser: argparse.ArgumentParser, option: str, folder: str) -> None:
+    """Add a required option for a folder. `folder` is its help text."""
     parser.add_argument(
-        "--run-uri",
+        option,
         required=True,
         type=lambda uri: objects.absolute(uri).rstrip("/"),
-        help=f"{run_folder}: an s3:// URI or a local path",
+        help=f"{folder}: an s3:// URI or a local path",
     )
-    return parser
 
 
 @contextmanager
@@ -109,6 +114,13 @@ def _report(context: SparkContext, name: str, done: threading.Event) -> None:
                 )
 
 
+class NoInputFiles(RuntimeError):
+    """The files that the metrics of a run list have been deleted."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"{uri} does not exist, but the run's metrics list it")
+
+
 def read_metrics(run_uri: str, step: str) -> dict[str, Any]:
     """Return the content of a step's metrics file.
 
@@ -128,10 +140,23 @@ def files_of(metrics: Mapping[str, Any], dataset: str) -> list[parts.Part]:
     return [parts.Part(**file) for file in metrics["files"][dataset]]
 
 
+def scratch_files(metrics: Mapping[str, Any], dataset: str) -> list[parts.Part]:
+    """Return the files of a dataset in the run's scratch folder, which is deleted after the run is published.
+
+    Raises:
+        NoInputFiles: they have been deleted.
+    """
+    files = files_of(metrics, dataset)
+    if files and not objects.exists(files[0].uri):
+        raise NoInputFiles(files[0].uri)
+    return files
+
+
 def write_metrics(
     run_uri: str,
     step: str,
     *,
+    plan_id: str | None,
     files: Mapping[str, Sequence[parts.Part]],
     rows_in: int,
     rows_out: int,
@@ -141,16 +166,18 @@ def write_metrics(
 ) -> dict[str, object]:
     """Write `<step>.metrics.json` into the run folder, log it, and return its content.
 
-    `files` has the files of each dataset that the step wrote. A file that is not among them is not part of the dataset.
-    `started` is `time.monotonic()` at the start of the step; `passes` has the tasks of each pass over the data.
-    `task_seconds` is the sum over the passes of their longest task; `task_skew` is the longest task over the median
-    task, in the pass with the highest skew. `details` are added unchanged.
+    `plan_id` identifies the plan that the step worked on: a run can be planned again. `files` has the files of each
+    dataset that the step wrote. A file that is not among them is not part of the dataset. `started` is
+    `time.monotonic()` at the start of the step; `passes` has the tasks of each pass over the data. `task_seconds` is
+    the sum over the passes of their longest task; `task_skew` is the longest task over the median task, in the pass
+    with the highest skew. `details` are added unchanged.
     """
     seconds = time.monotonic() - started
     durations = [[task.seconds for task in tasks] for tasks in passes if tasks]
     metrics: dict[str, object] = {
         "step": step,
         "run_id": run_id(run_uri),
+        "plan_id": plan_id,
         "rows_in": rows_in,
         "rows_out": rows_out,
         "seconds": round(seconds, 3),

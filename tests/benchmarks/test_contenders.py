@@ -2,7 +2,7 @@ from pathlib import Path
 
 from benchmarks import contenders
 from sandbox import pictures
-from tests.spark.ingested import write_ingested
+from tests.spark.ingested import RunFolders, write_ingested
 
 
 def test_the_bare_loops_divide_the_images_among_them(tmp_path: Path, model_file: Path) -> None:
@@ -14,7 +14,8 @@ def test_the_bare_loops_divide_the_images_among_them(tmp_path: Path, model_file:
 
 def test_every_phase_of_the_features_step_is_measured(tmp_path: Path, model_file: Path) -> None:
     pictures.write_dataset(tmp_path / "images", per_class=1)
-    write_ingested(tmp_path / "images", f"file://{tmp_path}/run")
-    phases = contenders.phases(str(tmp_path / "run/images"), str(model_file), str(tmp_path / "features"))
+    folders = RunFolders.below(f"file://{tmp_path}")
+    write_ingested(folders, tmp_path / "images")
+    phases = contenders.phases(f"{folders.scratch_uri}/images", str(model_file), str(tmp_path / "features"))
     assert list(phases) == ["read_us", "decode_us", "resize_us", "inference_us", "arrow_us", "write_us"]
     assert max(phases, key=lambda phase: phases[phase]) == "inference_us"

@@ -35,6 +35,11 @@ def test_the_pages_of_the_listing_contain_every_object(slow: "S3Client") -> None
     assert pages[0]["Contents"][7]["Key"] == "Kiwi/0007 ü.jpg"
 
 
+def test_a_listing_starts_after_a_key(slow: "S3Client") -> None:
+    (listed,) = slow.list_objects_v2(Bucket="b", Prefix="Kiwi/", StartAfter=f"Kiwi/{COUNT - 2:04} ü.jpg")["Contents"]
+    assert listed["Key"] == f"Kiwi/{COUNT - 1:04} ü.jpg"
+
+
 def test_an_object_arrives_after_50_ms_with_the_etag_of_the_listing(slow: "S3Client") -> None:
     started = time.monotonic()
     response = slow.get_object(Bucket="b", Key="Kiwi/0007 ü.jpg")

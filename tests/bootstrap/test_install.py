@@ -46,7 +46,8 @@ for image_format in images.FORMATS:
 model = mobilenet.load(pathlib.Path(sys.argv[1]).read_bytes())
 values = np.stack(list(model.features([images.to_model_input(decoded, model.size_px)] * 9)))
 moments.Moments.of(values)
-objects.write_table(f"file://{sys.argv[2]}/table.parquet", pa.table({"features": list(values)}))
+objects.write(f"file://{sys.argv[2]}/written", b"x")
+pq.write_table(pa.table({"features": list(values)}), f"{sys.argv[2]}/table.parquet")
 print(values.shape, pq.read_table(f"{sys.argv[2]}/table.parquet").num_rows, np.__file__.split("/lib/")[0])
 """
 

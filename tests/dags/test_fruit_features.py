@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import DAG, BaseSensorOperator, RetryAction
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
@@ -26,10 +27,10 @@ from orchard.run.params import PARAMS
 from orchard.run.plan import RunPlan, plan_run
 from orchard.run.steps import STEPS
 from orchard.settings import Settings
-from orchard_spark import dataset, images
+from orchard_spark import images
 from tests.dags.schedule import next_run
 from tests.plugins.dataset_uris import ACCEPTED_URIS, REFUSED_URIS
-from tests.plugins.plans import put_images
+from tests.plugins.plans import catalog_of, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -114,16 +115,18 @@ def test_publish_updates_the_asset(dag: DAG) -> None:
 
 def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) -> None:
     for dag in bag.dags.values():
-        dag.params.validate()
         for name in dag.params:
             param = dag.params.get_param(name)
+            # What forget_dataset removes has no default.
+            assert param.has_value or (dag.dag_id, name) == ("forget_dataset", "dataset_uri")
+            if param.has_value:
+                deepcopy(param).resolve()
             assert param.description, f"{dag.dag_id}: param {name}"
             assert {"title", "type"} <= param.schema.keys(), f"{dag.dag_id}: param {name}"
 
 
-def test_the_largest_objects_and_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
-    defaults = dag.params.dump()
-    assert (defaults["max_bytes"], defaults["max_pixels"]) == (dataset.DEFAULT_MAX_BYTES, images.DEFAULT_MAX_PIXELS)
+def test_the_largest_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
+    assert dag.params.dump()["max_pixels"] == images.DEFAULT_MAX_PIXELS
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,9 @@ def test_the_largest_objects_and_images_are_by_default_those_of_the_steps(dag: D
         ("max_bytes", 1),
         ("max_bytes", 2.0**27),
         ("max_pixels", 1),
+        ("pca_mode", "frozen"),
+        ("retry_rejects", True),
+        ("full_refresh", True),
         ("instance_type", "c7i.xlarge"),
         ("core_instances", 20),
         ("core_instances", 2.0),
@@ -163,6 +169,9 @@ def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
         ("max_pixels", 0),
         ("max_pixels", 1.5),
         ("max_pixels", True),
+        ("pca_mode", "thaw"),
+        ("retry_rejects", "yes"),
+        ("full_refresh", 1),
         ("instance_type", "m5.huge"),
         ("core_instances", 0),
         ("core_instances", 2.5),
@@ -233,7 +242,7 @@ def test_requests_that_create_something_are_sent_once_and_retried_only_by_the_ta
 def test_a_permanent_error_is_not_retried(dag: DAG) -> None:
     for task in dag.tasks:
         policy: Any = task.retry_policy
-        assert policy.evaluate(NoImages("s3://b/images/", 0), 1, 7).action is RetryAction.FAIL
+        assert policy.evaluate(NoImages("s3://b/images/", {}), 1, 7).action is RetryAction.FAIL
         assert policy.evaluate(OSError("no route"), 1, 7).action is not RetryAction.FAIL
 
 
@@ -283,7 +292,8 @@ def planned(dag: DAG, s3: "S3Client", bucket: str, parts: Path) -> RunPlan:
     put_images(s3, bucket)
     params = {**dag.params.dump(), "dataset_uri": settings.dataset_uri}
     when = datetime(2026, 11, 22, 2, tzinfo=UTC)
-    return plan_run(s3, settings, params, dag_id="fruit_features", run_id="run", run_after=when)
+    catalog = catalog_of(s3, settings)
+    return plan_run(s3, catalog, settings, params, dag_id="fruit_features", run_id="run", run_after=when).run
 
 
 @pytest.fixture
@@ -323,11 +333,11 @@ def test_the_configs_contain_the_params_and_the_run(rendered: dict[str, Any], pl
         return found
 
     assert {value(step, "--run-uri") for step in STEPS} == {planned["run_uri"]}
-    assert value("ingest", "--input-uri") == planned["dataset_uri"]
+    assert {value(step, "--scratch-uri") for step in ("ingest", "features")} == {planned["scratch_uri"]}
     assert value("ingest", "--max-reject-ratio") == "0.05"
     assert steps["ingest"][3].endswith("/spark/ingest.py")
     assert value("features", "--model-uri").endswith("/model/mobilenet.tflite")
-    assert value("pca", "--n-components") == "0.95"
+    assert (value("pca", "--n-components"), value("pca", "--pca-mode")) == ("0.95", "refit")
 
 
 @pytest.mark.parametrize(
@@ -351,6 +361,7 @@ def test_the_teardown_gets_the_name_and_the_ids_that_were_pushed(
 PARSE = """
 import json, socket, sys, time
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.python import ShortCircuitOperator
 import airflow.providers.amazon.aws.operators.emr, airflow.providers.amazon.aws.sensors.emr
 
 contacts = []
@@ -364,7 +375,9 @@ began = time.perf_counter()
 bag = DagBag(sys.argv[1])
 seconds = time.perf_counter() - began
 deferrable = [task.task_id for dag in bag.dags.values() for task in dag.tasks if getattr(task, "deferrable", False)]
+slow = [name for name in ("duckdb", "pyarrow", "pyiceberg") if name in sys.modules]
 result = {"dags": sorted(bag.dags), "deferrable": sorted(deferrable), "contacts": contacts, "seconds": seconds}
+result["slow"] = slow
 print("RESULT", json.dumps(result))
 """
 
@@ -384,6 +397,10 @@ def test_parsing_makes_no_network_calls(record_property: Callable[[str, object],
     assert "fruit_features" in result["dags"]
     assert result["contacts"] == []
     record_property("parsing dags/, once Airflow and its provider are imported", f"{result['seconds']:.2f} s")
+
+
+def test_parsing_imports_no_library_that_takes_long_to_import() -> None:
+    assert parse()["slow"] == []
 
 
 def test_airflows_default_deferrable_setting_changes_nothing() -> None:
@@ -407,6 +424,18 @@ def test_a_run_waits_for_its_turn_as_long_as_a_cluster_can_run(dag: DAG) -> None
     settings = Settings.from_env(os.environ)
     assert wait_turn.timeout == settings.max_cluster_hours * 3600
     assert wait_turn.poke_interval == settings.poll_seconds
+
+
+def test_plan_skips_every_other_task_if_there_is_nothing_to_do(dag: DAG) -> None:
+    """Airflow skips a teardown when all of its setups are skipped."""
+    plan: Any = dag.get_task("plan")
+    assert isinstance(plan, ShortCircuitOperator)
+    assert plan.ignore_downstream_trigger_rules
+    below = {task.task_id for task in plan.get_flat_relatives(upstream=False)}
+    assert below == set(dag.task_ids) - {"plan"}
+    for name in ("terminate_cluster", "cluster_gone", "verdict"):
+        assert setups(dag, name)
+        assert "plan" not in setups(dag, name)
 
 
 def test_preflight_checks_the_plan_once(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:

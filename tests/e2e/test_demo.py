@@ -137,7 +137,14 @@ def test_pyarrow_reads_the_embeddings_as_the_readme_describes(success: Finished)
 
 def test_the_run_is_published_in_the_tables(success: Finished) -> None:
     tables = success.summary["tables"]
-    assert {name: table["rows"] for name, table in tables.items()} == {"rejects": 1, "features": 24, "embeddings": 24}
+    assert {name: table["rows"] for name, table in tables.items()} == {
+        "features": 24,
+        "images": 24,
+        "rejects": 1,
+        "embeddings": 24,
+        "pca_models": 1,
+        "runs": 1,
+    }
     for name, table in tables.items():
         assert f"orchard.{name}" in success.output
         assert f"snapshot {table['snapshot_id']}" in success.output

@@ -52,17 +52,26 @@ class Check:
     fault: str
     record_property: Callable[[str, object], None]
 
-    def __call__(self, run: Run, state: str, *, clusters: int = 1, cause: tuple[str, str] | None = None) -> None:
+    def __call__(
+        self,
+        run: Run,
+        state: str,
+        *,
+        clusters: int = 1,
+        cause: tuple[str, str] | None = None,
+        published: bool | None = None,
+    ) -> None:
         """Check the run's state and alerts, that no cluster is active, and that readers see only a run that succeeds.
 
-        `cause` is a task, and a text that its log and the last alert must contain.
+        `cause` is a task, and a text that its log and the last alert must contain. `published` is whether readers see
+        the run, if that does not follow from its state.
         """
         assert run.wait_for_end() == state
         active = run.active_clusters()
         self.record(run, state, active, "the teardown" if run.clusters() else "no cluster")
         assert active == []
         assert len(run.clusters()) == clusters
-        assert run.is_published() == (state == "success")
+        assert run.is_published() == ((state == "success") if published is None else published)
         if cause is not None:
             assert cause[1] in run.log(cause[0])
         self.alerts(run, run.failures + (state == "failed"), cause)

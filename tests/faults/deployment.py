@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import httpx
-from pyiceberg.exceptions import NoSuchTableError
 
 from local_aws.client import LocalAwsClient
+from orchard.run.names import run_id_of
 from orchard.settings import Settings
-from orchard.tables.catalog import current_run, open_catalog
+from orchard.storage import split_uri
+from orchard.tables.catalog import open_catalog
+from orchard.tables.state import published_state
 from sandbox import airflow, aws, pictures, processes, up
 from sandbox.airflow import AirflowApi, run_path
 
@@ -123,14 +126,19 @@ class Run:
 
     def is_published(self) -> bool:
         """Return whether readers of the tables see this run as the current run of its dataset."""
-        published = self.deployment.published(self.dataset_uri)
-        return published is not None and published == self.run_uri()
+        published, run_uri = self.deployment.published(self.dataset_uri), self.run_uri()
+        return published is not None and run_uri is not None and published == run_id_of(run_uri)
 
     def run_uri(self) -> str | None:
         """Return the URI of the run folder, or None before `plan` has succeeded."""
-        path = f"{self.path}/taskInstances/plan/xcomEntries/return_value"
+        summary = self.summary()
+        return None if summary is None else str(summary["run_uri"])
+
+    def summary(self, task_id: str = "plan") -> dict[str, Any] | None:
+        """Return what a task has found to have changed, or None before it has succeeded."""
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/summary"
         response = self.deployment.api.request("GET", path)
-        return str(response.json()["value"]["run_uri"]) if response.is_success else None
+        return dict(response.json()["value"]) if response.is_success else None
 
     def mark(self, state: str) -> None:
         """Set the state of the run, as in the UI."""
@@ -236,6 +244,29 @@ class Deployment:
             self.s3.put_object(Bucket=aws.BUCKET, Key=prefix + file.relative_to(source).as_posix(), Body=content)
         return f"s3://{aws.BUCKET}/{prefix}"
 
+    def add_image(self, dataset_uri: str) -> None:
+        """Add an image to a dataset, whose content no other image has."""
+        file = sorted((self.folder / "pictures").rglob("*.jpg"))[0]
+        bucket, prefix = split_uri(dataset_uri)
+        # Decoders ignore what follows the end of the image.
+        body = file.read_bytes() + uuid.uuid4().bytes
+        self.s3.put_object(Bucket=bucket, Key=f"{prefix}added/{uuid.uuid4().hex}.jpg", Body=body)
+
+    @contextmanager
+    def setting(self, name: str, value: str) -> Iterator[None]:
+        """While the context is open, the tasks have another value of a setting. The scheduler starts them."""
+        before = self.env.get(name)
+        self.env[name] = value
+        try:
+            self.kill("scheduler")
+            self.start("scheduler")
+            yield
+        finally:
+            self.env.pop(name)
+            self.env |= {} if before is None else {name: before}
+            self.kill("scheduler")
+            self.start("scheduler")
+
     def trigger(
         self,
         dataset_uri: str | None = None,
@@ -269,15 +300,21 @@ class Deployment:
         return topic
 
     def published(self, dataset_uri: str) -> str | None:
-        """Return the URI of the run of a dataset that readers of the tables see, or None."""
+        """Return the run_id of the rows of a dataset that readers of the tables see, or None."""
         settings = Settings.from_env({key: value for key, value in self.env.items() if key.startswith("ORCHARD_")})
         with _environment(self.env):
             catalog = open_catalog(boto3.Session(region_name=aws.REGION), settings)
-            try:
-                run = current_run(catalog, settings.catalog_database, dataset_uri)
-            except NoSuchTableError:
-                return None
-        return None if run is None else run.run_uri
+            state = published_state(catalog, settings, dataset_uri)
+        return state.run_id if state else None
+
+    def locks(self) -> list[str]:
+        """Return the keys of the tickets and slots of all runs."""
+        listed = self.s3.list_objects_v2(Bucket=aws.BUCKET, Prefix="locks/")
+        return [item["Key"] for item in listed.get("Contents", [])]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events of the assets, with the run that has caused each."""
+        return list(self.api.call("GET", "assets/events?limit=100")["asset_events"])
 
     def _command(self, name: str) -> list[str]:
         if name != "local_aws":

@@ -3,6 +3,8 @@
 Airflow adds the setups and the teardown of the cleared tasks, except when only failed tasks are cleared.
 """
 
+from typing import Any
+
 import pytest
 
 from tests.faults.conftest import Check
@@ -11,9 +13,9 @@ from tests.faults.deployment import Deployment, Run
 pytestmark = pytest.mark.slow
 
 
-def failed_run(deployment: Deployment, step: str) -> Run:
+def failed_run(deployment: Deployment, step: str, **params: Any) -> Run:
     """Return a run that has failed because one of its steps was killed. Its cluster is gone."""
-    run = deployment.trigger()
+    run = deployment.trigger(**params)
     deployment.aws.kill_step(*run.wait_for_step(step, "RUNNING", timeout_seconds=180))
     assert run.wait_for_end() == "failed"
     assert run.active_clusters() == []
@@ -71,7 +73,8 @@ def test_all_failed_tasks_are_cleared_after_no_cluster_has_started(deployment: D
 
 
 def test_all_failed_tasks_are_cleared_while_another_run_uses_the_dataset(deployment: Deployment, check: Check) -> None:
-    run = failed_run(deployment, "ingest")
+    # Otherwise the other run would leave nothing to do.
+    run = failed_run(deployment, "ingest", full_refresh=True)
     other = deployment.trigger(run.dataset_uri)
     other.wait_for("wait_turn", "success")
     run.clear_run(only_failed=True)
@@ -108,10 +111,11 @@ def test_all_failed_tasks_are_cleared_while_the_teardown_runs(deployment: Deploy
 
 
 def test_the_whole_run_is_cleared_while_a_step_runs(deployment: Deployment, check: Check) -> None:
+    """The new plan must not use the step that has completed: it worked on the old plan, on the old cluster."""
     run = deployment.trigger()
-    run.wait_for("ingest.wait_step", "deferred")
+    run.wait_for_step("features", "RUNNING", timeout_seconds=300)
     run.clear_run()
-    check(run, "success")
+    check(run, "success", clusters=2)
 
 
 def test_a_task_group_is_cleared_without_downstream(deployment: Deployment, check: Check) -> None:
@@ -140,3 +144,52 @@ def test_publish_is_cleared_after_the_run_has_succeeded(deployment: Deployment, 
     assert run.wait_for_end() == "success"
     run.clear("publish")
     check(run, "success")
+
+
+def test_a_step_is_cleared_after_the_run_has_succeeded_and_then_plan(deployment: Deployment, check: Check) -> None:
+    """The files of the run are deleted. The tables show the run, so that a plan finds nothing to do."""
+    run = deployment.trigger()
+    assert run.wait_for_end() == "success"
+    run.clear("pca.add_step")
+    assert run.wait_for_end() == "failed"
+    assert "is empty, because the files of a run are deleted" in run.log("create_cluster")
+    run.failures = 1
+    run.clear("plan")
+    check(run, "success")
+    assert set(run.tasks().values()) == {"success", "skipped"}
+    assert [task_id for task_id, state in run.tasks().items() if state == "success"] == ["plan"]
+
+
+def test_plan_is_cleared_after_the_run_has_succeeded_and_an_image_was_added(
+    deployment: Deployment, check: Check
+) -> None:
+    run = deployment.trigger()
+    assert run.wait_for_end() == "success"
+    deployment.add_image(run.dataset_uri)
+    run.clear("plan")
+    check(run, "success", clusters=2)
+    summary = run.summary()
+    assert summary is not None
+    assert (summary["new"], summary["unchanged"]) == (1, 12)
+
+
+def test_a_step_is_cleared_after_another_run_of_the_dataset_was_published(deployment: Deployment, check: Check) -> None:
+    run = failed_run(deployment, "features")
+    other = deployment.trigger(run.dataset_uri)
+    assert other.wait_for_end() == "success"
+    run.clear("features.add_step")
+    assert run.wait_for_end() == "failed"
+    assert "its first step has finished: clear `plan` with downstream" in run.log("wait_turn")
+    run.failures = 2
+    run.clear("plan")
+    check(run, "success", published=False)
+
+
+def test_a_step_is_cleared_after_the_run_has_succeeded_while_its_files_are_kept(
+    deployment: Deployment, check: Check
+) -> None:
+    with deployment.setting("ORCHARD_KEEP_SCRATCH_DAYS", "1"):
+        run = deployment.trigger()
+        assert run.wait_for_end() == "success"
+        run.clear("pca.add_step")
+        check(run, "success", clusters=2)

@@ -204,7 +204,7 @@ def test_s3_throttles_requests_during_ingest(deployment: Deployment, check: Chec
 
 @pytest.mark.slow
 def test_an_image_is_deleted_after_it_was_counted(deployment: Deployment, check: Check) -> None:
-    run = deployment.trigger()
+    run = deployment.trigger(max_reject_ratio=0.1)
     run.wait_for("plan", "success")
     bucket, prefix = split_uri(run.dataset_uri)
     key = deployment.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"][0]["Key"]

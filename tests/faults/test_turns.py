@@ -26,8 +26,8 @@ def assert_one_after_the_other(*runs: Run) -> None:
 
 
 def test_two_runs_of_one_dataset(deployment: Deployment, check: Check) -> None:
-    first = deployment.trigger()
-    second = deployment.trigger(first.dataset_uri)
+    first = deployment.trigger(full_refresh=True)
+    second = deployment.trigger(first.dataset_uri, full_refresh=True)
     for run in (first, second):
         assert run.wait_for_end(timeout_seconds=2 * RUN_TIMEOUT_SECONDS) == "success"
     # They are triggered within moments of each other, so that either may come first.
@@ -42,7 +42,7 @@ def test_two_runs_of_one_dataset_that_are_triggered_at_the_same_moment(deploymen
 
     def trigger(_: int) -> Run:
         start.wait()
-        return deployment.trigger(dataset_uri)
+        return deployment.trigger(dataset_uri, full_refresh=True)
 
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(trigger, range(2)))
@@ -55,11 +55,11 @@ def test_two_runs_of_one_dataset_that_are_triggered_at_the_same_moment(deploymen
 
 def three_runs(deployment: Deployment) -> tuple[Run, Run, Run]:
     """Trigger three runs of one dataset. The first has its turn, and the others wait in this order."""
-    first = deployment.trigger()
+    first = deployment.trigger(full_refresh=True)
     first.wait_for("wait_turn", "success")
-    second = deployment.trigger(first.dataset_uri)
+    second = deployment.trigger(first.dataset_uri, full_refresh=True)
     second.wait_for("wait_turn", "up_for_reschedule")
-    third = deployment.trigger(first.dataset_uri)
+    third = deployment.trigger(first.dataset_uri, full_refresh=True)
     third.wait_for("wait_turn", "up_for_reschedule")
     return first, second, third
 
@@ -92,3 +92,54 @@ def test_a_run_that_has_the_turn_is_deleted_before_it_has_a_cluster(deployment: 
     deployment.api.request("DELETE", first.path)
     deployment.aws.clear()
     check(second, "success")
+
+
+def test_a_dataset_has_not_changed(deployment: Deployment, check: Check) -> None:
+    first = deployment.trigger()
+    assert first.wait_for_end() == "success"
+    events = len(deployment.events())
+    second = deployment.trigger(first.dataset_uri)
+    check(second, "success", clusters=0, published=False)
+    states = second.tasks()
+    assert {task_id for task_id, state in states.items() if state == "success"} == {"plan"}
+    assert {state for task_id, state in states.items() if task_id != "plan"} == {"skipped"}
+    summary = second.summary()
+    assert summary is not None
+    assert (summary["listed"], summary["unchanged"], summary["nothing_to_do"]) == (12, 12, True)
+    messages = [line for line in second.log("plan").splitlines() if "endgroup" not in line]
+    assert "plan: nothing to do: 12 images below" in messages[-1]
+    assert first.is_published()
+    assert len(deployment.events()) == events
+    assert deployment.locks() == []
+
+
+def test_a_run_has_nothing_to_do_after_it_has_waited_for_another_one(deployment: Deployment, check: Check) -> None:
+    first = deployment.trigger()
+    first.wait_for("wait_turn", "success")
+    second = deployment.trigger(first.dataset_uri)
+    second.wait_for("wait_turn", "up_for_reschedule")
+    assert first.wait_for_end() == "success"
+    check(second, "success", clusters=0, published=False)
+    states = second.tasks()
+    assert (states["plan"], states["wait_turn"], states["publish"], states["verdict"]) == (
+        *("success", "skipped", "skipped", "success"),
+    )
+    summary = second.summary("wait_turn")
+    assert summary is not None
+    assert summary["nothing_to_do"]
+    assert first.is_published()
+    assert deployment.locks() == []
+
+
+def test_a_run_reads_only_what_is_new_after_it_has_waited_for_another_one(deployment: Deployment, check: Check) -> None:
+    first = deployment.trigger()
+    first.wait_for("wait_turn", "success")
+    deployment.add_image(first.dataset_uri)
+    second = deployment.trigger(first.dataset_uri)
+    second.wait_for("wait_turn", "up_for_reschedule")
+    assert first.wait_for_end() == "success"
+    check(second, "success")
+    planned, planned_again = second.summary(), second.summary("wait_turn")
+    assert planned is not None
+    assert planned_again is not None
+    assert (planned["new"], planned_again["new"], planned_again["unchanged"]) == (13, 1, 12)

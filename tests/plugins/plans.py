@@ -1,19 +1,27 @@
 """Plans of runs, as the task `plan` returns them."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from orchard.run.plan import RunPlan, plan_run
+import boto3
+from pyiceberg.catalog import Catalog
+
+from orchard.run.plan import Planned, RunPlan, plan_run
 from orchard.settings import Settings
+from orchard.tables.catalog import open_catalog
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_PARAMS = {
     "n_components": 0.95,
+    "pca_mode": "refit",
     "max_reject_ratio": 0.05,
     "max_bytes": 67_108_864,
     "max_pixels": 50_000_000,
+    "retry_rejects": False,
+    "full_refresh": False,
     "instance_type": "m5.xlarge",
     "core_instances": 2,
 }
@@ -22,10 +30,37 @@ RUN_ID = "manual__2026-11-22T02:00:00+00:00"
 RUN_AFTER = datetime(2026, 11, 22, 2, tzinfo=UTC)
 
 
-def plan(s3: "S3Client", settings: Settings, run_id: str = RUN_ID, **params: Any) -> RunPlan:
-    """Return the plan of a run that has the DAG's default params, except for those given."""
+class LocalSession(boto3.Session):
+    """A session of a user whose services are all at one URL."""
+
+    def __init__(self, endpoint_url: str) -> None:
+        super().__init__()
+        self._endpoint_url = endpoint_url
+
+    def client(self, service_name: Any, **arguments: Any) -> Any:  # type: ignore[override]
+        return super().client(service_name, endpoint_url=self._endpoint_url, **arguments)
+
+
+@cache
+def _session(endpoint_url: str) -> LocalSession:
+    return LocalSession(endpoint_url)
+
+
+def catalog_of(s3: "S3Client", settings: Settings) -> Catalog:
+    """Return the catalog of the AWS that a client belongs to."""
+    return open_catalog(_session(s3.meta.endpoint_url), settings)
+
+
+def planned(s3: "S3Client", settings: Settings, run_id: str = RUN_ID, **params: Any) -> Planned:
+    """Return the plan of a run that has the DAG's default params, except for those given, and what has changed."""
     values = {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS, **params}
-    return plan_run(s3, settings, values, dag_id=DAG_ID, run_id=run_id, run_after=RUN_AFTER)
+    catalog = catalog_of(s3, settings)
+    return plan_run(s3, catalog, settings, values, dag_id=DAG_ID, run_id=run_id, run_after=RUN_AFTER)
+
+
+def plan(s3: "S3Client", settings: Settings, run_id: str = RUN_ID, **params: Any) -> RunPlan:
+    """Return the plan of a run, as `planned` does."""
+    return planned(s3, settings, run_id, **params).run
 
 
 def put_images(s3: "S3Client", bucket: str, prefix: str = "images/", count: int = 2, **arguments: Any) -> None:

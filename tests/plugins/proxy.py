@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
+from botocore.config import Config
+
 UPDATE_TABLE = "AWSGlue.UpdateTable"
 CHANGES_OF_GLUE = (UPDATE_TABLE, "AWSGlue.CreateTable", "AWSGlue.CreateDatabase")
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -145,3 +148,9 @@ class Proxy:
             return response.status, response.getheaders(), response.read()
         finally:
             connection.close()
+
+
+def impatient(service: str, url: str) -> Any:
+    """Return a client that does not retry: a process that died would not retry either."""
+    config = Config(retries={"total_max_attempts": 1})
+    return boto3.client(service, endpoint_url=url, config=config)  # type: ignore[call-overload]

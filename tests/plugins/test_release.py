@@ -9,8 +9,9 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from orchard.errors import PermanentError
-from orchard.release import NoRelease, WrongManifest, damaged_files, read_release
+from orchard.release import File, NoRelease, Release, WrongManifest, damaged_files, read_release
 from orchard.settings import Settings
+from orchard_spark.mobilenet import model_name
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -23,6 +24,32 @@ def test_a_release_lists_its_files_and_its_model(s3: "S3Client", released: Setti
     assert release.files["wheels/numpy.whl"].sha256 == hashlib.sha256(b"wheels/numpy.whl").hexdigest()
     assert {"bootstrap/install.sh", "spark/ingest.py", "spark/orchard_spark.zip"} <= release.files.keys()
     assert release.bytes == sum(file.size for file in release.files.values())
+
+
+def release_of(**files: str) -> Release:
+    """Return a release with files of these hashes, by path."""
+    return Release("s3://b/releases/1", "model/a.b.tflite", {path: File(1, content) for path, content in files.items()})
+
+
+def test_the_model_has_the_name_that_the_steps_write_into_the_tables() -> None:
+    release = Release("s3://b/releases/1", "model/mobilenetv2-1.0-224-imagenet-6001306c.tflite", {})
+    assert release.model_name == model_name(release.model_uri) == "mobilenetv2-1.0-224-imagenet-6001306c"
+
+
+def test_the_decoder_changes_with_pillow_and_with_the_package_of_the_steps_only() -> None:
+    files = {
+        "spark/orchard_spark.zip": "1",
+        "spark/ingest.py": "1",
+        "wheels/pillow-13.0.0-cp311.whl": "1",
+        "wheels/numpy-2.4.6-cp311.whl": "1",
+        "model/mobilenet.tflite": "1",
+    }
+    decoder = release_of(**files).decoder
+    assert len(decoder) == 12
+    same = {path for path in files if release_of(**{**files, path: "2"}).decoder == decoder}
+    assert same == {"spark/ingest.py", "wheels/numpy-2.4.6-cp311.whl", "model/mobilenet.tflite"}
+    del files["wheels/pillow-13.0.0-cp311.whl"]
+    assert release_of(**files, **{"wheels/Pillow-13.1.0-cp311.whl": "1"}).decoder != decoder
 
 
 def test_a_complete_release_has_no_damaged_files_and_none_of_its_files_are_read(

@@ -97,6 +97,7 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_PCA_TIMEOUT_MINUTES", "-1", "a positive number"),
         ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "at most 7 days"),
         ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
+        ("ORCHARD_KEEP_SCRATCH_DAYS", "-1", "use 0 or a positive number"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],

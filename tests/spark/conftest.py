@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 from pyspark import SparkContext
 
 from orchard_spark import objects
 from sandbox import pictures
-from tests.spark.ingested import read_files, write_ingested
+from tests.spark.ingested import RunFolders, write_ingested
 
 
 @pytest.fixture
@@ -22,8 +21,8 @@ def context() -> Iterator[SparkContext]:
 
 
 @pytest.fixture
-def run_uri(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/run-1"
+def folders(tmp_path: Path) -> RunFolders:
+    return RunFolders.below(f"file://{tmp_path}")
 
 
 @pytest.fixture
@@ -62,16 +61,10 @@ def images(tmp_path: Path, rendered: Path) -> Path:
 
 
 @pytest.fixture
-def ingested(rendered: Path, run_uri: str) -> str:
-    """The URI of a run whose ingest step has written the 24 pictures into two files."""
-    write_ingested(rendered, run_uri)
-    return run_uri
-
-
-@pytest.fixture
-def read() -> Callable[[str], pa.Table]:
-    """Read a dataset of a run by its URI."""
-    return lambda uri: read_files(*uri.rsplit("/", 1))
+def ingested(rendered: Path, folders: RunFolders) -> RunFolders:
+    """A run whose ingest step has written the 24 pictures into two files."""
+    write_ingested(folders, rendered)
+    return folders
 
 
 @pytest.fixture

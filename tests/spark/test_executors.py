@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pyarrow as pa
 import pytest
 from pyspark import SparkContext
 
 import features
-import ingest
-import pca
 from local_aws.client import LocalAwsClient
 from local_aws.emr.standalone import Executors, Standalone
-from orchard_spark import objects, parts, schemas, step
+from orchard_spark import locations, objects, parts, step
 from sandbox import pictures
 from tests.conftest import ROOT
-from tests.spark.ingested import read_files, write_files, write_ingested
+from tests.spark.ingested import (
+    RunFolders,
+    image_info,
+    inventory_of,
+    write_features,
+    write_featurised,
+    write_ingested,
+    write_plan,
+)
 
 NUMBERS = pa.schema([("number", pa.int64())])
 SLOW_SECONDS = 4
@@ -62,8 +69,8 @@ def workers(tmp_path: Path) -> Iterator[list[Any]]:
     cluster.stop()
 
 
-def files_in(folder: Path) -> set[str]:
-    return {f"file://{file}" for file in folder.glob("*.parquet")}
+def files_in(uri: str) -> set[str]:
+    return {f"file://{file}" for file in Path(uri.removeprefix("file://")).glob("*.parquet")}
 
 
 def sum_of_numbers(written: list[parts.Part]) -> int:
@@ -84,7 +91,7 @@ def test_of_two_attempts_at_the_same_time_only_the_winners_file_is_listed(worker
         "spark.speculation.minTaskRuntime": "100ms",
         "spark.task.reaper.enabled": "false",  # an attempt that has lost runs to its end
     }
-    inputs, output, slow = write_numbers(f"file://{tmp_path}/in", 6), tmp_path / "out", tmp_path / "slow"
+    inputs, output, slow = write_numbers(f"file://{tmp_path}/in", 6), f"file://{tmp_path}/out", tmp_path / "slow"
 
     def copy(part: parts.Part) -> Iterator[pa.RecordBatch]:
         for batch in parts.read(part, ["number"], 100):
@@ -97,7 +104,7 @@ def test_of_two_attempts_at_the_same_time_only_the_winners_file_is_listed(worker
 
     with spark_settings(**speculation), step.spark_context("test") as context:
         usage = parts.task_usage(context)
-        written = parts.write_dataset(context, inputs, copy, f"file://{output}", NUMBERS, usage)
+        written = parts.write_dataset(context, inputs, copy, output, NUMBERS, usage)
         time.sleep(SLOW_SECONDS)  # the loser may write its file, too
     assert len(written) == 6
     assert sum_of_numbers(written) == 15
@@ -131,8 +138,6 @@ def test_a_task_whose_upload_is_lost_writes_another_file(
 
 
 def objects_below(uri: str) -> set[str]:
-    import obstore
-
     root, prefix = objects.split(uri)
     return {f"{root}/{item['path']}" for page in obstore.list(objects.store(root), prefix) for item in page}
 
@@ -165,19 +170,13 @@ def test_an_upload_whose_answer_is_lost_fails_or_has_written_the_whole_file(
         assert len(objects.read(part.uri)) == part.bytes
 
 
-def kill(worker: Any) -> None:
-    """Kill a worker with its executor and the task that it runs."""
-    worker.send(signal.SIGKILL)
-
-
-def killing(worker: Any, seconds: float, is_reached: Callable[[], bool]) -> threading.Thread:
-    """Kill a worker some seconds after a condition is true, from a thread."""
+def killing(worker: Any, is_reached: Callable[[], bool]) -> threading.Thread:
+    """Kill a worker with its executor when a condition is true, from a thread."""
 
     def wait_and_kill() -> None:
         while not is_reached():
-            time.sleep(0.05)
-        time.sleep(seconds)
-        kill(worker)
+            time.sleep(0.02)
+        worker.send(signal.SIGKILL)
 
     thread = threading.Thread(target=wait_and_kill, daemon=True)
     thread.start()
@@ -189,41 +188,39 @@ def check_once(table: pa.Table, expected: int) -> None:
     assert len(set(table["path"].to_pylist())) == expected
 
 
-def test_ingest_survives_a_worker(workers: list[Any], images: Path, run_uri: str, tmp_path: Path) -> None:
-    pictures.write_dataset(images, per_class=40)
-    folder = tmp_path / "run-1"
-    thread = killing(workers[0], 0, lambda: len(files_in(folder / "inventory")) == 2)
-    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
+@pytest.mark.slow
+def test_ingest_survives_a_worker(workers: list[Any], images: Path, folders: RunFolders) -> None:
+    pictures.write_dataset(images, per_class=30)
+    write_plan(folders, inventory_of(images), files=8)
+    thread = killing(workers[0], lambda: bool(files_in(f"{folders.scratch_uri}/images")))
+    metrics = folders.ingest()
     thread.join()
-    assert workers[0].code is not None
-    assert metrics["rows_out"] == metrics["rows_in"]
-    check_once(read_files(run_uri, "images"), int(str(metrics["rows_in"])))
+    assert metrics["rows_out"] == 360
+    check_once(folders.read("images"), 360)
 
 
 def test_features_survive_a_worker(
-    workers: list[Any], ingested: str, rendered: Path, model_file: Path, tmp_path: Path
+    workers: list[Any], rendered: Path, folders: RunFolders, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_ingested(rendered, ingested, files=8)
-    thread = killing(workers[0], 0, lambda: bool(files_in(tmp_path / "run-1/features")))
-    metrics = features.run(ingested, str(model_file))
+    monkeypatch.setattr(features, "FILE_ROWS", 3)  # so that there are eight tasks
+    write_ingested(folders, rendered)
+    thread = killing(workers[0], lambda: bool(files_in(f"{folders.warehouse_uri}/features/data")))
+    metrics = folders.featurise(model_file)
     thread.join()
-    assert workers[0].code is not None
     assert metrics["rows_out"] == 24
-    check_once(read_files(ingested, "features"), 24)
+    assert len(set(folders.read("features")["sha256"].to_pylist())) == folders.read("features").num_rows == 24
+    check_once(folders.read("new_images"), 24)
 
 
-def test_pca_survives_a_worker(workers: list[Any], run_uri: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_pca_survives_a_worker(workers: list[Any], folders: RunFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locations, "GROUP_ROWS", 4000)  # so that there are eight tasks
     rng = np.random.default_rng(1)
-    tables = []
-    for number in range(8):
-        names = [f"{number}-{row}" for row in range(4000)]
-        columns = dict.fromkeys(("path", "label", "etag", "sha256", "model", "run_id"), names)
-        columns["features"] = schemas.to_list_array(rng.random((4000, 1280), np.float32))
-        tables.append(pa.table(columns, schema=schemas.FEATURES))
-    write_files(run_uri, "features", "features", tables, model="m")
-    thread = killing(workers[0], 0, lambda: bool(files_in(tmp_path / "run-1/embeddings")))
-    metrics = pca.run(run_uri, 3)
+    written = [write_features(folders, list(rng.random((4000, 1280), np.float32)), first=4000 * n) for n in range(8)]
+    write_plan(folders)
+    write_featurised(folders, [image_info(number) for number in range(32_000)], written)
+    thread = killing(workers[0], lambda: bool(files_in(f"{folders.warehouse_uri}/embeddings/data")))
+    metrics = folders.reduce(3)
     thread.join()
-    assert workers[0].code is not None
     assert metrics["rows_out"] == 32_000
-    check_once(read_files(run_uri, "embeddings"), 32_000)
+    check_once(folders.read("embeddings"), 32_000)

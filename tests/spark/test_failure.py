@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,16 @@ from pyspark import SparkContext
 
 import features
 import ingest
-import pca
-from orchard_spark import dataset, failure, mobilenet, moments, objects, parts, schemas, step
+from orchard_spark import failure, locations, mobilenet, moments, objects, parts, schemas, step
 from orchard_spark.failure import Cause, cause_of, cause_of_job
-from tests.spark.ingested import write_files
+from tests.spark.ingested import (
+    RunFolders,
+    inventory_of,
+    write_featurised,
+    write_metrics,
+    write_plan,
+    write_tables,
+)
 
 
 def read_record(run_uri: str, name: str) -> dict[str, Any]:
@@ -24,51 +31,69 @@ def read_record(run_uri: str, name: str) -> dict[str, Any]:
 
 
 def test_a_step_that_fails_leaves_a_record_and_raises(
-    images: Path, run_uri: str, caplog: pytest.LogCaptureFixture
+    images: Path, folders: RunFolders, caplog: pytest.LogCaptureFixture
 ) -> None:
     (images / "Kiwi/broken.jpg").write_bytes(b"<html>")
+    write_plan(folders, inventory_of(images))
     with caplog.at_level(logging.INFO), pytest.raises(ingest.TooManyRejects) as error:
-        ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
-    record = read_record(run_uri, "ingest")
+        folders.ingest()
+    record = read_record(folders.run_uri, "ingest")
     assert list(record) == ["step", "type", "message", "hint", "last_lines", "failed_at"]
     assert (record["step"], record["type"], record["message"]) == ("ingest", "TooManyRejects", str(error.value))
     assert "larger max_reject_ratio" in record["hint"]
     assert record["last_lines"][-1].startswith("ingest.TooManyRejects: 1 of 25 objects were rejected")
-    assert any("INFO ingest: ingest: 25 objects" in line for line in record["last_lines"])
+    assert any("INFO ingest: ingest: 25 new and changed objects" in line for line in record["last_lines"])
     assert datetime.now(UTC) - datetime.fromisoformat(record["failed_at"]) < timedelta(minutes=5)
-    assert not Path(f"{run_uri}/ingest.metrics.json".removeprefix("file://")).exists()
+    assert not Path(f"{folders.run_uri}/ingest.metrics.json".removeprefix("file://")).exists()
 
 
-def test_the_next_attempt_deletes_the_record_first(images: Path, run_uri: str) -> None:
-    with pytest.raises(ingest.NoImages):
-        ingest.run(f"{images}/none", run_uri, max_reject_ratio=0, max_pixels=50_000)
-    assert read_record(run_uri, "ingest")["type"] == "NoImages"
-    ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=50_000)
+def test_the_next_attempt_deletes_the_record_first(images: Path, folders: RunFolders) -> None:
+    with pytest.raises(step.StepUnfinished):
+        folders.ingest()
+    assert read_record(folders.run_uri, "ingest")["type"] == "StepUnfinished"
+    write_plan(folders, inventory_of(images))
+    folders.ingest()
     with pytest.raises(FileNotFoundError):
-        read_record(run_uri, "ingest")
+        read_record(folders.run_uri, "ingest")
 
 
-def test_a_failed_task_is_recorded_as_the_exception_of_its_worker(
-    ingested: str, model_file: Path, read: Callable[[str], pa.Table]
+def test_a_step_whose_input_was_deleted_with_the_scratch_folder_says_what_to_do(
+    images: Path, folders: RunFolders
 ) -> None:
-    rows = read(f"{ingested}/images").to_pylist()
+    write_plan(folders, inventory_of(images))
+    shutil.rmtree(folders.scratch_uri.removeprefix("file://"))
+    with pytest.raises(
+        step.NoInputFiles, match=r"inventory/part-.*\.parquet does not exist, but the run's metrics list"
+    ):
+        folders.ingest()
+    assert "clear `plan` with downstream" in read_record(folders.run_uri, "ingest")["hint"]
+
+
+def test_a_failed_task_is_recorded_as_the_exception_of_its_worker(ingested: RunFolders, model_file: Path) -> None:
+    rows = ingested.read("images").to_pylist()
     rows[3]["content"] = b"\xff\xd8\xff broken"
-    write_files(ingested, "ingest", "images", [pa.Table.from_pylist(rows, schema=schemas.IMAGES)])
+    table = pa.Table.from_pylist(rows, schema=schemas.IMAGES)
+    written = write_tables(f"{ingested.scratch_uri}/images", [table])
+    write_metrics(ingested, "ingest", {"files": {"images": written, "rejects": []}})
     with pytest.raises(Py4JJavaError):
-        features.run(ingested, str(model_file))
-    record = read_record(ingested, "features")
+        ingested.featurise(model_file)
+    record = read_record(ingested.run_uri, "features")
     assert (record["type"], record["message"].split(": ")[0]) == ("UndecodableImage", rows[3]["path"])
     assert "undecodable" in record["message"]
     assert not any(line.startswith("\tat ") for line in record["last_lines"])
     assert len(record["last_lines"]) <= 50
 
 
-def test_pca_leaves_a_record_too(run_uri: str) -> None:
-    write_files(run_uri, "features", "features", [])
+def test_pca_leaves_a_record_too(folders: RunFolders) -> None:
+    write_plan(folders)
+    write_featurised(folders)
     with pytest.raises(moments.CannotFit):
-        pca.run(run_uri, 2)
-    record = read_record(run_uri, "pca")
-    assert (record["type"], record["message"]) == ("CannotFit", "PCA needs at least 2 images; the run has 0")
+        folders.reduce(2)
+    record = read_record(folders.run_uri, "pca")
+    assert (record["type"], record["message"]) == (
+        "CannotFit",
+        "the dataset has no readable image: see the rejects of the run",
+    )
     assert "n_components" in record["hint"]
 
 
@@ -118,14 +143,15 @@ def test_a_lost_executor_is_recorded_with_its_reason_and_what_to_do() -> None:
     "error",
     [
         ingest.TooManyRejects({"empty": 1}, 1, 0, "r"),
-        ingest.NoImages("u", {}),
+        step.StepUnfinished("m"),
+        step.NoInputFiles("u"),
+        locations.NoFeatures("m"),
         ingest.AllForbidden("u", 1, "r"),
         moments.CannotFit("x"),
         step.LostRows("x"),
         schemas.WrongColumns("x"),
         features.UndecodableImage("x"),
         mobilenet.WrongModel("x"),
-        dataset.BadDatasetUri("u", "no bucket"),
         objects.BadUri("u"),
         MemoryError(),
         RuntimeError("<Code>AccessDenied</Code>"),

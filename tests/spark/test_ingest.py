@@ -1,30 +1,27 @@
 import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pytest
-from _pytest.logging import LogCaptureHandler
 from PIL import Image
 
 import ingest
 from local_aws.client import LocalAwsClient
 from orchard_spark import images as decoder
-from orchard_spark import objects, schemas
-from orchard_spark.dataset import Listed, ObjectChanged, ObjectGone, UnreadableKey
+from orchard_spark import objects, schemas, step
+from orchard_spark.read_ahead import Listed, ObjectChanged, ObjectGone, UnreadableKey
 from orchard_spark.rejects import RejectedObject
 from tests.spark.files import encode
+from tests.spark.ingested import DATASET, RunFolders, inventory_of, listed, write_plan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-Read = Callable[[str], pa.Table]
 MAX_PIXELS = 50_000
 
 
@@ -44,31 +41,20 @@ class Ingested:
     """A run over the 24 pictures and the files of `spoil`."""
 
     images: Path
-    run_uri: str
+    folders: RunFolders
     max_reject_ratio: float
     metrics: dict[str, Any]
-    log: list[logging.LogRecord]
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.run_uri.removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")
 def done(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     """A run that accepts exactly the share of rejects that it has. No test may change it."""
     folder = tmp_path_factory.mktemp("ingested")
-    images, run_uri = folder / "images", f"file://{folder}/run-1"
+    images, folders = folder / "images", RunFolders.below(f"file://{folder}")
     shutil.copytree(rendered, images)
     spoil(images)
-    handler, logger = LogCaptureHandler(), logging.getLogger("ingest")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    metrics = ingest.run(str(images), run_uri, limit := 4 / 28, max_pixels=MAX_PIXELS)
-    logger.setLevel(level)
-    logger.removeHandler(handler)
-    return Ingested(images, run_uri, limit, metrics, handler.records)
+    write_plan(folders, inventory_of(images))
+    return Ingested(images, folders, limit := 4 / 28, folders.ingest(limit))
 
 
 @pytest.fixture
@@ -81,8 +67,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {f"file://{path}": path.read_bytes() for path in folder.rglob("*_100.jpg") if not path.name.startswith(".")}
 
 
-def test_every_listed_object_is_in_either_images_or_rejects(done: Ingested, read: Read) -> None:
-    images, rejects, inventory = (read(f"{done.run_uri}/{name}") for name in ("images", "rejects", "inventory"))
+def test_every_object_of_the_inventory_is_in_either_images_or_rejects(done: Ingested) -> None:
+    images, rejects, inventory = (done.folders.read(name) for name in ("images", "rejects", "inventory"))
     assert (done.metrics["rows_in"], done.metrics["rows_out"], done.metrics["rejects"]) == (28, 24, 4)
     both = images["path"].to_pylist() + rejects["path"].to_pylist()
     assert sorted(both) == sorted(inventory["path"].to_pylist())
@@ -100,8 +86,8 @@ def test_every_listed_object_is_in_either_images_or_rejects(done: Ingested, read
     assert all(rejects["message"].to_pylist())
 
 
-def test_images_have_the_original_bytes_and_their_description(done: Ingested, read: Read) -> None:
-    table = read(f"{done.run_uri}/images")
+def test_images_have_the_original_bytes_and_their_description(done: Ingested) -> None:
+    table = done.folders.read("images")
     assert table.schema.remove_metadata().equals(schemas.IMAGES)
     rows = {row["path"]: row for row in table.to_pylist()}
     originals = files_of(done.images)
@@ -114,75 +100,89 @@ def test_images_have_the_original_bytes_and_their_description(done: Ingested, re
 
 
 def test_the_metrics_file_has_rows_time_and_versions(done: Ingested) -> None:
-    written = json.loads((done.folder / "ingest.metrics.json").read_text())
+    written = json.loads(objects.read(f"{done.folders.run_uri}/ingest.metrics.json"))
     assert written == done.metrics
     assert (written["step"], written["run_id"]) == ("ingest", "run-1")
     assert written["images_per_second"] == pytest.approx(28 / written["seconds"], rel=0.02)
     assert written["versions"]["pyspark"] == "3.5.8"
 
 
-def test_there_is_at_least_one_file_per_task_slot(done: Ingested) -> None:
-    assert len(list((done.folder / "images").glob("part-*"))) == 2
+def test_each_file_of_the_inventory_is_a_task_with_its_own_files(done: Ingested) -> None:
+    assert done.metrics["tasks"] == len(done.folders.parts("inventory")) == len(done.folders.parts("images")) == 2
+    places = {part.uri.rsplit("/", 1)[0] for name in ("images", "rejects") for part in done.folders.parts(name)}
+    assert places == {f"{done.folders.scratch_uri}/images", f"{done.folders.scratch_uri}/rejects"}
 
 
-def test_the_files_of_an_inventory_have_equal_size(run_uri: str, read: Read) -> None:
-    names = [f"{number:02}" for number in range(11)]
-    columns = {"path": names, "label": names, "etag": names, "size": [1] * 11, "modified": [0] * 11}
-    columns |= {"reason": [None] * 11, "message": [None] * 11}
-    inventory = pa.table(columns, schema=schemas.INVENTORY)
-    written = ingest.write_inventory(inventory, f"{run_uri}/inventory", 3)
-    assert [part.rows for part in written] == [4, 4, 3]
-    assert sorted(read(f"{run_uri}/inventory")["path"].to_pylist()) == names
-
-
-def test_too_many_rejects_fail_with_their_number_ratio_and_reasons(spoiled: Path, run_uri: str, read: Read) -> None:
+def test_too_many_rejects_fail_with_their_number_ratio_and_reasons(spoiled: Path, folders: RunFolders) -> None:
     (spoiled / "Kiwi/empty2.jpg").write_bytes(b"")
+    write_plan(folders, inventory_of(spoiled))
     with pytest.raises(ingest.TooManyRejects) as error:
-        ingest.run(str(spoiled), run_uri, max_reject_ratio=0.1, max_pixels=MAX_PIXELS)
+        folders.ingest(0.1)
     message = str(error.value)
     assert "5 of 29 objects were rejected: the ratio 0.172 exceeds max_reject_ratio 0.1" in message
     assert "Most common reasons: 2 empty (the object has no bytes); 1 too_many_pixels" in message
-    assert f"{run_uri}/rejects" in message
-    assert read(f"{run_uri}/rejects").num_rows == 5
+    assert f"{folders.scratch_uri}/rejects" in message
     with pytest.raises(FileNotFoundError):  # so nothing lists the images
-        objects.read(f"{run_uri}/ingest.metrics.json")
+        objects.read(f"{folders.run_uri}/ingest.metrics.json")
+
+
+def test_the_ratio_counts_the_images_and_rejects_that_the_dataset_has_already(
+    spoiled: Path, folders: RunFolders
+) -> None:
+    new = [row for row in inventory_of(spoiled) if row["path"].endswith("empty.jpg")]
+    write_plan(folders, new, listed=100, rejects_kept=2, kept_reject_reasons={"undecodable": 2})
+    assert folders.ingest(0.03)["reject_reasons"] == {"empty": 1}
+    with pytest.raises(ingest.TooManyRejects, match=r"3 of 100 .* 0.02\. Most common reasons: 2 undecodable .*1 empty"):
+        folders.ingest(0.02)
+
+
+def test_old_rejects_alone_do_not_fail_a_run(images: Path, folders: RunFolders) -> None:
+    write_plan(folders, inventory_of(images), listed=100, rejects_kept=50, kept_reject_reasons={"undecodable": 50})
+    assert folders.ingest(0)["rejects"] == 0
+
+
+def test_a_run_without_new_objects_ingests_nothing(folders: RunFolders) -> None:
+    write_plan(folders, listed=100)
+    metrics = folders.ingest()
+    assert (metrics["rows_in"], metrics["rows_out"], metrics["rejects"], metrics["tasks"]) == (0, 0, 0, 0)
+    assert (folders.parts("images"), folders.parts("rejects")) == ([], [])
+
+
+def test_a_run_that_is_not_planned_is_refused(folders: RunFolders) -> None:
+    with pytest.raises(step.StepUnfinished, match=r"plan\.metrics\.json does not exist"):
+        folders.ingest()
 
 
 def test_a_share_of_rejects_equal_to_the_limit_is_accepted(done: Ingested) -> None:
     assert (done.metrics["rejects"], done.metrics["rows_in"], done.max_reject_ratio) == (4, 28, 4 / 28)
 
 
-def test_a_prefix_without_images_fails_with_its_name(tmp_path: Path, run_uri: str) -> None:
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ingest.NoImages, match=rf"no images below {tmp_path}: expected files ending in \.jpg, "):
-        ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+def test_a_second_attempt_lists_other_files_and_changes_none_of_the_first(images: Path, folders: RunFolders) -> None:
+    write_plan(folders, inventory_of(images))
+    folders.ingest()
+    before = {part.uri: objects.read(part.uri) for part in folders.parts("images")}
+    folders.ingest()
+    assert before.keys().isdisjoint(part.uri for part in folders.parts("images"))
+    assert folders.read("images").num_rows == 24
+    assert {uri: objects.read(uri) for uri in before} == before
 
 
-def test_a_second_attempt_lists_other_files_and_changes_none_of_the_first(
-    done: Ingested, run_uri: str, read: Read
-) -> None:
-    shutil.copytree(done.folder, run_uri.removeprefix("file://"))
-    before = {file: file.read_bytes() for file in Path(run_uri.removeprefix("file://")).rglob("*.parquet")}
-    ingest.run(str(done.images), run_uri, done.max_reject_ratio, max_pixels=MAX_PIXELS)
-    assert (read(f"{run_uri}/images").num_rows, read(f"{run_uri}/rejects").num_rows) == (24, 4)
-    assert {file: file.read_bytes() for file in before} == before
-
-
-def test_a_second_attempt_first_deletes_the_completion_markers(done: Ingested, run_uri: str) -> None:
-    folder = Path(run_uri.removeprefix("file://"))
-    shutil.copytree(done.folder, folder)
-    assert (folder / "ingest.metrics.json").exists()
-    (folder / "summary.json").write_text("{}")
-    with pytest.raises(ingest.NoImages):
-        ingest.run(f"{done.images}/none", run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    assert not (folder / "summary.json").exists()
-    assert not (folder / "ingest.metrics.json").exists()
+def test_a_second_attempt_first_deletes_the_completion_markers(images: Path, folders: RunFolders) -> None:
+    write_plan(folders, inventory_of(images))
+    folders.ingest()
+    objects.write(f"{folders.run_uri}/summary.json", b"{}")
+    objects.delete(f"{folders.run_uri}/plan.metrics.json")
+    with pytest.raises(step.StepUnfinished):
+        folders.ingest()
+    for name in ("summary.json", "ingest.metrics.json"):
+        with pytest.raises(FileNotFoundError):
+            objects.read(f"{folders.run_uri}/{name}")
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "much"])
 def test_a_max_reject_ratio_outside_0_to_1_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        ingest.main(["--input-uri", "x", "--run-uri", "y", f"--max-reject-ratio={value}"])
+        ingest.main(["--run-uri", "x", "--scratch-uri", "y", f"--max-reject-ratio={value}"])
     assert "--max-reject-ratio" in capsys.readouterr().err
 
 
@@ -193,7 +193,7 @@ def test_batches_are_limited_in_rows_and_in_bytes() -> None:
     assert [batch.num_rows for batch in ingest.in_batches([small] * 130)] == [64, 64, 2]
 
 
-LISTED = Listed("s3://b/Kiwi/1.jpg", "e", 5, datetime(2026, 11, 22, tzinfo=UTC))
+LISTED = Listed("s3://b/Kiwi/1.jpg", "Kiwi", "e", 5, datetime(2026, 11, 22, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
@@ -220,30 +220,23 @@ def test_a_large_image_is_a_batch_of_its_own() -> None:
     assert [batch.num_rows for batch in ingest.in_batches([row, row, large, row, large, large])] == [2, 1, 1, 1, 1]
 
 
-def test_an_object_over_max_bytes_is_a_reject(images: Path, run_uri: str, read: Read) -> None:
+def test_an_object_that_the_listing_rejects_is_a_reject_with_the_reason_of_the_listing(
+    images: Path, folders: RunFolders
+) -> None:
     (images / "Kiwi/backup.jpg").write_bytes(b"x")
     with (images / "Kiwi/backup.jpg").open("r+b") as file:
         file.truncate(3 * 1024**3)  # a sparse file: reading it would take its size in memory
-    metrics = ingest.run(str(images), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
-    assert metrics["reject_reasons"] == {"too_many_bytes": 1}
-    (row,) = read(f"{run_uri}/rejects").to_pylist()
-    assert (row["size"], row["message"]) == (3 * 1024**3, f"{3 * 1024**3} bytes, over {64 * 1024**2}")
-
-
-def test_the_option_max_bytes_is_the_limit(images: Path, run_uri: str, read: Read) -> None:
-    arguments = ["--input-uri", str(images), "--run-uri", run_uri, "--max-reject-ratio", "1", "--max-bytes", "10"]
-    ingest.main(arguments)
-    assert set(read(f"{run_uri}/rejects")["reason"].to_pylist()) == {"too_many_bytes"}
-    assert read(f"{run_uri}/images").num_rows == 0
+    large = listed(images / "Kiwi/backup.jpg", reason="too_many_bytes", message="too large")
+    write_plan(folders, [large, listed(images / "Kiwi/0_100.jpg")])
+    assert folders.ingest(1)["reject_reasons"] == {"too_many_bytes": 1}
+    (row,) = folders.read("rejects").to_pylist()
+    assert (row["size"], row["message"]) == (3 * 1024**3, "too large")
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--max-bytes", "0", "0 is not positive: use a whole number from 1"),
-        ("--max-bytes", "-5", "-5 is not positive: use a whole number from 1"),
-        ("--max-bytes", str(1024**3 + 1), "1073741825 is too large: use at most 1073741824"),
-        ("--max-bytes", "64M", "invalid object_bytes value: '64M'"),
+        ("--max-pixels", "-5", "-5 is not positive: use a whole number from 1"),
         ("--max-pixels", "0", "0 is not positive: use a whole number from 1"),
         ("--max-pixels", "1.5", "invalid positive value: '1.5'"),
     ],
@@ -252,52 +245,26 @@ def test_a_limit_that_is_no_limit_is_refused(
     option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        ingest.main(["--input-uri", "images", "--run-uri", "run", f"{option}={value}"])
+        ingest.main(["--run-uri", "x", "--scratch-uri", "y", f"{option}={value}"])
     assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
-def test_ignored_objects_are_in_the_metrics_and_a_warning_when_they_are_more_than_the_images(
-    images: Path, run_uri: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    for number in range(25):
-        (images / f"Kiwi/{number}.HEIC").write_bytes(b"x")
-    with caplog.at_level(logging.INFO, "ingest"):
-        metrics = ingest.run(str(images), run_uri, max_reject_ratio=0, max_pixels=MAX_PIXELS)
-    assert metrics["ignored"] == {".heic": 25}
-    (record,) = [record for record in caplog.records if "ignored" in record.message and record.levelname != "INFO"]
-    assert (record.levelname, record.message) == ("WARNING", "ingest: 25 objects are ignored, 24 are images: 25 .heic")
+def test_the_program_takes_its_folders_and_limits_from_the_command_line(images: Path, folders: RunFolders) -> None:
+    write_plan(folders, inventory_of(images))
+    options = ["--run-uri", f"{folders.run_uri}/", "--scratch-uri", folders.scratch_uri, "--max-reject-ratio", "1"]
+    ingest.main([*options, "--max-pixels", "9999"])
+    assert set(folders.read("rejects")["reason"].to_pylist()) == {"too_many_pixels"}
+    assert folders.read("images").num_rows == 0
 
 
-def test_few_ignored_objects_are_no_warning(done: Ingested) -> None:
-    (record,) = [record for record in done.log if "are ignored" in record.message]
-    assert (record.levelname, record.message.split(": ", 2)[2]) == ("INFO", "1 .txt, 1 hidden")
-
-
-def test_a_prefix_without_images_fails_with_what_is_there(tmp_path: Path, run_uri: str) -> None:
-    for name in ("a.heic", "b.HEIC", "c.gif"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ingest.NoImages, match=r"Ignored: 2 \.heic, 1 \.gif"):
-        ingest.run(str(tmp_path), run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
-
-
-def test_archived_objects_are_rejects_and_the_others_are_images(
-    s3: "S3Client", step_bucket: str, run_uri: str, images: Path, read: Read
-) -> None:
-    content = (images / "Kiwi/0_100.jpg").read_bytes()
-    for number in range(4):
-        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=content)
-    s3.put_object(Bucket=step_bucket, Key="in/k/cold.jpg", Body=content, StorageClass="DEEP_ARCHIVE")
-    metrics = ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
-    assert (metrics["rows_out"], metrics["reject_reasons"]) == (4, {"archived": 1})
-    (row,) = read(f"{run_uri}/rejects").to_pylist()
-    assert "restore-object" in row["message"]
-
-
-def test_a_dataset_of_archived_objects_fails_with_what_to_do(s3: "S3Client", step_bucket: str, run_uri: str) -> None:
-    for number in range(3):
-        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=b"x", StorageClass="GLACIER")
-    with pytest.raises(ingest.TooManyRejects, match=r"3 archived \(the object is in an archive .*: restore it"):
-        ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.05, max_pixels=MAX_PIXELS)
+def put_images(s3: "S3Client", bucket: str, content: bytes, count: int = 3) -> list[dict[str, Any]]:
+    """Put an image several times into a bucket, and return it as the plan lists it."""
+    rows = []
+    for number in range(count):
+        etag = s3.put_object(Bucket=bucket, Key=f"in/k/{number}.jpg", Body=content)["ETag"].strip('"')
+        modified = datetime(2026, 11, 22, tzinfo=UTC)
+        rows.append(asdict(Listed(f"s3://{bucket}/in/k/{number}.jpg", "k", etag, len(content), modified)))
+    return rows
 
 
 @pytest.fixture
@@ -309,23 +276,28 @@ def faults(aws_url: str) -> Iterator[LocalAwsClient]:
 
 @pytest.mark.parametrize("max_reject_ratio", [0.05, 1])
 def test_a_dataset_that_is_denied_as_a_whole_fails_with_the_permissions_that_it_needs(
-    s3: "S3Client", step_bucket: str, run_uri: str, faults: LocalAwsClient, max_reject_ratio: float
+    s3: "S3Client", step_bucket: str, folders: RunFolders, faults: LocalAwsClient, max_reject_ratio: float
 ) -> None:
-    for number in range(3):
-        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=b"x")
-    faults.fail("s3", "AccessDenied", range(2, 100))  # all but the listing
-    message = f"access to all 3 objects below s3://{step_bucket}/in/ is denied: give"
+    write_plan(folders, put_images(s3, step_bucket, b"x"))
+    faults.fail("s3", "AccessDenied")
+    message = f"access to all 3 objects below {DATASET} is denied: give"
     with pytest.raises(ingest.AllForbidden, match=message):
-        ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=max_reject_ratio, max_pixels=MAX_PIXELS)
+        folders.ingest(max_reject_ratio)
 
 
 def test_a_single_denied_object_is_a_reject(
-    s3: "S3Client", step_bucket: str, run_uri: str, images: Path, faults: LocalAwsClient, read: Read
+    s3: "S3Client", step_bucket: str, folders: RunFolders, images: Path, faults: LocalAwsClient
 ) -> None:
-    content = (images / "Kiwi/0_100.jpg").read_bytes()
-    for number in range(3):
-        s3.put_object(Bucket=step_bucket, Key=f"in/k/{number}.jpg", Body=content)
-    faults.fail("s3", "AccessDenied", [3])
-    metrics = ingest.run(f"s3://{step_bucket}/in/", run_uri, max_reject_ratio=0.5, max_pixels=MAX_PIXELS)
+    write_plan(folders, put_images(s3, step_bucket, (images / "Kiwi/0_100.jpg").read_bytes()))
+    faults.fail("s3", "AccessDenied", [2])
+    metrics = folders.ingest(0.5)
     assert (metrics["rows_out"], metrics["reject_reasons"]) == (2, {"forbidden": 1})
-    assert "AccessDenied" in read(f"{run_uri}/rejects")["message"][0].as_py()
+    assert "AccessDenied" in folders.read("rejects")["message"][0].as_py()
+
+
+def test_new_objects_that_are_all_denied_are_rejects_if_the_dataset_has_others(
+    s3: "S3Client", step_bucket: str, folders: RunFolders, faults: LocalAwsClient
+) -> None:
+    write_plan(folders, put_images(s3, step_bucket, b"x"), listed=100)
+    faults.fail("s3", "AccessDenied")
+    assert folders.ingest(0.05)["reject_reasons"] == {"forbidden": 3}

@@ -10,6 +10,8 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import Context, DagRunState
 from airflow.sdk.exceptions import AirflowFailException
 
+from orchard.airflow.planning import check_scratch, confirm_plan
+from orchard.cluster.emr_clusters import terminate_clusters_of_run
 from orchard.run.run_queue import RunKey
 from orchard.run.states import StateOfRun
 from orchard.run.turn import Turn
@@ -38,12 +40,12 @@ def state_of_run(ti: Any) -> StateOfRun:
 
 def turn_of(ti: Any, settings: Settings, plan: Mapping[str, Any]) -> Turn:
     """Return the turn of a task's run on the dataset of its plan."""
+    s3, emr = (_client(settings, service) for service in ("s3", "emr"))
+    return Turn(s3, emr, settings, plan["dataset_uri"], RunKey(ti.dag_id, ti.run_id), state_of_run(ti))
 
-    def client(service: str) -> Any:
-        return AwsBaseHook(client_type=service, region_name=settings.region).conn
 
-    run = RunKey(ti.dag_id, ti.run_id)
-    return Turn(client("s3"), client("emr"), settings, plan["dataset_uri"], run, state_of_run(ti))
+def _client(settings: Settings, service: str) -> Any:
+    return AwsBaseHook(client_type=service, region_name=settings.region).conn
 
 
 class NotItsTurn(RuntimeError):
@@ -70,6 +72,12 @@ def take_dataset(ti: Any, settings: Settings, plan: Mapping[str, Any]) -> None:
     reasons = turn_of(ti, settings, plan).take_dataset(datetime.now(UTC))
     if reasons:
         raise NotItsTurn(reasons)
+
+
+def end_earlier_round(ti: Any, settings: Settings, plan: Mapping[str, Any]) -> None:
+    """Release the turn and terminate the clusters that a run had before it was cleared, if its teardown is skipped."""
+    turn_of(ti, settings, plan).release()
+    terminate_clusters_of_run(_client(settings, "emr"), plan["cluster_name"], [])
 
 
 def round_start(context: Context) -> datetime:
@@ -114,17 +122,23 @@ def has_unfinished_tasks(ti: Any) -> bool:
 def wait_for_turn(operator: Any, context: Context, settings: Settings, plan: Mapping[str, Any]) -> None:
     """Confirm a run's turn before a task uses EMR. If the run must wait, defer the task, and execute it again later.
 
-    Normally `wait_turn` has taken the turn. But a user may clear this task without it, after the run has finished.
+    Normally `wait_turn` has taken the turn. But a user may clear this task without it, after the run has finished. Then
+    the dataset may have changed in the tables, and the run's files may be deleted.
 
     Raises:
         AirflowFailException: the run has waited for longer than any cluster runs.
         TaskDeferred: the run must wait.
+        PlanOutdated, AirflowSkipException: see `confirm_plan`.
+        ScratchDeleted: see `check_scratch`.
     """
     now = datetime.now(UTC)
     if teardown_is_running(context["ti"]):
         reasons = ["the teardown of the run is still running, and would terminate a new cluster"]
     else:
         reasons = turn_of(context["ti"], settings, plan).take(now)
+    if not reasons and context["dag_run"].clear_number:
+        confirm_plan(context["ti"], settings, plan, context["params"])
+        check_scratch(settings, plan)
     if not reasons:
         return
     for reason in reasons:

@@ -1,23 +1,59 @@
-"""Count the images below a dataset's prefix, and the images that `ingest` will reject without reading them."""
+"""List the images below a dataset's prefix in parallel, page by page, and say which of them `ingest` cannot read."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+import pyarrow as pa
+import pyarrow.compute as pc
+from botocore.config import Config
+from botocore.exceptions import ClientError, ParamValidationError
 
+from orchard.dataset.keys import (
+    IMAGE_ENDINGS,
+    count_ignored,
+    is_archived,
+    is_image,
+    label,
+    most_common_endings,
+    reject_message,
+    reject_reason,
+)
+from orchard.dataset.pages import Page, Request, connections, page_requests, rare_collections
+from orchard.dataset.ranges import KeyRange, KeyRanges, NotInOrder
 from orchard.errors import PermanentError, is_final
 from orchard.storage import split_uri
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# The same as orchard_spark.dataset.IMAGE_ENDINGS, which Airflow cannot import. A test compares the two.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-# An object of these storage classes can be read only after it is restored. The same as orchard_spark.dataset.ARCHIVES.
-ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+WORKERS = 16
+# For the client that lists: a connection per worker, no long wait for a page that does not come, and enough retries for
+# a bucket that throttles.
+CLIENT_CONFIG = Config(
+    max_pool_connections=WORKERS,
+    connect_timeout=10,
+    read_timeout=20,
+    retries={"mode": "standard", "total_max_attempts": 10},
+)
+# The images of a listing. `path` is the full URI, `label` the name of the parent folder. An image with a `reason` is
+# rejected without being read.
+LISTED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("etag", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.timestamp("us", tz="UTC")),
+        ("storage_class", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
 REMEDIES: Mapping[str, str] = {
     "archived": "restore them, or copy them to another storage class",
     "too_many_bytes": "make them smaller, or set a larger max_bytes",
@@ -27,13 +63,16 @@ REMEDIES: Mapping[str, str] = {
 
 
 class NoImages(PermanentError):
-    """A dataset's prefix contains no image."""
+    """A dataset's prefix contains no image. `ignored` counts its other objects by their ending."""
 
-    def __init__(self, uri: str, other_objects: int) -> None:
+    def __init__(self, uri: str, ignored: Mapping[str, int]) -> None:
+        others = ", ".join(f"{count} {ending}" for ending, count in ignored.items()) or "none"
         super().__init__(
-            f"no images below {uri} (other objects: {other_objects}). Use a prefix with one folder per label "
+            f"no images below {uri} (other objects: {others}). Use a prefix with one folder per label "
             f"and objects that end in {', '.join(IMAGE_ENDINGS)}"
         )
+        self.uri = uri
+        self.ignored = ignored
 
 
 class CannotList(PermanentError):
@@ -43,105 +82,138 @@ class CannotList(PermanentError):
         super().__init__(f"dataset {uri} cannot be listed: {error}. Use the URI of a bucket that exists")
 
 
-class TooManyRejects(PermanentError):
-    """More images cannot be read than the run tolerates. The listing shows this before anything is read."""
+class UnorderedBucket(PermanentError):
+    """S3 lists a dataset in another order than that of its keys, as it does for directory buckets."""
 
-    def __init__(self, uri: str, size: "DatasetSize", max_reject_ratio: float) -> None:
-        rejects = sum(size.rejects.values())
-        super().__init__(
-            f"{rejects} of {size.images} images below {uri} cannot be read, a ratio of {rejects / size.images:.3f}, "
-            f"over max_reject_ratio {max_reject_ratio:g}: {describe_rejects(size)}. Or set a higher max_reject_ratio"
-        )
+    def __init__(self, uri: str, error: NotInOrder) -> None:
+        super().__init__(f"dataset {uri} cannot be listed in parallel: {error}. Copy it to a general purpose bucket")
 
 
 @dataclass(frozen=True)
-class DatasetSize:
-    """The number of images in a dataset, their total size in bytes, and how many `ingest` will reject, by reason."""
+class Listing:
+    """The number of images below a prefix and their total size in bytes.
+
+    `reasons` counts those that `ingest` will reject whatever they contain, by reason. `ignored` counts the objects that
+    are not images, by their ending.
+    """
 
     images: int
     bytes: int
-    rejects: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def readable(self) -> int:
-        """The number of images that the listing does not exclude."""
-        return self.images - sum(self.rejects.values())
+    reasons: Mapping[str, int]
+    ignored: Mapping[str, int]
 
 
-def is_image(key: str) -> bool:
-    """Return whether a key, relative to the dataset's prefix, names an image.
+def list_images(s3: "S3Client", uri: str, max_bytes: int, write: Callable[[pa.RecordBatch], None]) -> Listing:
+    """List a dataset's prefix, and pass its images to `write` in batches of LISTED of at most 1,000 rows.
 
-    The key has the file extension of an image, and no part of it starts with a dot.
+    `write` is called in this thread. The batches have no order: they are pages of several parts of the prefix. At most
+    16 requests are made at a time, or as many as the client has connections: see CLIENT_CONFIG.
 
-    >>> is_image("Kiwi/1.JPG"), is_image("Kiwi/._1.jpg"), is_image("Kiwi/notes.txt")
-    (True, False, False)
-    """
-    return not any(part.startswith(".") for part in key.split("/")) and key.lower().endswith(IMAGE_ENDINGS)
-
-
-def is_archived(item: Mapping[str, Any]) -> bool:
-    """Return whether an object of a listing with RestoreStatus must be restored before it can be read.
-
-    >>> is_archived({"StorageClass": "GLACIER"}), is_archived({"StorageClass": "GLACIER_IR"})
-    (True, False)
-    """
-    restored = "RestoreExpiryDate" in item.get("RestoreStatus", {})
-    return item.get("StorageClass") in ARCHIVES and not restored
-
-
-def reject_reason(item: Mapping[str, Any], max_bytes: int) -> str:
-    """Return why `ingest` will reject an image of a listing, or an empty string. The first of several reasons counts.
-
-    >>> [reject_reason({"Key": "images/1.jpg", "Size": size}, max_bytes=9) for size in (0, 9, 10)]
-    ['empty', '', 'too_many_bytes']
-    """
-    key = item["Key"]
-    if is_archived(item):
-        return "archived"
-    if item["Size"] > max_bytes:
-        return "too_many_bytes"
-    if any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\x00-\x1f\x7f]", key):
-        return "unreadable_key"
-    return "" if item["Size"] else "empty"
-
-
-def measure_dataset(s3: "S3Client", uri: str, max_bytes: int) -> DatasetSize:
-    """List a dataset's prefix and count its images. One of more than `max_bytes` counts as a reject.
+    Args:
+        s3: a client.
+        uri: see `orchard.dataset.uri`.
+        max_bytes: the size of the largest object that `ingest` reads. A larger one has a reason and a message.
+        write: takes a batch. While it does, the next pages are requested.
 
     Raises:
         NoImages: the prefix contains no image.
-        CannotList: the bucket does not exist.
+        CannotList: the bucket does not exist, or S3 refuses the request itself.
+        UnorderedBucket: the keys are not listed in their order.
+        ClientError, BotoCoreError: another error, after the client's retries.
     """
     bucket, prefix = split_uri(uri)
-    images = image_bytes = others = 0
-    rejects: Counter[str] = Counter()
-    pages = s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
-    )
+    images = image_bytes = 0
+    reasons: Counter[str] = Counter()
+    ignored: Counter[str] = Counter()
+    with (
+        rare_collections(),
+        page_requests(s3, bucket, prefix) as request,
+        closing(_pages(request, uri, connections(s3))) as pages,
+    ):
+        for page, count in pages:
+            found = [position for position in range(count) if is_image(page.keys[position][len(prefix) :])]
+            if len(found) < count:
+                count_ignored(ignored, (key[len(prefix) :] for key in page.keys[:count]))
+            if found:
+                batch = _batch(page, found, bucket, max_bytes, reasons)
+                images += batch.num_rows
+                image_bytes += pc.sum(batch["size"]).as_py()
+                write(batch)
+    endings = most_common_endings(ignored)
+    if images == 0:
+        raise NoImages(uri, endings)
+    return Listing(images, image_bytes, dict(reasons), endings)
+
+
+def _pages(request: Request, uri: str, connections: int) -> Generator[tuple[Page, int]]:
+    """List a prefix with several threads. Yield each page, and how many of its keys count, from the first one.
+
+    Its other keys are in other pages, too.
+
+    Raises:
+        CannotList, UnorderedBucket: see `list_images`.
+    """
+    _, prefix = split_uri(uri)
+    workers = min(WORKERS, connections)
+    ranges = KeyRanges(prefix)
+    # The request for the folders has no range.
+    running: dict[Future[Page], KeyRange | None] = {}
+    pool = ThreadPoolExecutor(workers, "list")
+
+    def list_next(part: KeyRange) -> None:
+        start = {"ContinuationToken": part.token} if part.token else {"StartAfter": part.after} if part.after else {}
+        running[pool.submit(request, **start)] = part
+
     try:
-        for page in pages:
-            for item in page.get("Contents", []):
-                if is_image(item["Key"].removeprefix(prefix)):
-                    images += 1
-                    image_bytes += item["Size"]
-                    rejects[reject_reason(item, max_bytes)] += 1
-                else:
-                    others += 1
-    except ClientError as error:
+        list_next(ranges.whole)
+        asked_for_folders = False
+        while running:
+            pages = []
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                part, page = running.pop(future), future.result()
+                if part is None:
+                    ranges.add_folders(page.folders)
+                    continue
+                pages.append((page, ranges.advance(part, page.keys, page.token)))
+                if part.token:
+                    list_next(part)
+                if page.token and not asked_for_folders:
+                    running[pool.submit(request, Delimiter="/")] = None
+                    asked_for_folders = True
+            while len(running) < workers and (half := ranges.split()):
+                list_next(half)
+            yield from pages
+    except (ClientError, ParamValidationError) as error:
         if is_final(error):
             raise CannotList(uri, error) from error
         raise
-    if images == 0:
-        raise NoImages(uri, others)
-    del rejects[""]
-    return DatasetSize(images, image_bytes, dict(rejects))
+    except NotInOrder as error:
+        raise UnorderedBucket(uri, error) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def describe_rejects(size: DatasetSize) -> str:
-    """Return how many images `ingest` will reject for each reason, with the remedy.
-
-    >>> describe_rejects(DatasetSize(9, 9, {"empty": 2}))
-    '2 empty (upload them again, or delete them)'
-    """
-    most_common = sorted(size.rejects.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(f"{count} {reason} ({REMEDIES[reason]})" for reason, count in most_common)
+def _batch(page: Page, images: Sequence[int], bucket: str, max_bytes: int, reasons: Counter[str]) -> pa.RecordBatch:
+    """Return the images at these positions of a page as a batch of LISTED. Count why `ingest` will reject some."""
+    paths = [f"s3://{bucket}/{page.keys[position]}" for position in images]
+    sizes = [int(page.sizes[position]) for position in images]
+    messages: dict[int, tuple[str, str]] = {}
+    for row, (position, size) in enumerate(zip(images, sizes, strict=True)):
+        storage_class = page.storage_classes[position]
+        archived = is_archived(storage_class, restored=position in page.restored)
+        if reason := reject_reason(page.keys[position], size, max_bytes, archived=archived):
+            reasons[reason] += 1
+            if message := reject_message(reason, paths[row], size, max_bytes, storage_class):
+                messages[row] = (reason, message)
+    rejects = [messages.get(row, (None, None)) for row in range(len(paths))]
+    columns = [
+        pa.array(paths),
+        pa.array([label(path) for path in paths]),
+        pc.utf8_trim(pa.array([page.etags[position] for position in images]), '"'),
+        pa.array(sizes, pa.int64()),
+        pa.array([page.modified[position] for position in images]).cast(LISTED.field("modified").type),
+        pa.array([page.storage_classes[position] for position in images]),
+        pa.array([reason for reason, _ in rejects], pa.string()),
+        pa.array([message for _, message in rejects], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=LISTED)

@@ -12,7 +12,6 @@ from botocore.exceptions import ClientError
 from orchard.cluster.request import subnet_ids
 from orchard.errors import PermanentError
 from orchard.preflight import ec2, emr, iam, s3
-from orchard.run.plan import RunPlan
 from orchard.run.turn import LOCKS, active_clusters
 from orchard.settings import Settings
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
+
+    from orchard.run.plan import RunPlan
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Clients:
     emr: "EMRClient"
 
 
-def check(clients: Clients, settings: Settings, plan: RunPlan) -> None:
+def check(clients: Clients, settings: Settings, plan: "RunPlan") -> None:
     """Check that a run's cluster and steps will find what they need.
 
     A check that a local AWS does not implement is skipped with a warning.
@@ -81,16 +82,18 @@ def check(clients: Clients, settings: Settings, plan: RunPlan) -> None:
         raise NotReady(faults)
 
 
-def _checks(clients: Clients, settings: Settings, plan: RunPlan) -> list[tuple[str, Callable[[], list[str]]]]:
+def _checks(clients: Clients, settings: Settings, plan: "RunPlan") -> list[tuple[str, Callable[[], list[str]]]]:
     """Return all checks, each with the name of what it checks."""
     dataset, output, request = plan["dataset_uri"], plan["run_uri"], plan["cluster"]
+    # The nodes write the vectors to the folders of two tables. Airflow writes the rest of the tables.
+    folders = [output, plan["scratch_uri"], settings.warehouse_uri, f"{settings.bucket_uri}/{LOCKS}"]
     subnets = f"subnets {', '.join(subnet_ids(request)) or 'of the default VPC'}"
     return [
         (f"bucket {settings.bucket}", partial(s3.misplaced_bucket, clients.s3, settings)),
         (f"release {settings.release_uri}", partial(s3.damaged_release, clients.s3, settings)),
         (f"region of dataset {dataset}", partial(s3.distant_dataset, clients.s3, settings, dataset)),
         (f"dataset {dataset}", partial(s3.unreadable_dataset, clients.s3, dataset)),
-        (f"output {output}", partial(_unwritable_folders, clients.s3, [output, f"{settings.bucket_uri}/{LOCKS}"])),
+        (f"output {output}", partial(_unwritable_folders, clients.s3, folders)),
         (f"release label {request['ReleaseLabel']}", partial(emr.unknown_release_label, clients.emr, request)),
         ("instance types of EMR", partial(emr.unsupported_instance_types, clients.emr, request)),
         ("instance types of EC2", partial(ec2.types_not_offered, clients.ec2, request)),

@@ -1,11 +1,12 @@
 """Check the buckets, the release, the dataset and the run's folder on S3. Each check returns one sentence per fault."""
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from orchard.dataset.listing import NoImages, is_archived, is_image
+from orchard.dataset.keys import count_ignored, is_archived, is_image, most_common_endings
 from orchard.release import NoRelease, damaged_files, read_release
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -88,8 +89,12 @@ def distant_dataset(s3: "S3Client", settings: Settings, dataset_uri: str) -> lis
 
 def unreadable_dataset(s3: "S3Client", dataset_uri: str) -> list[str]:
     """Check that the dataset's prefix contains an image, and that the first one that is not archived can be read."""
+    # Imported here because PyArrow takes longer to import than the rest of Orchard, and each parse of the DAG imports
+    # this module.
+    from orchard.dataset.listing import NoImages
+
     bucket, prefix = split_uri(dataset_uri)
-    others = 0
+    ignored: Counter[str] = Counter()
     first = ""
     try:
         for page in s3.get_paginator("list_objects_v2").paginate(
@@ -98,13 +103,19 @@ def unreadable_dataset(s3: "S3Client", dataset_uri: str) -> list[str]:
             items = page.get("Contents", [])
             images = [item for item in items if is_image(item["Key"].removeprefix(prefix))]
             # The plan tolerates some archived images.
-            readable = [item["Key"] for item in images if not is_archived(item)]
+            readable = [
+                item["Key"]
+                for item in images
+                if not is_archived(
+                    item.get("StorageClass"), restored="RestoreExpiryDate" in item.get("RestoreStatus", {})
+                )
+            ]
             first = next(iter(readable), first or (images[0]["Key"] if images else ""))
             if readable:
                 break
-            others += len(items) - len(images)
+            count_ignored(ignored, (item["Key"].removeprefix(prefix) for item in items))
         if not first:
-            return [str(NoImages(dataset_uri, others))]
+            return [str(NoImages(dataset_uri, most_common_endings(ignored)))]
         s3.get_object(Bucket=bucket, Key=first, Range="bytes=0-0")["Body"].close()
     except ClientError as error:
         if error.response["Error"]["Code"] == "InvalidObjectState":

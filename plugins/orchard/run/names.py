@@ -21,6 +21,15 @@ def run_name(run_after: datetime, run_id: str, deployment: str) -> str:
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}-{run_id_hash(run_id, deployment)}"
 
 
+def run_id_of(run_uri: str) -> str:
+    """Return the value of the column run_id for a run: the name of its folder.
+
+    >>> run_id_of("s3://fruits/runs/images/20261122T020000-66502c")
+    '20261122T020000-66502c'
+    """
+    return run_uri.rsplit("/", 1)[-1]
+
+
 def run_id_hash(run_id: str, deployment: str) -> str:
     """Return the hash that stands for a run of a deployment in names: six hexadecimal digits."""
     return hashlib.sha256(f"{deployment} {run_id}".encode()).hexdigest()[:6]

@@ -14,10 +14,14 @@ from orchard.errors import PermanentError
 MAX_CORE_INSTANCES = 20
 # MobileNetV2 has this many features per image, and a PCA at most as many components.
 MAX_COMPONENTS = 1280
-# The defaults and the limit of ingest.py, which Airflow cannot import. A test compares them.
+# Photographs are smaller. A worker holds an object several times while it packs it.
 DEFAULT_MAX_BYTES = 64 * 1024**2
+# A record batch of the steps can hold less than 2 GiB of content.
 LARGEST_MAX_BYTES = 1024**3
+# The default of ingest.py, which Airflow cannot import. A test compares the two.
 DEFAULT_MAX_PIXELS = 50_000_000
+# Fit the PCA to the images of the run, or use the basis that the dataset's published run has.
+PCA_MODES = REFIT, FROZEN = "refit", "frozen"
 
 
 class UnknownParams(PermanentError):
@@ -35,15 +39,19 @@ class BadParams(PermanentError):
 class RunParams:
     """The params of a run, valid and with the type that they are used as.
 
-    `n_components` is a whole number of components, or the share of the variance to keep. An object of more than
-    `max_bytes`, or an image of more than `max_pixels`, is rejected.
+    `n_components` is a whole number of components, or the share of the variance to keep. If `pca_mode` is "frozen", it
+    is not used. An object of more than `max_bytes`, or an image of more than `max_pixels`, is rejected. With
+    `retry_rejects`, the run reads objects again that an earlier run rejected; with `full_refresh`, all objects.
     """
 
     dataset_uri: str
     n_components: int | float
+    pca_mode: str
     max_reject_ratio: float
     max_bytes: int
     max_pixels: int
+    retry_rejects: bool
+    full_refresh: bool
     instance_type: str
     core_instances: int
 
@@ -109,6 +117,18 @@ def _max_reject_ratio(value: object) -> float:
     return float(number)
 
 
+def _pca_mode(value: object) -> str:
+    if not isinstance(value, str) or value not in PCA_MODES:
+        raise ValueError(f"choose from {', '.join(PCA_MODES)}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("use true or false")
+    return value
+
+
 def _instance_type(value: object) -> str:
     if not isinstance(value, str) or value not in INSTANCE_TYPES:
         raise ValueError(f"choose from {', '.join(INSTANCE_TYPES)}")
@@ -132,9 +152,12 @@ def _number(value: object) -> int | float | None:
 PARSERS: Mapping[str, Callable[[object], Any]] = {
     "dataset_uri": check_dataset_uri,
     "n_components": _n_components,
+    "pca_mode": _pca_mode,
     "max_reject_ratio": _max_reject_ratio,
     "max_bytes": partial(_whole_number, largest=LARGEST_MAX_BYTES),
     "max_pixels": _whole_number,
+    "retry_rejects": _flag,
+    "full_refresh": _flag,
     "instance_type": _instance_type,
     "core_instances": partial(_whole_number, largest=MAX_CORE_INSTANCES),
 }

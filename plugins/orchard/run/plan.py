@@ -1,49 +1,39 @@
-"""The first task of a run: count the images, name the run, build the requests to EMR."""
+"""The first task of a run: name the run, build the requests to EMR, and find out what has changed in the dataset."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pyiceberg.catalog import Catalog
+
 from orchard.cluster.request import ClusterSpec, run_job_flow_request
 from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
-from orchard.dataset.listing import DatasetSize, TooManyRejects, describe_rejects, measure_dataset
-from orchard.errors import PermanentError
-from orchard.release import read_release
-from orchard.run.names import cluster_name, dataset_name, run_name
+from orchard.release import Release, read_release
+from orchard.run.changes import Code, plan_changes
+from orchard.run.names import cluster_name, dataset_name, run_id_of, run_name
 from orchard.run.params import RunParams
+from orchard.run.plan_files import read_plan
 from orchard.run.steps import step_configs
 from orchard.settings import Settings
+from orchard.tables.state import published_state
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
 
-# Fewer have no variance.
-MIN_IMAGES = 2
-
-
-class TooFewImages(PermanentError):
-    """The dataset has fewer readable images than the PCA needs."""
-
-    def __init__(self, dataset_uri: str, readable: int, n_components: float) -> None:
-        if readable < MIN_IMAGES:
-            remedy = f"a PCA needs at least {MIN_IMAGES}: add images, or use another dataset_uri"
-        else:
-            remedy = f"n_components is {n_components}: use at most {readable}, or a share of the variance such as 0.95"
-        super().__init__(f"{dataset_uri} has {readable} readable images, but {remedy}")
-
 
 class RunPlan(TypedDict):
-    """The XCom of the task `plan`: the input of the tasks that follow.
+    """The XCom of the task `plan`: the input of the tasks that follow. It does not depend on what has changed.
 
-    `images` is the number of images; `cluster` is the RunJobFlow request; the steps are StepConfigs of AddJobFlowSteps.
+    `cluster` is the RunJobFlow request; the steps are StepConfigs of AddJobFlowSteps.
     """
 
     dataset_uri: str
     run_uri: str
-    images: int
+    scratch_uri: str
     cluster_name: str
     cluster: dict[str, Any]
     ingest_step: dict[str, Any]
@@ -51,57 +41,84 @@ class RunPlan(TypedDict):
     pca_step: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """The plan of a run, and the counts of what has changed: see `plan_changes`."""
+
+    run: RunPlan
+    changes: Mapping[str, Any]
+
+
 def plan_run(
-    s3: "S3Client", settings: Settings, params: Mapping[str, Any], *, dag_id: str, run_id: str, run_after: datetime
-) -> RunPlan:
+    s3: "S3Client",
+    catalog: Catalog,
+    settings: Settings,
+    params: Mapping[str, Any],
+    *,
+    dag_id: str,
+    run_id: str,
+    run_after: datetime,
+    end_earlier_round: Callable[[RunPlan], None] | None = None,
+) -> Planned:
     """Plan a run from the params of Airflow's form or API.
+
+    `end_earlier_round`, if given, ends what a cleared run has left, before anything is planned: a new plan must not use
+    steps that worked on the old one.
 
     Raises:
         UnknownParams: a param is misspelt.
         BadParams: a param has a value that a run cannot use.
-        NoImages: the dataset's prefix contains no image.
-        CannotList: the dataset's bucket does not exist.
-        TooManyRejects: the listing shows that more images cannot be read than the run tolerates.
-        TooFewImages: there are fewer readable images than components.
         NoRelease: the release of the settings is not on S3.
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
+        PermanentError: see `plan_changes`.
     """
     parsed = RunParams.parse(params)
-    dataset_uri = parsed.dataset_uri
-    size = measure_dataset(s3, dataset_uri, parsed.max_bytes)
-    check_size(size, parsed)
     release = read_release(s3, settings)
-    dataset, name = dataset_name(dataset_uri), run_name(run_after, run_id, settings.deployment)
-    run_uri = f"{settings.bucket_uri}/runs/{dataset}/{name}"
+    name = run_name(run_after, run_id, settings.deployment)
+    tags = {
+        # AmazonEMRServicePolicy_v2 requires this tag.
+        "for-use-with-amazon-emr-managed-policies": "true",
+        DAG_TAG: dag_id,
+        RUN_TAG: run_tag(run_id),
+        DEPLOYMENT_TAG: settings.deployment,
+        DATASET_TAG: dataset_tag(parsed.dataset_uri),
+        OWNER_TAG: settings.owner,
+    }
     spec = ClusterSpec(
-        name=cluster_name(settings.bucket, settings.deployment, name, dataset),
+        name=cluster_name(settings.bucket, settings.deployment, name, dataset_name(parsed.dataset_uri)),
         instance_type=parsed.instance_type,
         core_instances=parsed.core_instances,
-        tags={
-            # AmazonEMRServicePolicy_v2 requires this tag.
-            "for-use-with-amazon-emr-managed-policies": "true",
-            DAG_TAG: dag_id,
-            RUN_TAG: run_tag(run_id),
-            DEPLOYMENT_TAG: settings.deployment,
-            DATASET_TAG: dataset_tag(dataset_uri),
-            OWNER_TAG: settings.owner,
-        },
+        tags=tags,
     )
-    log.info(
-        "plan: %d images, %.1f MB below %s; cluster of 1 + %d %s, %d task slots, %.2f USD per hour",
-        size.images,
-        size.bytes / 1e6,
-        dataset_uri,
-        spec.core_instances,
-        spec.instance_type,
-        spec.task_slots,
-        spec.usd_per_hour,
-    )
-    ingest, features, pca = step_configs(release, run_uri=run_uri, params=parsed)
+    run = build_run(settings, release, parsed, spec, name)
+    if end_earlier_round is not None:
+        end_earlier_round(run)
+    changes = plan_changes(s3, catalog, settings, run, parsed, Code(model=release.model_name, decoder=release.decoder))
+    if not changes["nothing_to_do"]:
+        log.info(
+            "plan: %d images to read; cluster of 1 + %d %s, %d task slots, %.2f USD per hour",
+            changes["new"] + changes["changed"],
+            spec.core_instances,
+            spec.instance_type,
+            spec.task_slots,
+            spec.usd_per_hour,
+        )
+    return Planned(run, changes)
+
+
+def build_run(settings: Settings, release: Release, params: RunParams, spec: ClusterSpec, name: str) -> RunPlan:
+    """Return the plan of a run that has a name.
+
+    Raises:
+        ArgumentsTooLong: a step's arguments are longer than EMR's limit.
+    """
+    folder = f"{dataset_name(params.dataset_uri)}/{name}"
+    run_uri, scratch_uri = f"{settings.bucket_uri}/runs/{folder}", f"{settings.bucket_uri}/scratch/{folder}"
+    ingest, features, pca = step_configs(release, settings, params, run_uri=run_uri, scratch_uri=scratch_uri)
     return {
-        "dataset_uri": dataset_uri,
+        "dataset_uri": params.dataset_uri,
         "run_uri": run_uri,
-        "images": size.images,
+        "scratch_uri": scratch_uri,
         "cluster_name": spec.name,
         "cluster": run_job_flow_request(spec, settings),
         "ingest_step": ingest,
@@ -110,22 +127,32 @@ def plan_run(
     }
 
 
-def check_size(size: DatasetSize, params: RunParams) -> None:
-    """Check that a dataset has enough readable images for a run. Warn of images that `ingest` will reject.
+def why_outdated(s3: "S3Client", catalog: Catalog, settings: Settings, run: Mapping[str, Any]) -> str:
+    """Return why a run's plan is outdated: the tables show another run of the dataset since. Return "" if it is not.
 
     Raises:
-        TooManyRejects: the listing shows that more images cannot be read than the run tolerates.
-        TooFewImages: there are fewer readable images than components.
+        NoPlan: the run has no plan.
     """
-    if (size.images - size.readable) / size.images > params.max_reject_ratio:
-        raise TooManyRejects(params.dataset_uri, size, params.max_reject_ratio)
-    if size.rejects:
-        log.warning(
-            "plan: %d of %d images below %s cannot be read and will be rejected: %s",
-            size.images - size.readable,
-            size.images,
-            params.dataset_uri,
-            describe_rejects(size),
-        )
-    if size.readable < max(MIN_IMAGES, params.n_components):
-        raise TooFewImages(params.dataset_uri, size.readable, params.n_components)
+    planned = read_plan(s3, run["run_uri"])
+    base = planned["base_run_id"]
+    state = published_state(catalog, settings, run["dataset_uri"])
+    published = state and state.run_id
+    if published == base and not planned["base_is_complete"] and state and state.is_complete:
+        return f"run {base} of {run['dataset_uri']} was not yet published completely when this run was planned"
+    if published in (base, run_id_of(run["run_uri"])):
+        return ""
+    shown = f"run {published} of {run['dataset_uri']}" if published else f"no run of {run['dataset_uri']}"
+    return f"the tables show {shown}, but this run was planned after {f'run {base}' if base else 'none'}"
+
+
+def plan_again(
+    s3: "S3Client", catalog: Catalog, settings: Settings, run: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Find out again what has changed, for a run whose plan is outdated, with the release that it was planned with.
+
+    Raises:
+        PermanentError: see `plan_changes`.
+    """
+    earlier = read_plan(s3, run["run_uri"])
+    code = Code(model=earlier["model"], decoder=earlier["decoder"])
+    return plan_changes(s3, catalog, settings, run, RunParams.parse(params), code)

@@ -1,104 +1,310 @@
-"""Publish a run: check that its steps agree, commit its files to the tables, write `summary.json`."""
+"""Publish a run: check that its steps agree, change the tables, write `summary.json`, delete the scratch folder."""
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
-from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
+from pyiceberg.table import FileScanTask, Table
 
+from orchard.errors import PermanentError
+from orchard.run.names import run_id_of
 from orchard.run.plan import RunPlan
-from orchard.run.summary import InconsistentRun, read_metrics, summarise, write_summary
+from orchard.run.scratch import delete_scratch
+from orchard.run.step_files import Listed, check_files, data_files, read_files
+from orchard.run.summary import Metrics, read_metrics, read_summary, summarise, write_summary
 from orchard.settings import Settings
-from orchard.tables.catalog import DATASET_URI, INGESTED, RUN_ID, RUN_URI, SNAPSHOTS, TABLES, RunOrigin, open_table
-from orchard.tables.commit import commit
+from orchard.tables.catalog import DATASET, RUN_ID, TABLES, find_table, open_table
+from orchard.tables.commit import Change, commit, replacement, tasks_of_dataset
+from orchard.tables.features import Inferred, change_of_features, images_without_features
+from orchard.tables.files import write_files
+from orchard.tables.rows import arrow_schema, stream_file, stream_rows, where
+from orchard.tables.state import run_of_rows
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
 
-WRITE_AGAIN = "Clear the step's add_step with downstream to write the files again"
+# Each run adds a small file to `runs`, and to `pca_models`. If a dataset has more, they are merged into one.
+MOST_SMALL_FILES = 200
 
 
-def publish_run(s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str) -> dict[str, Any]:
-    """Make a run visible to readers: commit its files to the tables, then write and return its `summary.json`.
+class DatasetChanged(PermanentError):
+    """The tables show another state of the dataset than the one that the run was planned from."""
 
-    The run replaces the run of the same `dataset_uri` that the tables show. The rows of the replaced run remain in its
-    own snapshots. A run that read the dataset earlier than the one shown gets its snapshots outside the main branch, so
-    that the tables do not return to older data. Publishing a run again changes nothing, unless steps of the run were
-    redone. In that case, its files are replaced.
+    def __init__(self, dataset: str, run: str, base: str | None, shown: str | None) -> None:
+        def rows(run_id: str | None) -> str:
+            return f"the rows of run {run_id}" if run_id else "no rows"
+
+        super().__init__(
+            f"run {run} of {dataset} is not published: it was planned when the tables had {rows(base)} of the dataset, "
+            f"and now they have {rows(shown)}. Trigger a new run of the dataset: it reads only what has changed"
+        )
+
+
+class LostFeatures(PermanentError):
+    """Rows of `features` that a run refers to have been removed since the run was planned."""
+
+    def __init__(self, run_uri: str, new: int, kept: int) -> None:
+        super().__init__(
+            f"{run_uri} is not published: since the run was planned, the table features has lost the rows of {new} of "
+            f"its new images and of {kept} others, by forget_dataset or a rollback. Trigger a new run of the dataset"
+            + (" with full_refresh" if kept else "")
+        )
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A run with what it needs to be published. All files have been checked."""
+
+    s3: "S3Client"
+    tables: Mapping[str, Table]
+    plan: RunPlan
+    metrics: Metrics
+    summary: dict[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        """The value of the column `dataset`."""
+        return self.plan["dataset_uri"]
+
+    @property
+    def run_id(self) -> str:
+        """The value of the column `run_id`."""
+        return run_id_of(self.plan["run_uri"])
+
+
+def publish_run(
+    s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str | None
+) -> dict[str, Any]:
+    """Make a run visible to readers: change the tables, then write and return its `summary.json`.
+
+    The tables change one after the other, `runs` last. Each change is one commit, after which the table shows the run
+    completely. Publishing a run again changes nothing, unless steps of the run were redone. In that case, the rows of
+    the run are replaced by those of its new files.
 
     Raises:
-        InconsistentRun: the steps or their files disagree about the number of images. No table shows the run.
+        InconsistentRun: the steps or their files disagree about the number of images. No table has changed.
+        DatasetChanged: since the plan, another run of the dataset was published, or the tables were rolled back.
+        LostFeatures: features that the run refers to have been removed since the plan.
         WrongWarehouse: the tables of the database are in another bucket.
-        UnknownFiles: a table was compacted, or another program wrote to it.
+        OldLayout: a table has the columns of an earlier release.
+        SharedFile: a data file has rows of several datasets.
         CannotCommit: other publishers changed a table during each attempt.
     """
-    run_uri = plan["run_uri"]
-    metrics = read_metrics(s3, run_uri)
-    summary = summarise(plan, metrics.steps, cluster_id)
-    rows = {
-        "rejects": summary["images_rejected"],
-        "features": summary["features_rows"],
-        "embeddings": summary["embeddings_rows"],
-    }
-    tables = {name: open_table(catalog, settings, name) for name in TABLES}
-    # Check all tables before the first commit.
-    files = {name: data_files(table, metrics.files(name)) for name, table in tables.items()}
-    for name, expected in rows.items():
-        found = sum(file.record_count for file in files[name])
-        if found != expected:
-            raise InconsistentRun(
-                f"{run_uri} is not published: the {len(files[name])} files of {name} contain {found} rows, but the "
-                f"step's metrics count {expected}. {WRITE_AGAIN}"
-            )
-    origin = RunOrigin(plan["dataset_uri"], metrics.ingested.isoformat())
-    snapshots: dict[str, int] = {}
-    for name, table in tables.items():
-        properties = {
-            RUN_URI: run_uri,
-            RUN_ID: summary["run_id"],
-            DATASET_URI: origin.dataset_uri,
-            INGESTED: origin.ingested,
-        }
-        if name == "embeddings":
-            properties[SNAPSHOTS] = json.dumps(snapshots)
-        snapshots[name] = commit(table, run_uri, origin, files[name], properties)
-    summary["database"] = settings.catalog_database
-    # As text, because browsers and jq round numbers of this size.
-    summary["tables"] = {name: {"snapshot_id": str(snapshots[name]), "rows": count} for name, count in rows.items()}
-    write_summary(s3, summary)
-    log.info("published %s: %s", run_uri, json.dumps(summary))
+    summary = read_summary(s3, plan["run_uri"])
+    if summary is not None and is_published(catalog, settings, summary):
+        log.info("%s is published already", plan["run_uri"])
+    else:
+        metrics = read_metrics(s3, plan["run_uri"])
+        summary = summarise(plan, metrics, cluster_id)
+        tables = {name: open_table(catalog, settings, name) for name in TABLES}
+        summary["database"] = settings.catalog_database
+        summary["tables"] = change_tables(Publication(s3, tables, plan, metrics, summary))
+        write_summary(s3, summary)
+        log.info("published %s: %s", plan["run_uri"], json.dumps(summary))
+    delete_scratch(s3, settings, plan["scratch_uri"], now=datetime.now(UTC))
     return summary
 
 
-def data_files(table: Table, listed: Sequence[Mapping[str, Any]]) -> list[DataFile]:
-    """Return the files that a step lists in its metrics as Iceberg data files. Only footers are read.
+def is_published(catalog: Catalog, settings: Settings, summary: Mapping[str, Any]) -> bool:
+    """Return whether the tables show the run of a summary."""
+    dataset, run_id = str(summary["dataset_uri"]), str(summary["run_id"])
+    names = ["images", "embeddings", "runs", *(["rejects"] if summary["images_rejected"] else [])]
+    tables = {name: find_table(catalog, settings, name) for name in names}
+
+    def shows_run(name: str, table: Table) -> bool:
+        return bool(rows_of_run(table, dataset, run_id)) if name == "runs" else run_of_rows(table, dataset) == run_id
+
+    return all(table is not None and shows_run(name, table) for name, table in tables.items())
+
+
+def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
+    """Make the tables show a run. Return the snapshot of each table, and the number of its rows that are of the run.
+
+    All that can be checked is checked before the first change.
+    """
+    tables, metrics = run.tables, run.metrics
+    check_base(run, tables["images"])
+    io = tables["images"].io
+    kept_images, new_images = metrics.files("plan", "kept_images"), metrics.files("features", "new_images")
+    kept_rejects, rejects = metrics.files("plan", "kept_rejects"), metrics.files("ingest", "rejects")
+    fitted = metrics.files("pca", "pca_model")
+    check_files(io, [*kept_images, *new_images, *kept_rejects, *rejects, *fitted])
+    features = data_files(tables["features"], metrics.files("features", "features"))
+    compacted = data_files(tables["features"], metrics.files("pca", "compacted"))
+    embeddings = data_files(tables["embeddings"], metrics.files("pca", "embeddings"), run.dataset)
+    basis = list(read_files(io, fitted, arrow_schema(TABLES["pca_models"])))
+    replaced = metrics.files("pca", "replaced")
+    check_features(run)
+
+    images = write_files(run.s3, tables["images"], rows_of_dataset(run, "images", [*kept_images, *new_images]))
+    refused = write_files(run.s3, tables["rejects"], rows_of_dataset(run, "rejects", [*kept_rejects, *rejects]))
+    inferred = Inferred(
+        run.run_id, metrics.steps["features"]["model"], features, compacted, [file["uri"] for file in replaced]
+    )
+    properties = {RUN_ID: run.run_id, DATASET: run.dataset}
+    snapshots: dict[str, int] = {}
+
+    def change(name: str, find_change: Callable[[Table], Change]) -> None:
+        snapshots[name] = commit(tables[name], run.plan["run_uri"], find_change, properties)
+
+    def replace_images(table: Table) -> Change:
+        # Again, because meanwhile another run may have been published, and another dataset may have been forgotten.
+        check_base(run, table)
+        check_features(run)
+        return replacement(table, run.dataset, images)
+
+    def change_if_shown(name: str, find_change: Callable[[Table], Change]) -> None:
+        """Change a table only while `images` shows the run: this process may have been paused for hours."""
+
+        def checked(table: Table) -> Change:
+            check_base(run, tables["images"].refresh(), run.run_id)
+            return find_change(table)
+
+        change(name, checked)
+
+    change("features", lambda table: change_of_features(run.s3, table, inferred))
+    change("pca_models", lambda table: change_of_pca_models(run, table, basis))
+    change("images", replace_images)
+    change_if_shown("rejects", lambda table: replacement(table, run.dataset, refused))
+    change_if_shown("embeddings", lambda table: replacement(table, run.dataset, embeddings))
+    change_if_shown("runs", lambda table: change_of_runs(run, table, dict(snapshots)))
+    rows = {
+        "features": run.summary["inferences"],
+        "images": run.summary["images_ingested"],
+        "rejects": run.summary["images_rejected"],
+        "embeddings": run.summary["embeddings_rows"],
+        "pca_models": sum(batch.num_rows for batch in basis),
+        "runs": 1,
+    }
+    # As text, because browsers and jq round numbers of this size.
+    return {name: {"snapshot_id": str(snapshots[name]), "rows": rows[name]} for name in tables}
+
+
+def check_base(run: Publication, images: Table, *accepted: str) -> None:
+    """Check that the tables show one of the accepted runs: by default the run's base, or the run itself.
 
     Raises:
-        InconsistentRun: a file is missing, has another size or number of rows than listed, or does not fit the table.
+        DatasetChanged: they do not.
     """
-    name = ".".join(table.name())
+    base, shown = run.metrics.plan["base_run_id"], run_of_rows(images, run.dataset)
+    if shown not in (accepted or (base, run.run_id)):
+        raise DatasetChanged(run.dataset, run.run_id, base, shown)
 
-    def data_file(file: Mapping[str, Any]) -> DataFile:
-        try:
-            found = parquet_file_to_data_file(table.io, table.metadata, file["uri"])
-        except FileNotFoundError as error:
-            raise InconsistentRun(f"{file['uri']} does not exist, but its step lists it. {WRITE_AGAIN}") from error
-        except ValueError as error:
-            raise InconsistentRun(f"{file['uri']} does not fit table {name}: {error}") from error
-        sizes = (found.record_count, found.file_size_in_bytes)
-        if sizes != (file["rows"], file["bytes"]):
-            raise InconsistentRun(
-                f"{file['uri']} has {sizes[0]} rows and {sizes[1]} bytes, but its step lists {file['rows']} rows and "
-                f"{file['bytes']} bytes: another program has changed it. {WRITE_AGAIN}"
-            )
-        return found
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(data_file, listed))
+def check_features(run: Publication) -> None:
+    """Check that the table `features` still has the features of other runs that the images of a run refer to.
+
+    Raises:
+        LostFeatures: it does not.
+    """
+    table, metrics = run.tables["features"].refresh(), run.metrics
+    listed = {file["uri"] for file in metrics.files("plan", "features")}
+    compacted = {file["uri"] for file in metrics.files("pca", "compacted")}
+    if compacted and compacted <= {task.file.file_path for task in table.scan().plan_files()}:
+        # An earlier attempt has swapped the files. These have the same rows.
+        listed = (listed - {file["uri"] for file in metrics.files("pca", "replaced")}) | compacted
+
+    def lost(images: Listed, *own: str) -> int:
+        of_others = (
+            batch.filter(pc.invert(pc.is_in(batch["features_run_id"], value_set=pa.array(own, pa.string()))))
+            for batch in read_files(table.io, images, arrow_schema(TABLES["images"], ["sha256", "features_run_id"]))
+        )
+        return images_without_features(table, of_others, listed)
+
+    # The features that the run has inferred itself come with it.
+    new = lost(metrics.files("features", "new_images"), run.run_id)
+    kept = lost(metrics.files("plan", "kept_images"))
+    if new or kept:
+        raise LostFeatures(run.plan["run_uri"], new, kept)
+
+
+def rows_of_dataset(run: Publication, name: str, files: Listed) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table that the listed files describe: the same columns, with the dataset and the run."""
+    schema = arrow_schema(TABLES[name])
+    added = {"dataset": run.dataset, "run_id": run.run_id}
+    read = pa.schema([field for field in schema if field.name not in added])
+    for batch in read_files(run.tables[name].io, files, read):
+        columns = {key: pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for key, value in added.items()}
+        yield pa.RecordBatch.from_arrays(
+            [columns[field.name] if field.name in added else batch[field.name] for field in schema], schema=schema
+        )
+
+
+def change_of_pca_models(run: Publication, table: Table, basis: Sequence[pa.RecordBatch]) -> Change:
+    """Return the change that adds the fitted basis of a run, unless the table has it: its name tells its content."""
+    new = [
+        batch
+        for batch in basis
+        if not any(stream_rows(table, where(dataset=run.dataset, pca_model=batch["pca_model"][0].as_py()), ["run_id"]))
+    ]
+    small = tasks_to_merge(table, run.dataset) if new else []
+    merged = [batch for task in small for batch in stream_file(table, task)]
+    return Change(write_files(run.s3, table, [*merged, *new]), [task.file for task in small])
+
+
+def tasks_to_merge(table: Table, dataset: str) -> list[FileScanTask]:
+    """Return all files of a dataset in a table to which each run adds a small one, if there are too many of them."""
+    tasks = tasks_of_dataset(table, dataset)
+    return tasks if len(tasks) > MOST_SMALL_FILES else []
+
+
+def change_of_runs(run: Publication, table: Table, snapshots: Mapping[str, int]) -> Change:
+    """Return the change that adds the row of a run, or replaces it if steps of the run were redone."""
+    row = row_of_run(run, snapshots)
+    present = rows_of_run(table, run.dataset, run.run_id)
+    if [found | {"published_at": None} for found in present] == [row | {"published_at": None}]:
+        return Change()
+    others: list[pa.RecordBatch] = []
+    removed: list[DataFile] = []
+    small = tasks_to_merge(table, run.dataset)
+    for task in small or (tasks_of_dataset(table, run.dataset) if present else []):
+        rows = pa.Table.from_batches(stream_file(table, task))
+        is_run = pc.equal(rows["run_id"], run.run_id)
+        if small or pc.any(is_run).as_py():
+            removed.append(task.file)
+            others += rows.filter(pc.invert(is_run)).to_batches()
+    return Change(write_files(run.s3, table, [*others, *_batches([row], arrow_schema(table.schema()))]), removed)
+
+
+def rows_of_run(table: Table, dataset: str, run_id: str) -> list[dict[str, Any]]:
+    """Return the rows of the table `runs` of a run: one, or none."""
+    return [row for batch in stream_rows(table, where(dataset=dataset, run_id=run_id)) for row in batch.to_pylist()]
+
+
+def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]:
+    """Return the row of a run in the table `runs`."""
+    plan, summary = run.metrics.plan, run.summary
+    seconds = {"plan": plan["seconds"], **summary["step_seconds"]}
+    return {
+        "run_id": run.run_id,
+        "dataset": run.dataset,
+        **{key: plan[key] for key in ("model", "decoder")},
+        "pca_model": summary["pca_model"],
+        **{key: plan[key] for key in ("pca_mode", "max_bytes", "max_pixels")},
+        "n_components": float(plan["n_components"]),
+        "planned_at": datetime.fromisoformat(plan["planned_at"]),
+        "published_at": datetime.now(UTC),
+        **{key: plan[key] for key in ("listed", "new", "changed", "deleted", "unchanged")},
+        "images": summary["images_ingested"],
+        "duplicates": summary["duplicates"],
+        "inferences": summary["inferences"],
+        "rejects": sorted(summary["reject_reasons"].items()),
+        "ignored": sorted(plan["ignored"].items()),
+        "step_seconds": sorted((name, float(value)) for name, value in seconds.items()),
+        "cluster_id": summary["cluster_id"],
+        "snapshots": sorted(snapshots.items()),
+    }
+
+
+def _batches(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> list[pa.RecordBatch]:
+    batches: list[pa.RecordBatch] = pa.Table.from_pylist(rows, schema).to_batches()
+    return batches

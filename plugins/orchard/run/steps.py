@@ -1,7 +1,6 @@
 """The three Spark steps of a run, as EMR step requests."""
 
 from datetime import timedelta
-from itertools import chain
 from typing import Any
 
 from orchard.errors import PermanentError
@@ -29,21 +28,22 @@ def step_timeout(settings: Settings, name: str) -> timedelta:
     return timedelta(minutes=getattr(settings, f"{name}_timeout_minutes"))
 
 
-def step_configs(release: Release, *, run_uri: str, params: RunParams) -> list[dict[str, Any]]:
+def step_configs(
+    release: Release, settings: Settings, params: RunParams, *, run_uri: str, scratch_uri: str
+) -> list[dict[str, Any]]:
     """Return the StepConfig of each step, in the order of STEPS, with the code and the model of a release.
 
     Raises:
         ArgumentsTooLong: the arguments of a step are longer than EMR's limit.
     """
-    limits = {
-        "--max-reject-ratio": params.max_reject_ratio,
-        "--max-bytes": params.max_bytes,
-        "--max-pixels": params.max_pixels,
-    }
+    run, scratch = ["--run-uri", run_uri], ["--scratch-uri", scratch_uri]
+    warehouse = ["--warehouse-uri", settings.warehouse_uri]
+    limits = ["--max-reject-ratio", str(params.max_reject_ratio), "--max-pixels", str(params.max_pixels)]
+    basis = ["--n-components", str(params.n_components), "--pca-mode", params.pca_mode]
     options = {
-        "ingest": ["--input-uri", params.dataset_uri, "--run-uri", run_uri, *map(str, chain(*limits.items()))],
-        "features": ["--run-uri", run_uri, "--model-uri", release.model_uri],
-        "pca": ["--run-uri", run_uri, "--n-components", str(params.n_components)],
+        "ingest": [*run, *scratch, *limits],
+        "features": [*run, *scratch, *warehouse, "--model-uri", release.model_uri],
+        "pca": [*run, *warehouse, *basis],
     }
     return [_step_config(name, release, options[name]) for name in STEPS]
 

@@ -1,46 +1,69 @@
-"""The published Iceberg tables: rejects, features and embeddings.
+"""The published Iceberg tables: what they contain, and how the tasks open them.
 
-The tables refer to the Parquet files of the runs; no data is copied. For each dataset they show the run that read it
-last. Readers can rely on this:
+| table | a row per | changes by |
+|---|---|---|
+| features | content, model and run that computed it | runs append the vectors of contents that no run has seen before |
+| images | readable image that a dataset holds now | a run replaces the rows of its dataset |
+| rejects | object that is refused now | the same |
+| embeddings | readable image that a dataset holds now | the same |
+| pca_models | fitted basis of a dataset | runs append |
+| runs | published run | runs append, as their last commit |
 
-- A single table always shows complete runs: one commit adds a run and removes the run that it replaces.
-- `embeddings` is committed last. A run is published when that table has a snapshot of it. The snapshot's summary
-  contains the ids of the run's snapshots of the other two tables.
-- To read several tables together, use the snapshots of one run (`published_runs`, or the run's `summary.json`), or join
-  on run_id and path. Three tables need three commits, because Glue has no commit that spans several tables.
+All rows of a dataset in `images`, `rejects` and `embeddings` have the run_id of the run that published them. Readers
+and publishers rely on the columns `dataset` and `run_id` only. They do not rely on names of files, or on summaries of
+snapshots. So anybody may compact the tables, roll them back and expire their snapshots.
+
+The vector of an image is in the row of `features` with the same sha256, whose run_id is the image's features_run_id.
+Each commit changes one table. Glue has no commit that spans several tables, so a reader of several tables joins them on
+`dataset` and `run_id`, or reads the snapshots that the row of the run in `runs` names.
 """
 
-import json
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from botocore.config import Config
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table, TableProperties
-from pyiceberg.table.snapshots import Snapshot, ancestors_of
-from pyiceberg.types import FloatType, IcebergType, ListType, LongType, NestedField, StringType
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.types import (
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    MapType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
 
 from orchard.errors import PermanentError
 from orchard.settings import Settings
+from orchard.tables.rows import ALL_ROWS, one_of, stream_file, stream_rows, where
 
 if TYPE_CHECKING:
     import boto3
 
 log = logging.getLogger(__name__)
 
-# Keys of a snapshot's summary.
-RUN_URI, RUN_ID = "orchard.run_uri", "orchard.run_id"
-DATASET_URI, INGESTED = "orchard.dataset_uri", "orchard.ingested"
-# Every run whose files are in the snapshot, as JSON: a RunOrigin by run URI.
-LIVE_RUNS = "orchard.live"
-# Only in `embeddings`: the ids of the run's snapshots of the other tables, as JSON.
-SNAPSHOTS = "orchard.snapshots"
+# Keys of a snapshot's summary. They inform users. No code reads them.
+RUN_ID, DATASET = "orchard.run_id", "orchard.dataset"
+
+# The ids of elements, keys and values, until `_schema` assigns the final ones.
+_NESTED_IDS = itertools.count(1000)
 
 
 def _schema(**columns: IcebergType) -> Schema:
@@ -48,40 +71,115 @@ def _schema(**columns: IcebergType) -> Schema:
     return assign_fresh_schema_ids(Schema(*fields))
 
 
-_TEXT = StringType()
-_FLOATS = ListType(1000, FloatType(), element_required=False)  # the Parquet files allow null elements
-# The same as orchard_spark.schemas, which Airflow cannot import. A test compares the two. In commit order.
+def _list(element: IcebergType) -> ListType:
+    return ListType(next(_NESTED_IDS), element, element_required=False)  # the Parquet files allow null elements
+
+
+def _map(value: IcebergType) -> MapType:
+    return MapType(next(_NESTED_IDS), StringType(), next(_NESTED_IDS), value, value_required=False)
+
+
+_TEXT, _LONG = StringType(), LongType()
+
+# The data files have these columns, in any order. A test compares the tables that Spark steps write files of with
+# orchard_spark.schemas, which Airflow cannot import.
 TABLES: Mapping[str, Schema] = {
-    "rejects": _schema(path=_TEXT, label=_TEXT, etag=_TEXT, size=LongType(), reason=_TEXT, message=_TEXT),
-    "features": _schema(path=_TEXT, label=_TEXT, etag=_TEXT, sha256=_TEXT, features=_FLOATS, model=_TEXT, run_id=_TEXT),
-    "embeddings": _schema(path=_TEXT, label=_TEXT, etag=_TEXT, vector=_FLOATS, pca_model=_TEXT, run_id=_TEXT),
+    "features": _schema(sha256=_TEXT, model=_TEXT, features=_list(FloatType()), run_id=_TEXT),
+    "images": _schema(
+        dataset=_TEXT,
+        path=_TEXT,
+        label=_TEXT,
+        etag=_TEXT,
+        size=_LONG,
+        modified=TimestamptzType(),
+        sha256=_TEXT,
+        format=_TEXT,
+        width=IntegerType(),
+        height=IntegerType(),
+        features_run_id=_TEXT,
+        run_id=_TEXT,
+    ),
+    "rejects": _schema(
+        dataset=_TEXT,
+        path=_TEXT,
+        label=_TEXT,
+        etag=_TEXT,
+        size=_LONG,
+        reason=_TEXT,
+        message=_TEXT,
+        run_id=_TEXT,
+    ),
+    "embeddings": _schema(
+        dataset=_TEXT,
+        path=_TEXT,
+        label=_TEXT,
+        sha256=_TEXT,
+        vector=_list(FloatType()),
+        pca_model=_TEXT,
+        run_id=_TEXT,
+    ),
+    "pca_models": _schema(
+        pca_model=_TEXT,
+        dataset=_TEXT,
+        model=_TEXT,
+        n_samples_=_LONG,
+        n_components_=IntegerType(),
+        mean_=_list(DoubleType()),
+        components_=_list(_list(DoubleType())),
+        explained_variance_=_list(DoubleType()),
+        explained_variance_ratio_=_list(DoubleType()),
+        run_id=_TEXT,
+    ),
+    "runs": _schema(
+        run_id=_TEXT,
+        dataset=_TEXT,
+        model=_TEXT,
+        decoder=_TEXT,
+        pca_model=_TEXT,
+        pca_mode=_TEXT,
+        n_components=DoubleType(),
+        max_bytes=_LONG,
+        max_pixels=_LONG,
+        planned_at=TimestamptzType(),
+        published_at=TimestamptzType(),
+        listed=_LONG,
+        new=_LONG,
+        changed=_LONG,
+        deleted=_LONG,
+        unchanged=_LONG,
+        images=_LONG,
+        duplicates=_LONG,
+        inferences=_LONG,
+        rejects=_map(_LONG),
+        ignored=_map(_LONG),
+        step_seconds=_map(DoubleType()),
+        cluster_id=_TEXT,
+        snapshots=_map(_LONG),
+    ),
 }
+
+
+def partition_spec(name: str) -> PartitionSpec:
+    """Return the partitioning of a new table: by dataset, if the table has that column."""
+    schema = TABLES[name]
+    if "dataset" not in schema.column_names:
+        return UNPARTITIONED_PARTITION_SPEC
+    source = schema.find_field("dataset").field_id
+    return PartitionSpec(PartitionField(source, 1000, IdentityTransform(), "dataset"))
 
 
 class WrongWarehouse(PermanentError):
     """A table of the deployment's database belongs to another deployment."""
 
 
-@dataclass(frozen=True)
-class RunOrigin:
-    """The dataset of a run, and the time when the run had read it, in ISO 8601 and UTC."""
+class OldLayout(PermanentError):
+    """A table has the columns of an earlier release."""
 
-    dataset_uri: str
-    ingested: str
-
-
-@dataclass(frozen=True)
-class PublishedRun:
-    """A run that readers can see, with the id of its snapshot of each table."""
-
-    run_uri: str
-    dataset_uri: str
-    snapshots: Mapping[str, int]
-
-    @property
-    def run_id(self) -> str:
-        """The value of the column run_id."""
-        return self.run_uri.rsplit("/", 1)[1]
+    def __init__(self, table: str) -> None:
+        super().__init__(
+            f"table {table} has the columns of an earlier release. Run `python -m orchard.tables.migrate` with the "
+            "settings of the deployment, then clear the failed task"
+        )
 
 
 def open_catalog(session: "boto3.Session", settings: Settings) -> GlueCatalog:
@@ -107,74 +205,140 @@ def open_catalog(session: "boto3.Session", settings: Settings) -> GlueCatalog:
     return GlueCatalog("glue", client=session.client("glue", region_name=region, config=once), **properties)
 
 
+def find_table(catalog: Catalog, settings: Settings, name: str) -> Table | None:
+    """Load a table of the deployment. Return None if it does not exist.
+
+    Raises:
+        WrongWarehouse: the table exists at another location.
+        OldLayout: the table has the columns of an earlier release.
+    """
+    try:
+        table = catalog.load_table((settings.catalog_database, name))
+    except NoSuchTableError:
+        return None
+    return check_table(table, settings, name)
+
+
 def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
     """Load a table of the deployment. Create it if it does not exist.
 
     Raises:
         WrongWarehouse: the table exists at another location.
+        OldLayout: the table has the columns of an earlier release.
     """
-    identifier = (settings.catalog_database, name)
-    location = f"{settings.warehouse_uri}/{name}"
-    try:
-        table = catalog.load_table(identifier)
-    except NoSuchTableError:
-        schema = TABLES[name]
-        properties = {
-            # The steps' files have no Iceberg field ids.
-            TableProperties.DEFAULT_NAME_MAPPING: schema.name_mapping.model_dump_json(),
-            # `commit` plans each attempt again. pyiceberg's own retry would reuse the plan of the first attempt.
-            TableProperties.COMMIT_NUM_RETRIES: "0",
-        }
-        catalog.create_namespace_if_not_exists(identifier[0])
-        table = catalog.create_table_if_not_exists(identifier, schema, location, properties=properties)
-        log.info("created table %s.%s in %s", *identifier, location)
+    found = find_table(catalog, settings, name)
+    if found is not None:
+        return found
+    identifier, location = (settings.catalog_database, name), table_location(settings, name)
+    schema = TABLES[name]
+    properties = {
+        # The steps' files have no Iceberg field ids.
+        TableProperties.DEFAULT_NAME_MAPPING: schema.name_mapping.model_dump_json(),
+        # `commit` plans each attempt again. pyiceberg's own retry would reuse the plan of the first attempt.
+        TableProperties.COMMIT_NUM_RETRIES: "0",
+        # Each run appends one manifest. Readers open all of them, so an append merges them when there are many.
+        TableProperties.MANIFEST_MERGE_ENABLED: "true",
+        # The files have no statistics of the values inside lists and maps.
+        **{
+            f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{column}": "none"
+            for column in schema.column_names
+            if "." in column
+        },
+    }
+    catalog.create_namespace_if_not_exists(identifier[0])
+    table = catalog.create_table_if_not_exists(
+        identifier, schema, location, partition_spec(name), properties=properties
+    )
+    log.info("created table %s.%s in %s", *identifier, location)
+    return check_table(table, settings, name)
+
+
+def table_location(settings: Settings, name: str) -> str:
+    """Return the folder of a table."""
+    return f"{settings.warehouse_uri}/{name}"
+
+
+def check_table(table: Table, settings: Settings, name: str) -> Table:
+    """Return a table, if it is of this deployment and has the present columns.
+
+    Raises:
+        WrongWarehouse: the table is at another location.
+        OldLayout: the table has the columns of an earlier release.
+    """
+    full_name, location = ".".join(table.name()), table_location(settings, name)
     if table.location() != location:
         raise WrongWarehouse(
-            f"table {'.'.join(identifier)} is in {table.location()}, not in {location}: another deployment uses "
-            "this database. Set ORCHARD_CATALOG_DATABASE to a name that no other deployment of the account uses"
+            f"table {full_name} is in {table.location()}, not in {location}: another deployment uses this database. "
+            "Set ORCHARD_CATALOG_DATABASE to a name that no other deployment of the account uses"
         )
+    if has_old_layout(table, name):
+        raise OldLayout(full_name)
     return table
 
 
-def live_runs(table: Table, snapshot: Snapshot | None) -> dict[str, RunOrigin]:
-    """Return the runs whose files a snapshot contains, by URI."""
-    for ancestor in ancestors_of(snapshot, table.metadata):
-        if text := summary_value(ancestor, LIVE_RUNS):
-            return {uri: RunOrigin(**origin) for uri, origin in json.loads(text).items()}
-    return {}
+def has_old_layout(table: Table, name: str) -> bool:
+    """Return whether a table lacks the columns that tell which dataset and which content a row is of."""
+    columns = table.schema().column_names
+    return "path" in columns if name == "features" else "dataset" not in columns
 
 
-def summary_value(snapshot: Snapshot, key: str) -> str | None:
-    """Return the value of a key of a snapshot's summary."""
-    return snapshot.summary[key] if snapshot.summary else None
+@dataclass(frozen=True)
+class PublishedRun:
+    """A published run, with the id of a snapshot of each table that shows it."""
+
+    run_id: str
+    dataset: str
+    published_at: datetime
+    snapshots: Mapping[str, int]
 
 
-def published_runs(catalog: Catalog, database: str) -> list[PublishedRun]:
-    """Return the published runs, each once, in the order of their last publication.
-
-    Raises:
-        pyiceberg.exceptions.NoSuchTableError: no run has been published.
-    """
-    return _published(catalog.load_table((database, "embeddings")))
-
-
-def current_run(catalog: Catalog, database: str, dataset_uri: str) -> PublishedRun | None:
-    """Return the run of a dataset that the tables show, or None.
+def published_runs(catalog: Catalog, database: str, dataset: str | None = None) -> list[PublishedRun]:
+    """Return the published runs, or those of one dataset, in the order of their last publication.
 
     Raises:
         pyiceberg.exceptions.NoSuchTableError: no run has been published.
     """
-    table = catalog.load_table((database, "embeddings"))
-    live = live_runs(table, table.current_snapshot())
-    shown = {uri for uri, origin in live.items() if origin.dataset_uri == dataset_uri}
-    return next((run for run in _published(table) if run.run_uri in shown), None)
+    table = catalog.load_table((database, "runs"))
+    chosen = ALL_ROWS if dataset is None else where(dataset=dataset)
+    rows: list[dict[str, Any]] = []
+    for batch in stream_rows(table, chosen, ["run_id", "dataset", "published_at", "snapshots"]):
+        rows += batch.to_pylist()
+    rows.sort(key=lambda row: row["published_at"])
+    return [PublishedRun(**{**row, "snapshots": dict(row["snapshots"])}) for row in rows]
 
 
-def _published(embeddings: Table) -> list[PublishedRun]:
-    runs: dict[str, PublishedRun] = {}
-    for snapshot in embeddings.snapshots():
-        uri, dataset_uri, others = (summary_value(snapshot, key) for key in (RUN_URI, DATASET_URI, SNAPSHOTS))
-        if uri and dataset_uri and others:
-            runs.pop(uri, None)
-            runs[uri] = PublishedRun(uri, dataset_uri, json.loads(others) | {"embeddings": snapshot.snapshot_id})
-    return list(runs.values())
+def current_features(catalog: Catalog, database: str, dataset: str) -> Iterator[pa.RecordBatch]:
+    """Yield the features of the images that a dataset holds now: path, label, sha256, model, features.
+
+    Each image has one row. This is the join of `images` and `features` on (sha256, features_run_id = run_id). Only the
+    paths, labels and hashes of the images are in memory at the same time.
+
+    Raises:
+        pyiceberg.exceptions.NoSuchTableError: no run has been published.
+    """
+    columns = ["path", "label", "sha256", "features_run_id"]
+    batches = list(stream_rows(catalog.load_table((database, "images")), where(dataset=dataset), columns))
+    if not batches:
+        return
+    images = pa.Table.from_batches(batches)
+    runs = pc.unique(images["features_run_id"]).to_pylist()
+    keys = _keys(images["sha256"], images["features_run_id"])
+    order = np.argsort(keys, kind="stable")
+    images, keys = images.select(columns[:3]).take(order), keys[order]
+    features = catalog.load_table((database, "features"))
+    for task in features.scan(row_filter=one_of("run_id", runs)).plan_files():
+        for batch in stream_file(features, task, ALL_ROWS, ["sha256", "run_id", "model", "features"], batch_rows=2048):
+            wanted = _keys(batch["sha256"], batch["run_id"])
+            first, last = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
+            counts = last - first
+            if counts.any():
+                rows = np.repeat(np.arange(len(counts)), counts)
+                of_run = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+                found = images.take(np.repeat(first, counts) + of_run).combine_chunks().to_batches()[0]
+                arrays = [*found.columns, batch["model"].take(rows), batch["features"].take(rows)]
+                yield pa.RecordBatch.from_arrays(arrays, names=[*columns[:3], "model", "features"])
+
+
+def _keys(sha256: Any, run_id: Any) -> Any:
+    joined = pc.binary_join_element_wise(sha256, run_id, "/")
+    return np.asarray(joined.to_numpy(zero_copy_only=False) if isinstance(joined, pa.Array) else joined, dtype="S")

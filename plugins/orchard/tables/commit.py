@@ -1,20 +1,21 @@
-"""Commit a run's files to a table, and remove the rows that they supersede, in one snapshot."""
+"""Change a table by one commit with one snapshot, and try again if another publisher was first."""
 
-import json
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.refs import MAIN_BRANCH
-from pyiceberg.table.snapshots import Snapshot, ancestors_of
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles
 
 from orchard.errors import PermanentError
-from orchard.tables.catalog import LIVE_RUNS, RUN_URI, RunOrigin, live_runs, summary_value
+from orchard.tables.rows import stream_file, where
 
 log = logging.getLogger(__name__)
 
@@ -23,139 +24,132 @@ COMMIT_ATTEMPTS = 10
 FIRST_WAIT_SECONDS = 0.1
 
 
-class UnknownFiles(PermanentError):
-    """A table contains files that no run has written, so the dataset of their rows is unknown."""
+class SharedFile(PermanentError):
+    """A data file has rows of several datasets, so the rows of one of them cannot be replaced."""
+
+    def __init__(self, table: str, file: str, dataset: str) -> None:
+        super().__init__(
+            f"table {table}: {file} has rows of {dataset} and of other datasets, because another program has changed "
+            "the partitioning of the table. Partition the table by identity of `dataset` again, and rewrite the file"
+        )
 
 
 class CannotCommit(RuntimeError):
     """Other publishers changed the table during each attempt to commit."""
 
+    def __init__(self, table: str, what: str) -> None:
+        super().__init__(
+            f"{what} is not in table {table}: other publishers changed the table during each of {COMMIT_ATTEMPTS} "
+            "attempts. Clear this task when they have finished"
+        )
 
-def commit(
-    table: Table, run_uri: str, origin: RunOrigin, files: Sequence[DataFile], properties: Mapping[str, str]
-) -> int:
-    """Add a run's files to a table, remove the files that they supersede, and return the id of the snapshot.
 
-    `properties` go into the snapshot's summary. If an earlier snapshot has the same files and properties, nothing is
-    committed and its id is returned. A snapshot that a rollback has removed from the main branch does not count.
+@dataclass(frozen=True)
+class Change:
+    """The files that a commit adds to a table, and those that it removes."""
+
+    added: Sequence[DataFile] = ()
+    removed: Sequence[DataFile] = ()
+
+
+def commit(table: Table, what: str, find_change: Callable[[Table], Change], properties: Mapping[str, str]) -> int:
+    """Change a table, and return the id of the snapshot that shows the result.
+
+    `find_change` returns what to change in the table as it is now. It is called again before each attempt. If there is
+    nothing to change, nothing is committed. `what` describes the change in messages. `properties` go into the
+    snapshot's summary.
 
     Raises:
-        UnknownFiles: the table was compacted, or another program wrote to it.
         CannotCommit: other publishers changed the table during each attempt.
     """
     name = ".".join(table.name())
     for attempt in range(1, COMMIT_ATTEMPTS + 1):
         table.refresh()
-        earlier = _find_snapshot(table, run_uri, origin, files, properties)
-        if earlier is not None:
-            log.info("%s already contains %s: snapshot %d", name, run_uri, earlier)
-            return earlier
+        change = find_change(table)
+        current = table.current_snapshot()
+        if current is not None and not change.added and not change.removed:
+            log.info("%s needs no change for %s: snapshot %d", name, what, current.snapshot_id)
+            return current.snapshot_id
         try:
-            return _commit_once(table, run_uri, origin, files, properties)
+            return _commit_once(table, what, change, properties)
         except CommitFailedException as error:
-            log.warning(
-                "%s: attempt %d to commit %s failed: another commit was first: %s", name, attempt, run_uri, error
-            )
+            log.warning("%s: attempt %d to commit %s failed: another commit was first: %s", name, attempt, what, error)
         time.sleep(random.uniform(0, FIRST_WAIT_SECONDS * 2 ** min(attempt, 5)))  # noqa: S311  # no secret
-    raise CannotCommit(
-        f"{run_uri} is not published: other publishers changed table {name} during each of {COMMIT_ATTEMPTS} attempts. "
-        "Clear the task `publish` of this run when they have finished"
-    )
+    raise CannotCommit(name, what)
 
 
-def _commit_once(
-    table: Table, run_uri: str, origin: RunOrigin, files: Sequence[DataFile], properties: Mapping[str, str]
-) -> int:
-    live = live_runs(table, table.current_snapshot())
-    shown = _files_by_run(table, live)
-    of_dataset = {uri for uri, other in live.items() if other.dataset_uri == origin.dataset_uri}
-    newer = _newer_runs(live, run_uri, origin)
-    superseded = {file for uri in of_dataset for file in shown.get(uri, ())}
-    removed = superseded - set(files)
-    added = set(files) - superseded
-    remaining = {uri: other for uri, other in live.items() if uri not in of_dataset} | {run_uri: origin}
-    summary = {**properties, LIVE_RUNS: json.dumps({uri: asdict(other) for uri, other in remaining.items()})}
+class _Overwrite(_OverwriteFiles):
+    """Replaces files. Drops the manifests in which no file is left: pyiceberg keeps them, and readers open each one."""
 
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        return [
+            manifest
+            for manifest in manifests
+            if manifest.added_snapshot_id == self.snapshot_id
+            or manifest.has_added_files()
+            or manifest.has_existing_files()
+        ]
+
+
+def _commit_once(table: Table, what: str, change: Change, properties: Mapping[str, str]) -> int:
     # One snapshot that adds and removes. `Transaction.delete` followed by `add_files` creates two, and the first shows
     # the dataset empty. `delete` also rewrites a file if its statistics do not show whether its rows match.
     transaction = table.transaction()
-    # A run that read the dataset earlier than the one shown gets a snapshot outside the main branch.
-    branch = None if newer else MAIN_BRANCH
-    with transaction.update_snapshot(snapshot_properties=summary, branch=branch).overwrite() as update:
-        for file in removed:
+    update: _Overwrite | _MergeAppendFiles
+    if change.removed:
+        update = _Overwrite(
+            Operation.OVERWRITE, transaction, table.io, snapshot_properties=dict(properties), branch=MAIN_BRANCH
+        )
+    else:
+        update = transaction.update_snapshot(snapshot_properties=dict(properties)).merge_append()
+    with update:
+        for file in change.removed:
             update.delete_data_file(file)
-        for file in added:
+        for file in change.added:
             update.append_data_file(file)
-    try:
-        transaction.commit_transaction()
-    except ValueError as error:  # without a branch, only the sequence number reveals a conflict
-        raise CommitFailedException(str(error)) from error
+    transaction.commit_transaction()
     log.info(
-        "%s: snapshot %d with %s: added %d rows in %d files, removed %d rows in %d files%s",
+        "%s: snapshot %d with %s: added %d rows in %d files, removed %d rows in %d files",
         ".".join(table.name()),
         update.snapshot_id,
-        run_uri,
-        sum(file.record_count for file in added),
-        len(added),
-        sum(file.record_count for file in removed),
-        len(removed),
-        f"; not shown, because {newer[0]} read the dataset later" if newer else "",
+        what,
+        sum(file.record_count for file in change.added),
+        len(change.added),
+        sum(file.record_count for file in change.removed),
+        len(change.removed),
     )
     return int(update.snapshot_id)
 
 
-def _files_by_run(table: Table, live: Mapping[str, RunOrigin]) -> dict[str, list[DataFile]]:
-    """Return the files that a table shows, by the URI of the run that wrote them."""
-    found: dict[str, list[DataFile]] = {}
-    for task in table.scan().plan_files():
-        uri = task.file.file_path.rsplit("/", 2)[0]
-        if uri not in live:
-            raise UnknownFiles(
-                f"table {'.'.join(table.name())} contains {task.file.file_path}, which none of its runs wrote; the "
-                "table was probably compacted. Orchard cannot remove the rows that a new run supersedes. Roll the "
-                f"table back to its last snapshot with {LIVE_RUNS} in the summary, or drop the three tables and clear "
-                "the task `publish` of the last runs"
-            )
-        found.setdefault(uri, []).append(task.file)
-    return found
+def replacement(table: Table, dataset: str, files: Sequence[DataFile]) -> Change:
+    """Return the change after which exactly these files have the rows of a dataset.
 
-
-def _newer_runs(live: Mapping[str, RunOrigin], run_uri: str, origin: RunOrigin) -> list[str]:
-    """Return the live runs that read the dataset later than a run.
-
-    The order is the same in every table, so that all three show the same run, whichever publisher commits first.
+    Raises:
+        SharedFile: a file has rows of the dataset and of others.
     """
-    return [
-        uri
-        for uri, other in live.items()
-        if other.dataset_uri == origin.dataset_uri and (other.ingested, uri) > (origin.ingested, run_uri)
-    ]
-
-
-def _find_snapshot(
-    table: Table, run_uri: str, origin: RunOrigin, files: Sequence[DataFile], properties: Mapping[str, str]
-) -> int | None:
-    """Return the id of a run's snapshot with these files and properties, if another commit would change nothing.
-
-    The run's last snapshot in the main branch is one. Its last snapshot outside of the main branch is one only while
-    the table shows a newer run. Without a newer run, a user has rolled the table back.
-    """
-    snapshots = [snapshot for snapshot in table.snapshots() if summary_value(snapshot, RUN_URI) == run_uri]
-    current = table.current_snapshot()
-    main = {ancestor.snapshot_id for ancestor in ancestors_of(current, table.metadata)}
-    candidates = [snapshot for snapshot in snapshots if snapshot.snapshot_id in main][-1:]
-    if snapshots and _newer_runs(live_runs(table, current), run_uri, origin):
-        candidates += snapshots[-1:]
-    return next(
-        (found.snapshot_id for found in candidates if _contains(table, found, run_uri, files, properties)), None
+    present = {task.file.file_path: task.file for task in tasks_of_dataset(table, dataset)}
+    wanted = {file.file_path: file for file in files}
+    return Change(
+        added=[file for path, file in wanted.items() if path not in present],
+        removed=[file for path, file in present.items() if path not in wanted],
     )
 
 
-def _contains(
-    table: Table, snapshot: Snapshot, run_uri: str, files: Sequence[DataFile], properties: Mapping[str, str]
-) -> bool:
-    """Return whether a snapshot of a run has these files of it, and these properties."""
-    if any(summary_value(snapshot, key) != value for key, value in properties.items()):
-        return False
-    paths = {task.file.file_path for task in table.scan(snapshot_id=snapshot.snapshot_id).plan_files()}
-    return {path for path in paths if path.startswith(f"{run_uri}/")} == {file.file_path for file in files}
+def tasks_of_dataset(table: Table, dataset: str) -> list[FileScanTask]:
+    """Return the files of a table that have the rows of a dataset, and no others.
+
+    Raises:
+        SharedFile: a file has rows of the dataset and of others.
+    """
+    found = []
+    for task in table.scan(row_filter=where(dataset=dataset)).plan_files():
+        if not isinstance(task.residual, AlwaysTrue):  # the file has another partitioning
+            datasets = {
+                name for batch in stream_file(table, task, columns=["dataset"]) for name in batch[0].to_pylist()
+            }
+            if dataset not in datasets:
+                continue
+            if len(datasets) > 1:
+                raise SharedFile(".".join(table.name()), task.file.file_path, dataset)
+        found.append(task)
+    return found

@@ -8,6 +8,7 @@ from local_aws.client import LocalAwsClient
 from local_aws.server import LocalAws
 from tests.local_aws.airflow_task import point_airflow_at
 from tests.local_aws.user import LOG_URI, ROLES, User
+from tests.plugins.airflow.tasks import plan_of, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +30,17 @@ def local_aws(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalAwsC
 
 
 @pytest.fixture
-def request_() -> dict[str, Any]:
-    """The request for the cluster of a run. No other run has its name."""
-    return {
+def request_(user: User) -> dict[str, Any]:
+    """The request for the cluster of a run that is planned. No other run has its name."""
+    request = {
         "Name": f"orchard-{uuid.uuid4().hex}",
         "ReleaseLabel": "emr-7.14.0",
         "LogUri": LOG_URI,
         "Instances": {"InstanceCount": 1, "MasterInstanceType": "m5.xlarge", "KeepJobFlowAliveWhenNoSteps": True},
         **ROLES,
     }
+    write_plan(user, plan_of(request))
+    return request
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The operators and sensors of a run, as the DAG creates them, and what they wait for."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +17,25 @@ from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, Step
 from orchard.airflow.turns import turn_of
 from orchard.cluster.step_failures import LOG_WAIT
 from orchard.settings import Settings
+from orchard.storage import split_uri
 from tests.local_aws import airflow_task
 from tests.local_aws.user import BUCKET, REGION, User, bash
 
 IN_REGION: dict[str, Any] = {"region_name": REGION}
-SETTINGS = Settings(bucket=BUCKET, release="0123456789ab", region=REGION, log_prefix="deep/logs/", poll_seconds=1)
+SETTINGS = Settings(
+    bucket=BUCKET,
+    release="0123456789ab",
+    region=REGION,
+    log_prefix="deep/logs/",
+    poll_seconds=1,
+    catalog_database="tasks",  # all local AWSes of a process have the same databases
+)
 DAG_ID = "fruit_features"
 # A run that no other test knows, for tasks that need no other task.
 NO_PLAN = {
     "dataset_uri": f"s3://{BUCKET}/images/",
     "run_uri": f"s3://{BUCKET}/runs/images/1",
+    "scratch_uri": f"s3://{BUCKET}/scratch/images/1",
     "cluster_name": "orchard-none",
 }
 
@@ -85,7 +95,7 @@ class TaskInstance(airflow_task.TaskInstance):
 
 def context(ti: TaskInstance | None = None, dag_run: DagRun = NOT_CLEARED) -> Any:
     """Return the context of a task, in a run."""
-    return {"ti": ti or TaskInstance(), "dag_run": dag_run}
+    return {"ti": ti or TaskInstance(), "dag_run": dag_run, "params": {}}
 
 
 def execute(operator: BaseOperator, ti: TaskInstance | None = None, dag_run: DagRun = NOT_CLEARED) -> Any:
@@ -134,9 +144,18 @@ def plan_of(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset_uri": f"s3://{BUCKET}/{name}/",
         "run_uri": f"s3://{BUCKET}/runs/{name}/1",
+        "scratch_uri": f"s3://{BUCKET}/scratch/{name}/1",
         "cluster_name": name,
         "cluster": request,
     }
+
+
+def write_plan(user: User, plan: dict[str, Any], base_run_id: str | None = None) -> None:
+    """Write what the task `plan` leaves on S3, for the tasks of a run that was cleared."""
+    metrics = {"run_id": "1", "base_run_id": base_run_id, "base_is_complete": True}
+    metrics |= {"model": "mobilenet", "decoder": "1"}
+    user.put(f"{split_uri(plan['run_uri'])[1]}/plan.metrics.json", json.dumps(metrics))
+    user.put(f"{split_uri(plan['scratch_uri'])[1]}/inventory/part-1.parquet", "")
 
 
 def of_run(plan: dict[str, Any]) -> dict[str, Any]:

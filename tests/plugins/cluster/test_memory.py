@@ -3,8 +3,8 @@ import pytest
 from orchard.cluster import memory
 from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.cluster.memory import executor_memory, python_mib_needed
+from orchard.run.params import DEFAULT_MAX_BYTES
 from orchard_spark import images, turns
-from orchard_spark.dataset import DEFAULT_MAX_BYTES
 from orchard_spark.images import DEFAULT_MAX_PIXELS
 
 MIB = 1024**2

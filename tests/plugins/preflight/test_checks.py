@@ -88,6 +88,8 @@ def test_a_complete_deployment_passes_with_one_log_line_per_check(
             f"release {ready.release_uri} is complete: 8 files, ",
             f"dataset {ready.dataset_uri} is readable",
             f"output {run['run_uri']} is writable",
+            f"output {run['scratch_uri']} is writable",
+            f"output {ready.warehouse_uri} is writable",
             f"output s3://{ready.bucket}/locks is writable",
             "EMR offers the release label emr-7.14.0",
             "emr-7.14.0 supports m5.xlarge",
@@ -104,9 +106,14 @@ def test_a_complete_deployment_passes_with_one_log_line_per_check(
         assert line.startswith(f"preflight: {expected}")
 
 
-def test_the_runs_folder_is_empty_after_the_checks(clients: Clients, ready: Settings) -> None:
-    check(clients, ready, plan(clients.s3, ready))
-    assert "Contents" not in clients.s3.list_objects_v2(Bucket=ready.bucket, Prefix="runs/")
+def test_the_checks_leave_no_objects(clients: Clients, ready: Settings) -> None:
+    def keys() -> list[str]:
+        return [item["Key"] for item in clients.s3.list_objects_v2(Bucket=ready.bucket)["Contents"]]
+
+    run = plan(clients.s3, ready)
+    before = keys()
+    check(clients, ready, run)
+    assert keys() == before
 
 
 def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> None:
@@ -151,6 +158,7 @@ def test_a_deleted_bucket_is_a_fault_of_everything_that_was_in_it(clients: Clien
     deleted = replace(ready, bucket=f"deleted-{uuid.uuid4().hex[:8]}")
     run = plan(clients.s3, ready)
     run["dataset_uri"], run["run_uri"] = deleted.dataset_uri, f"{deleted.bucket_uri}/runs/images/1"
+    run["scratch_uri"] = f"{deleted.bucket_uri}/scratch/images/1"
     message = faults(clients, deleted, run)
     assert message.startswith("4 checks failed")
     assert f"bucket '{deleted.bucket}' does not exist; create it" in message
@@ -257,11 +265,12 @@ def test_active_clusters_are_counted_and_a_run_does_not_wait_for_them(
     assert logged(caplog, "INFO")[-1] == "preflight: 1 of Orchard's clusters are active"
 
 
-def test_a_missing_permission_to_write_locks_is_reported(clients: Clients, ready: Settings) -> None:
+@pytest.mark.parametrize("folder", ["runs/", "scratch/", "warehouse/", "locks/"])
+def test_a_missing_permission_to_write_to_a_folder_is_reported(clients: Clients, ready: Settings, folder: str) -> None:
     run = plan(clients.s3, ready)
 
     def refuse(params: dict[str, Any], **_: Any) -> None:
-        if params["Key"].startswith("locks/"):
+        if params["Key"].startswith(folder):
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "denied"}}, "PutObject")
 
     clients.s3.meta.events.register("provide-client-params.s3.PutObject", refuse)

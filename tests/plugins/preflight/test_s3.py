@@ -121,7 +121,7 @@ def test_an_empty_image_is_readable_because_ingest_rejects_it_later(s3: "S3Clien
 def test_a_dataset_without_images_is_a_fault(s3: "S3Client", bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="images/notes.txt", Body=b"1")
     (fault,) = unreadable_dataset(s3, f"s3://{bucket}/images/")
-    assert f"no images below s3://{bucket}/images/ (other objects: 1). Use a prefix with" in fault
+    assert f"no images below s3://{bucket}/images/ (other objects: 1 .txt). Use a prefix with" in fault
 
 
 def test_an_archived_dataset_is_reported_with_its_remedy(s3: "S3Client", bucket: str) -> None:

@@ -3,8 +3,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugins.deployed import catalog, deployed, first, second, session, settings
+
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
+
+__all__ = ["catalog", "deployed", "first", "second", "session", "settings"]
 
 
 @pytest.fixture(scope="module")

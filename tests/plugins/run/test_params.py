@@ -29,6 +29,8 @@ VALID: dict[str, Any] = {"dataset_uri": "s3://fruits-data/images/", **DEFAULT_PA
         ("max_bytes", 67_108_864.0, 67_108_864),
         ("max_pixels", 1.0, 1),
         ("max_pixels", 80_000_000, 80_000_000),
+        *(("pca_mode", name, name) for name in ("refit", "frozen")),
+        *((name, value, value) for name in ("retry_rejects", "full_refresh") for value in (True, False)),
         *(("instance_type", name, name) for name in INSTANCE_TYPES),
         *(("dataset_uri", uri, uri) for uri in ACCEPTED_URIS),
     ],
@@ -56,6 +58,12 @@ NO_NUMBERS = (None, True, False, "2", "two", "", [2], {"value": 2}, Decimal(2), 
         *(
             ("n_components", value, "use a whole number of components from 1 to 1280, or a share of the variance")
             for value in (*NO_NUMBERS, 0, -0.5, 1.5, 1281, 1e300, 10**400)
+        ),
+        *(("pca_mode", value, "choose from refit, frozen") for value in (None, True, "", "Refit", "thaw", ["refit"])),
+        *(
+            (name, value, "use true or false")
+            for name in ("retry_rejects", "full_refresh")
+            for value in (None, 0, 1, 1.0, "true", "", [True])
         ),
         *(
             ("instance_type", value, "choose from m5.xlarge, ")

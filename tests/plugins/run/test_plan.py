@@ -8,17 +8,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local_aws.emr.checks import check_parameters
-from orchard.dataset.listing import CannotList, NoImages, TooManyRejects
+from orchard.dataset.listing import CannotList, NoImages
 from orchard.errors import PermanentError
 from orchard.release import NoRelease
 from orchard.run import steps
+from orchard.run.changes import TooFewImages, TooManyRejects
 from orchard.run.names import cluster_name, run_name
 from orchard.run.params import BadParams, UnknownParams
-from orchard.run.plan import TooFewImages
 from orchard.run.steps import ArgumentsTooLong
 from orchard.settings import Settings
 from tests.plugins.answers import failing
-from tests.plugins.plans import RUN_AFTER, RUN_ID, plan, put_images
+from tests.plugins.plans import RUN_AFTER, RUN_ID, plan, planned, put_images
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,35 +31,42 @@ def with_images(s3: "S3Client", released: Settings) -> Settings:
     return released
 
 
-def test_a_plan_contains_the_number_of_images_the_runs_folder_and_the_release(
-    s3: "S3Client", with_images: Settings
-) -> None:
-    planned = plan(s3, with_images)
-    assert planned["images"] == 3
-    assert (
-        planned["run_uri"]
-        == f"s3://{with_images.bucket}/runs/images/{run_name(RUN_AFTER, RUN_ID, with_images.deployment)}"
-    )
-    ingest = planned["ingest_step"]["HadoopJarStep"]["Args"]
-    features = planned["features_step"]["HadoopJarStep"]["Args"]
-    pca = planned["pca_step"]["HadoopJarStep"]["Args"]
-    assert ingest[ingest.index("--input-uri") + 1] == with_images.dataset_uri
+def test_a_plan_contains_the_folders_of_the_run_and_the_release(s3: "S3Client", with_images: Settings) -> None:
+    run = plan(s3, with_images)
+    name = run_name(RUN_AFTER, RUN_ID, with_images.deployment)
+    assert run["run_uri"] == f"s3://{with_images.bucket}/runs/images/{name}"
+    assert run["scratch_uri"] == f"s3://{with_images.bucket}/scratch/images/{name}"
+    ingest = run["ingest_step"]["HadoopJarStep"]["Args"]
+    features = run["features_step"]["HadoopJarStep"]["Args"]
+    pca = run["pca_step"]["HadoopJarStep"]["Args"]
     assert features[features.index("--model-uri") + 1] == f"{with_images.release_uri}/model/mobilenet.tflite"
     for name, arguments in (("ingest", ingest), ("features", features), ("pca", pca)):
         assert f"{with_images.release_uri}/spark/{name}.py" in arguments
-        assert arguments[arguments.index("--run-uri") + 1] == planned["run_uri"]
+        assert arguments[arguments.index("--run-uri") + 1] == run["run_uri"]
+    for arguments in (ingest, features):
+        assert arguments[arguments.index("--scratch-uri") + 1] == run["scratch_uri"]
+    for arguments in (features, pca):
+        assert arguments[arguments.index("--warehouse-uri") + 1] == with_images.warehouse_uri
+
+
+def test_the_plan_does_not_depend_on_what_has_changed(s3: "S3Client", with_images: Settings) -> None:
+    first = planned(s3, with_images)
+    put_images(s3, with_images.bucket, "images/Lemon/")
+    second = planned(s3, with_images)
+    assert (first.changes["listed"], second.changes["listed"]) == (3, 5)
+    assert first.run == second.run
 
 
 def test_the_request_for_the_cluster_is_valid_and_names_the_dataset_and_the_run(
     s3: "S3Client", with_images: Settings
 ) -> None:
-    planned = plan(s3, with_images)
-    request = planned["cluster"]
+    run = plan(s3, with_images)
+    request = run["cluster"]
     check_parameters(botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow"), request)
     assert request["Name"] == cluster_name(
         with_images.bucket, with_images.deployment, run_name(RUN_AFTER, RUN_ID, with_images.deployment), "images"
     )
-    assert planned["cluster_name"] == request["Name"]
+    assert run["cluster_name"] == request["Name"]
     tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
     assert tags["orchard:dag_id"] == "fruit_features"
     assert tags["orchard:run_id"] == RUN_ID
@@ -76,9 +83,9 @@ def test_a_run_id_that_is_too_long_for_a_tag_is_truncated(s3: "S3Client", with_i
 def test_a_long_prefix_results_in_a_cluster_name_that_emr_accepts(s3: "S3Client", with_images: Settings) -> None:
     prefix = "/".join(["x" * 99] * 4)
     put_images(s3, with_images.bucket, f"{prefix}/")
-    planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
-    assert len(planned["cluster"]["Name"]) == 256
-    assert max(len(tag["Value"]) for tag in planned["cluster"]["Tags"]) == 256
+    run = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
+    assert len(run["cluster"]["Name"]) == 256
+    assert max(len(tag["Value"]) for tag in run["cluster"]["Tags"]) == 256
 
 
 def test_a_misspelt_param_is_refused_and_the_known_ones_are_listed(s3: "S3Client", with_images: Settings) -> None:
@@ -99,11 +106,12 @@ def test_a_missing_release_fails_before_anything_is_created(s3: "S3Client", with
 def test_whole_floats_become_the_whole_numbers_that_emr_and_the_steps_expect(
     s3: "S3Client", with_images: Settings
 ) -> None:
-    planned = plan(s3, with_images, core_instances=2.0, n_components=3.0)
-    assert planned == plan(s3, with_images, core_instances=2, n_components=3)
-    core = planned["cluster"]["Instances"]["InstanceFleets"][1]
+    run = plan(s3, with_images, core_instances=2.0, n_components=3.0)
+    assert run == plan(s3, with_images, core_instances=2, n_components=3)
+    core = run["cluster"]["Instances"]["InstanceFleets"][1]
     assert isinstance(core["TargetOnDemandCapacity"], int)
-    assert planned["pca_step"]["HadoopJarStep"]["Args"][-2:] == ["--n-components", "3"]
+    pca = run["pca_step"]["HadoopJarStep"]["Args"]
+    assert pca[pca.index("--n-components") + 1] == "3"
 
 
 def test_a_param_of_the_wrong_type_is_refused_before_s3_is_asked(s3: "S3Client", with_images: Settings) -> None:
@@ -123,7 +131,7 @@ def test_fewer_images_than_the_pca_needs_are_refused_with_both_numbers(
 
 
 def test_as_many_components_as_images_are_planned(s3: "S3Client", with_images: Settings) -> None:
-    assert plan(s3, with_images, n_components=3)["images"] == 3
+    assert planned(s3, with_images, n_components=3).changes["listed"] == 3
 
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
@@ -142,7 +150,7 @@ def test_archived_images_within_the_tolerated_share_are_a_warning(
 ) -> None:
     put_images(s3, with_images.bucket, "images/Lemon/", count=1, StorageClass="GLACIER")
     with caplog.at_level(logging.WARNING):
-        assert plan(s3, with_images, max_reject_ratio=0.25)["images"] == 4
+        assert planned(s3, with_images, max_reject_ratio=0.25).changes["listed"] == 4
     assert "1 of 4 images below" in caplog.text
     assert "will be rejected: 1 archived (restore them" in caplog.text
     with pytest.raises(TooFewImages, match="has 3 readable images, but n_components is 4: use at most 3"):
@@ -153,7 +161,7 @@ def test_images_of_more_than_max_bytes_are_refused_before_a_cluster_is_created(
     s3: "S3Client", with_images: Settings
 ) -> None:
     put_images(s3, with_images.bucket, "images/Lemon/", count=2, Body=b"x" * 11)
-    assert plan(s3, with_images, max_bytes=11)["images"] == 5
+    assert planned(s3, with_images, max_bytes=11).changes["listed"] == 5
     message = r"2 too_many_bytes \(make them smaller, or set a larger max_bytes\)"
     with pytest.raises(TooManyRejects, match=message):
         plan(s3, with_images, max_bytes=10)
@@ -164,10 +172,8 @@ def test_images_of_more_than_max_bytes_within_the_tolerated_share_are_a_warning(
 ) -> None:
     put_images(s3, with_images.bucket, "images/Lemon/", count=1, Body=b"x" * 11)
     with caplog.at_level(logging.WARNING):
-        planned = plan(s3, with_images, max_bytes=10, max_reject_ratio=0.25)
+        plan(s3, with_images, max_bytes=10, max_reject_ratio=0.25)
     assert "will be rejected: 1 too_many_bytes (make them smaller" in caplog.text
-    arguments = planned["ingest_step"]["HadoopJarStep"]["Args"]
-    assert arguments[arguments.index("--max-bytes") + 1] == "10"
 
 
 def test_a_dataset_in_a_missing_bucket_is_refused(s3: "S3Client", released: Settings) -> None:
@@ -205,6 +211,6 @@ def test_arguments_that_are_too_long_for_emr_are_refused_by_the_plan(
 def test_the_keys_of_a_run_over_the_longest_prefix_fit_into_s3s_limit(s3: "S3Client", with_images: Settings) -> None:
     prefix = "/".join(["x" * 99] * 10)
     put_images(s3, with_images.bucket, f"{prefix}/")
-    planned = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
+    run = plan(s3, with_images, dataset_uri=f"s3://{with_images.bucket}/{prefix}/")
     # The longest name that a step writes below it has fewer than 200 characters.
-    assert len(planned["run_uri"].split("/", 3)[3]) < 1024 - 200
+    assert max(len(run[name].split("/", 3)[3]) for name in ("run_uri", "scratch_uri")) < 1024 - 200

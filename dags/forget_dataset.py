@@ -1,0 +1,83 @@
+"""# Forget dataset
+
+Removes a dataset from the tables: its rows in `images`, `rejects`, `embeddings`, `pca_models` and `runs`, and the
+features that its runs inferred. Nothing else ever removes a dataset.
+
+| what | after this DAG |
+|---|---|
+| rows of the dataset in all tables | removed |
+| features that only images of the dataset have | removed |
+| features that images of other datasets have, too | kept |
+| the objects of the dataset, and the folders of its runs | kept |
+| earlier snapshots of the tables | readable until somebody expires them |
+
+**To run it,** trigger it with the *dataset URI*. It waits while a run uses the dataset, and fails if that takes too
+long: clear it when the run has finished. A run that was planned before is refused by its task `publish`.
+**Results:** the XCom of `forget` has the number of removed rows of each table.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+
+from orchard.airflow.identity import airflow_identity
+from orchard.airflow.turns import take_dataset, turn_of
+from orchard.dataset.uri import DATASET_URI_PATTERN
+from orchard.errors import PermanentError
+from orchard.settings import Settings
+
+SETTINGS = Settings.from_env(os.environ, airflow_identity())
+
+PARAMS = {
+    "dataset_uri": Param(
+        type="string",
+        pattern=DATASET_URI_PATTERN,
+        title="Dataset URI",
+        description="The dataset whose rows are removed from the tables, such as s3://your-bucket/images/.",
+    ),
+}
+
+
+@task(execution_timeout=timedelta(hours=1))
+def forget(*, params: Any = None, ti: Any = None) -> dict[str, int]:
+    """Remove the dataset from the tables. Return the number of removed rows of each table."""
+    # Imported here because pyiceberg takes longer to import than the rest of Orchard.
+    from orchard.run.forget import forget_dataset
+    from orchard.tables.catalog import open_catalog
+
+    dataset = {"dataset_uri": params["dataset_uri"]}
+    take_dataset(ti, SETTINGS, dataset)
+    try:
+        session = AwsBaseHook(client_type="glue", region_name=SETTINGS.region).get_session()
+        s3 = AwsBaseHook(client_type="s3", region_name=SETTINGS.region).conn
+        return forget_dataset(s3, open_catalog(session, SETTINGS), SETTINGS, params["dataset_uri"])
+    finally:
+        turn_of(ti, SETTINGS, dataset).release()
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["orchard"],
+    params=PARAMS,
+    default_args={
+        "owner": SETTINGS.owner,
+        "retries": 6,
+        "retry_delay": timedelta(seconds=SETTINGS.poll_seconds),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=5),
+        # A retry of a PermanentError would fail again.
+        "retry_policy": ExceptionRetryPolicy([RetryRule(PermanentError, RetryAction.FAIL)]),
+    },
+)
+def forget_dataset() -> None:
+    """Define the DAG, which has one task."""
+    forget()
+
+
+forget_dataset()

@@ -116,6 +116,7 @@ def test_clearing_publish_of_a_forgotten_run_does_not_bring_its_rows_back(deploy
     assert deployed.rows("images") == []
 
 
+@pytest.mark.slow
 def test_features_of_a_run_that_was_not_published_are_removed_too(
     published: Deployment, first: Run, second: Run, other: Run
 ) -> None:
@@ -153,6 +154,7 @@ def test_without_tables_nothing_is_created(deployed: Deployment, first: Run) -> 
     assert not deployed.catalog.namespace_exists(deployed.settings.catalog_database)
 
 
+@pytest.mark.slow
 def test_earlier_snapshots_keep_the_rows(published: Deployment, first: Run) -> None:
     snapshots = published.runs()[0].snapshots
     forget(published, first.dataset_uri)
@@ -160,6 +162,7 @@ def test_earlier_snapshots_keep_the_rows(published: Deployment, first: Run) -> N
         assert published.rows(name, first, snapshots[name]) == in_order(first.rows(name))
 
 
+@pytest.mark.slow
 def test_the_dataset_can_be_published_again(published: Deployment, first: Run) -> None:
     forget(published, first.dataset_uri)
     again = replace(first, name="20261126T020000-ffffff")
@@ -182,6 +185,7 @@ def test_a_run_that_was_planned_before_is_refused(published: Deployment, second:
     assert published.shows(fresh)
 
 
+@pytest.mark.slow
 def test_the_rows_are_removed_whoever_wrote_the_files(published: Deployment, first: Run, other: Run) -> None:
     for name in TABLES:
         table = published.table(name)
@@ -191,6 +195,7 @@ def test_the_rows_are_removed_whoever_wrote_the_files(published: Deployment, fir
     assert published.shows(other)
 
 
+@pytest.mark.slow
 def test_a_file_with_rows_of_several_datasets_is_reported(published: Deployment, first: Run) -> None:
     published.table("images").update_spec().remove_field("dataset").commit()
     table = published.table("images")
@@ -201,6 +206,7 @@ def test_a_file_with_rows_of_several_datasets_is_reported(published: Deployment,
     assert published.versions() == versions
 
 
+@pytest.mark.slow
 def test_a_removal_that_stops_before_any_of_its_changes_can_be_repeated(
     published: Deployment, first: Run, other: Run, aws_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

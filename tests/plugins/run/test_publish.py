@@ -290,6 +290,7 @@ def test_after_a_rollback_the_next_run_is_published_and_the_one_that_was_rolled_
     assert deployed.shows(third)
 
 
+@pytest.mark.slow
 def test_a_rollback_and_a_publication_again_do_not_touch_other_datasets(
     deployed: Deployment, first: Run, second: Run
 ) -> None:
@@ -358,6 +359,7 @@ def test_a_file_with_rows_of_several_datasets_is_reported_and_not_changed(
     assert deployed.shows(other)
 
 
+@pytest.mark.slow
 def test_a_table_without_partitions_is_published_to_as_long_as_no_file_has_rows_of_several_datasets(
     deployed: Deployment, first: Run, second: Run
 ) -> None:
@@ -517,6 +519,7 @@ def test_compacted_files_are_not_used_if_a_replaced_file_has_left_the_table(
     assert deployed.shows(second)
 
 
+@pytest.mark.slow
 def test_a_compaction_that_is_redone_after_the_publication_changes_nothing(
     deployed: Deployment, first: Run, second: Run
 ) -> None:
@@ -583,6 +586,7 @@ def test_a_run_whose_features_were_removed_since_its_plan_is_refused(
     assert deployed.shows(other)
 
 
+@pytest.mark.slow
 def test_manifests_do_not_accumulate(
     deployed: Deployment, first: Run, second: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,12 +21,13 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, task
+from airflow.sdk import Param, dag, task
 
 from orchard.airflow.identity import airflow_identity
+from orchard.airflow.planning import open_tables
+from orchard.airflow.retries import retry_args
 from orchard.airflow.turns import take_dataset, turn_of
 from orchard.dataset.uri import DATASET_URI_PATTERN
-from orchard.errors import PermanentError
 from orchard.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ, airflow_identity())
@@ -46,14 +47,12 @@ def forget(*, params: Any = None, ti: Any = None) -> dict[str, int]:
     """Remove the dataset from the tables. Return the number of removed rows of each table."""
     # Imported here because pyiceberg takes longer to import than the rest of Orchard.
     from orchard.run.forget import forget_dataset
-    from orchard.tables.catalog import open_catalog
 
     dataset = {"dataset_uri": params["dataset_uri"]}
     take_dataset(ti, SETTINGS, dataset)
     try:
-        session = AwsBaseHook(client_type="glue", region_name=SETTINGS.region).get_session()
         s3 = AwsBaseHook(client_type="s3", region_name=SETTINGS.region).conn
-        return forget_dataset(s3, open_catalog(session, SETTINGS), SETTINGS, params["dataset_uri"])
+        return forget_dataset(s3, open_tables(SETTINGS), SETTINGS, params["dataset_uri"])
     finally:
         turn_of(ti, SETTINGS, dataset).release()
 
@@ -65,15 +64,7 @@ def forget(*, params: Any = None, ti: Any = None) -> dict[str, int]:
     doc_md=__doc__,
     tags=["orchard"],
     params=PARAMS,
-    default_args={
-        "owner": SETTINGS.owner,
-        "retries": 6,
-        "retry_delay": timedelta(seconds=SETTINGS.poll_seconds),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=5),
-        # A retry of a PermanentError would fail again.
-        "retry_policy": ExceptionRetryPolicy([RetryRule(PermanentError, RetryAction.FAIL)]),
-    },
+    default_args={"owner": SETTINGS.owner, **retry_args(SETTINGS)},
 )
 def forget_dataset() -> None:
     """Define the DAG, which has one task."""

@@ -38,10 +38,7 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import (
     Asset,
     CronTriggerTimetable,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     XComArg,
     chain,
     dag,
@@ -56,11 +53,11 @@ from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_nothing_to_do, open_tables
+from orchard.airflow.retries import retry_args
 from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, VerdictSensor
 from orchard.airflow.turns import end_earlier_round, take_dataset, take_turn
 from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.dataset.uri import DATASET_URI_PATTERN
-from orchard.errors import PermanentError
 from orchard.preflight.checks import Clients, check
 from orchard.run.params import (
     DEFAULT_MAX_BYTES,
@@ -158,9 +155,6 @@ PARAMS = {
     ),
 }
 
-# A retry of a PermanentError would fail again.
-RETRY_POLICY = ExceptionRetryPolicy([RetryRule(PermanentError, RetryAction.FAIL)])
-
 
 def aws(service: str) -> Any:
     """Return a boto3 client for a service."""
@@ -251,13 +245,8 @@ def publish(plan: Any, cluster_id: str, *, ti: Any = None, outlet_events: Any = 
     params=PARAMS,
     default_args={
         "owner": SETTINGS.owner,
-        # Transient errors are retried for at least 15 minutes, permanent errors not at all.
-        "retries": 6,
-        "retry_delay": timedelta(seconds=SETTINGS.poll_seconds),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=5),
-        "retry_policy": RETRY_POLICY,
         "on_failure_callback": record_cause,
+        **retry_args(SETTINGS),
     },
 )
 def fruit_features() -> None:

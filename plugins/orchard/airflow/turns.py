@@ -75,7 +75,10 @@ def take_dataset(ti: Any, settings: Settings, plan: Mapping[str, Any]) -> None:
 
 
 def end_earlier_round(ti: Any, settings: Settings, plan: Mapping[str, Any]) -> None:
-    """Release the turn and terminate the clusters that a run had before it was cleared, if its teardown is skipped."""
+    """Release the turn and terminate the clusters that a run had before it was cleared.
+
+    A new plan must not adopt the steps of the old plan. If there is nothing to do, Airflow also skips the teardown.
+    """
     turn_of(ti, settings, plan).release()
     terminate_clusters_of_run(_client(settings, "emr"), plan["cluster_name"], [])
 

@@ -20,12 +20,12 @@ from orchard.run.scratch import delete_scratch
 from orchard.run.step_files import Listed, check_files, data_files, read_files
 from orchard.run.summary import Metrics, read_metrics, read_summary, summarise, write_summary
 from orchard.settings import Settings
-from orchard.tables.catalog import DATASET, RUN_ID, TABLES, find_table, open_table
+from orchard.tables.catalog import DATASET, RUN_ID, TABLES, open_table
 from orchard.tables.commit import Change, commit, replacement, tasks_of_dataset
-from orchard.tables.features import Inferred, change_of_features, images_without_features
+from orchard.tables.features import Inferred, change_of_features, keys_of_features, keys_of_images
 from orchard.tables.files import write_files
-from orchard.tables.rows import arrow_schema, stream_file, stream_rows, where
-from orchard.tables.state import run_of_rows
+from orchard.tables.rows import OWNER, arrow_schema, owned_rows, stream_file, stream_rows, where
+from orchard.tables.state import published_state, run_of_rows
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -115,15 +115,9 @@ def publish_run(
 
 
 def is_published(catalog: Catalog, settings: Settings, summary: Mapping[str, Any]) -> bool:
-    """Return whether the tables show the run of a summary."""
-    dataset, run_id = str(summary["dataset_uri"]), str(summary["run_id"])
-    names = ["images", "embeddings", "runs", *(["rejects"] if summary["images_rejected"] else [])]
-    tables = {name: find_table(catalog, settings, name) for name in names}
-
-    def shows_run(name: str, table: Table) -> bool:
-        return bool(rows_of_run(table, dataset, run_id)) if name == "runs" else run_of_rows(table, dataset) == run_id
-
-    return all(table is not None and shows_run(name, table) for name, table in tables.items())
+    """Return whether the tables show the run of a summary completely."""
+    state = published_state(catalog, settings, str(summary["dataset_uri"]))
+    return state is not None and state.is_complete and state.run_id == summary["run_id"]
 
 
 def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
@@ -207,18 +201,24 @@ def check_features(run: Publication) -> None:
         LostFeatures: it does not.
     """
     table, metrics = run.tables["features"].refresh(), run.metrics
+    present = {task.file.file_path for task in table.scan().plan_files() if not task.delete_files}
     listed = {file["uri"] for file in metrics.files("plan", "features")}
     compacted = {file["uri"] for file in metrics.files("pca", "compacted")}
-    if compacted and compacted <= {task.file.file_path for task in table.scan().plan_files()}:
+    if compacted and compacted <= present:
         # An earlier attempt has swapped the files. These have the same rows.
         listed = (listed - {file["uri"] for file in metrics.files("pca", "replaced")}) | compacted
+    if listed <= present:
+        return
+    found = keys_of_features(table)
 
     def lost(images: Listed, *own: str) -> int:
+        schema = arrow_schema(TABLES["images"], ["sha256", "features_run_id"])
         of_others = (
             batch.filter(pc.invert(pc.is_in(batch["features_run_id"], value_set=pa.array(own, pa.string()))))
-            for batch in read_files(table.io, images, arrow_schema(TABLES["images"], ["sha256", "features_run_id"]))
+            for batch in read_files(table.io, images, schema)
         )
-        return images_without_features(table, of_others, listed)
+        wanted = keys_of_images(of_others)
+        return len(wanted) - (pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
 
     # The features that the run has inferred itself come with it.
     new = lost(metrics.files("features", "new_images"), run.run_id)
@@ -230,13 +230,10 @@ def check_features(run: Publication) -> None:
 def rows_of_dataset(run: Publication, name: str, files: Listed) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table that the listed files describe: the same columns, with the dataset and the run."""
     schema = arrow_schema(TABLES[name])
-    added = {"dataset": run.dataset, "run_id": run.run_id}
-    read = pa.schema([field for field in schema if field.name not in added])
+    read = pa.schema([field for field in schema if field.name not in OWNER])
     for batch in read_files(run.tables[name].io, files, read):
-        columns = {key: pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for key, value in added.items()}
-        yield pa.RecordBatch.from_arrays(
-            [columns[field.name] if field.name in added else batch[field.name] for field in schema], schema=schema
-        )
+        columns = dict(zip(read.names, batch.columns, strict=True))
+        yield from owned_rows(schema, columns, batch.num_rows, dataset=run.dataset, run_id=run.run_id)
 
 
 def change_of_pca_models(run: Publication, table: Table, basis: Sequence[pa.RecordBatch]) -> Change:

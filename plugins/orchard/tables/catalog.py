@@ -212,11 +212,16 @@ def find_table(catalog: Catalog, settings: Settings, name: str) -> Table | None:
         WrongWarehouse: the table exists at another location.
         OldLayout: the table has the columns of an earlier release.
     """
+    table = load_table(catalog, (settings.catalog_database, name))
+    return None if table is None else check_table(table, settings, name)
+
+
+def load_table(catalog: Catalog, identifier: tuple[str, str]) -> Table | None:
+    """Load a table. Return None if it does not exist."""
     try:
-        table = catalog.load_table((settings.catalog_database, name))
+        return catalog.load_table(identifier)
     except NoSuchTableError:
         return None
-    return check_table(table, settings, name)
 
 
 def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:

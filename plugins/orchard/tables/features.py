@@ -104,23 +104,16 @@ def _files_to_swap(
     return inferred.compacted, removed
 
 
-def images_without_features(table: Table, images: Iterable[pa.RecordBatch], listed: Iterable[str]) -> int:
-    """Return how many images refer to rows that `features` does not have.
+def keys_of_features(table: Table) -> pa.ChunkedArray:
+    """Return what identifies each row of `features`."""
+    rows = stream_rows(table, columns=["sha256", "run_id"])
+    return pa.chunked_array([_keys(batch["sha256"], batch["run_id"]) for batch in rows], pa.large_string())
 
-    `images` have the columns `sha256` and `features_run_id`. `listed` are the files that had their features when the
-    run was planned. As long as the table refers to these files, nothing is read.
-    """
-    present = {task.file.file_path for task in table.scan().plan_files() if not task.delete_files}
-    if present.issuperset(listed):
-        return 0
-    wanted = pa.chunked_array(
-        [_keys(batch["sha256"], batch["features_run_id"]) for batch in images], pa.large_string()
-    ).combine_chunks()
-    found = pa.chunked_array(
-        [_keys(batch["sha256"], batch["run_id"]) for batch in stream_rows(table, columns=["sha256", "run_id"])],
-        pa.large_string(),
-    )
-    return len(wanted) - (pc.sum(pc.is_in(wanted, value_set=found)).as_py() or 0)
+
+def keys_of_images(images: Iterable[pa.RecordBatch]) -> pa.ChunkedArray:
+    """Return what identifies the features of images, from their columns `sha256` and `features_run_id`."""
+    keys = [_keys(batch["sha256"], batch["features_run_id"]) for batch in images]
+    return pa.chunked_array(keys, pa.large_string())
 
 
 def _keys(sha256: pa.Array, run_id: pa.Array) -> pa.Array:
@@ -142,7 +135,7 @@ def change_without(
     rewritten.
     """
     of_runs = pa.array(sorted(run_ids), pa.string())
-    of_images, referred = keys_of_images(images), keys_of_images(others)
+    of_images, referred = pc.unique(keys_of_images(images)), pc.unique(keys_of_images(others))
 
     def stays(batch: pa.RecordBatch) -> pa.Array:
         keys = _keys(batch["sha256"], batch["run_id"])
@@ -167,18 +160,11 @@ def change_without(
 def change_back(s3: "S3Client", table: Table, removed: Iterable[DataFile], images: Iterable[pa.RecordBatch]) -> Change:
     """Return the change that adds rows of removed files again to which images refer and which the table lacks."""
     schema = arrow_schema(table.schema())
-    wanted = keys_of_images(images)
-    for batch in stream_rows(table, columns=["sha256", "run_id"]):
-        wanted = wanted.filter(pc.invert(pc.is_in(wanted, value_set=_keys(batch["sha256"], batch["run_id"]))))
+    wanted = pc.unique(keys_of_images(images))
+    wanted = wanted.filter(pc.invert(pc.is_in(wanted, value_set=keys_of_features(table))))
     found: list[pa.RecordBatch] = []
     for file in removed if len(wanted) else []:
         for batch in read_parquet(table.io, file.file_path, schema.names, batch_rows=VECTOR_ROWS):
             rows = batch.cast(schema)
             found.append(rows.filter(pc.is_in(_keys(rows["sha256"], rows["run_id"]), value_set=wanted)))
     return Change(write_files(s3, table, [batch for batch in found if batch.num_rows]))
-
-
-def keys_of_images(images: Iterable[pa.RecordBatch]) -> pa.Array:
-    """Return what identifies the features of images, from their columns `sha256` and `features_run_id`."""
-    keys = [_keys(batch["sha256"], batch["features_run_id"]) for batch in images]
-    return pc.unique(pa.chunked_array(keys, pa.large_string()))

@@ -19,7 +19,6 @@ import boto3
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
@@ -32,13 +31,14 @@ from orchard.tables.catalog import (
     TABLES,
     WrongWarehouse,
     has_old_layout,
+    load_table,
     open_catalog,
     open_table,
     table_location,
 )
 from orchard.tables.commit import Change, commit, replacement
 from orchard.tables.files import write_files
-from orchard.tables.rows import BATCH_ROWS, arrow_schema, read_parquet, stream_file, stream_rows, where
+from orchard.tables.rows import BATCH_ROWS, arrow_schema, owned_rows, read_parquet, stream_file, stream_rows, where
 from orchard.tables.state import run_of_rows
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def rename(catalog: Catalog, settings: Settings, name: str) -> Table | None:
         TwoTables: the table and its renamed copy both exist, and they differ.
     """
     old, new = (settings.catalog_database, name), (settings.catalog_database, f"{name}{SUFFIX}")
-    table, renamed = find(catalog, old), find(catalog, new)
+    table, renamed = load_table(catalog, old), load_table(catalog, new)
     if table is not None and table.location() != table_location(settings, name):
         raise WrongWarehouse(f"table {'.'.join(old)} is in {table.location()}, not in {table_location(settings, name)}")
     if table is None or not has_old_layout(table, name):
@@ -121,14 +121,6 @@ def rename(catalog: Catalog, settings: Settings, name: str) -> Table | None:
         raise TwoTables(".".join(old))
     catalog.drop_table(old)
     return renamed
-
-
-def find(catalog: Catalog, identifier: tuple[str, str]) -> Table | None:
-    """Load a table. Return None if it does not exist."""
-    try:
-        return catalog.load_table(identifier)
-    except NoSuchTableError:
-        return None
 
 
 def shown_runs(old: Mapping[str, Table]) -> list[OldRun]:
@@ -317,13 +309,7 @@ def _rows(table: Table, run: OldRun, columns: list[str], batch_rows: int = BATCH
 
 def _of_run(run: OldRun, schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> list[pa.RecordBatch]:
     """Return the rows of a table with the dataset and the run_id of a run."""
-    added = {"dataset": run.dataset, "run_id": run.run_id}
-    arrays = [
-        pa.repeat(pa.scalar(added[name], pa.string()), rows) if name in added else columns[name]
-        for name in schema.names
-    ]
-    batches: list[pa.RecordBatch] = pa.Table.from_arrays(arrays, names=schema.names).cast(schema).to_batches()
-    return batches
+    return owned_rows(schema, columns, rows, dataset=run.dataset, run_id=run.run_id)
 
 
 def _parquet_files(s3: "S3Client", uri: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Read the rows of a table in bounded memory."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 # Of a narrow table, a batch has about 20 MB.
 BATCH_ROWS = 65_536
 ALL_ROWS = AlwaysTrue()
+# The columns that say whose rows these are.
+OWNER = ("dataset", "run_id")
 
 
 class MissingColumns(ValueError):
@@ -55,6 +57,19 @@ def _small(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.map_(_small(kind.key_type), _small(kind.item_type))
     return kind
+
+
+def owned_rows(
+    schema: pa.Schema, columns: Mapping[str, Any], rows: int, *, dataset: str, run_id: str
+) -> list[pa.RecordBatch]:
+    """Return rows of a table that belong to a dataset and a run. `columns` are the other columns."""
+    owner = {"dataset": dataset, "run_id": run_id}
+    arrays = [
+        pa.repeat(pa.scalar(owner[name], pa.string()), rows) if name in OWNER else columns[name]
+        for name in schema.names
+    ]
+    batches: list[pa.RecordBatch] = pa.Table.from_arrays(arrays, names=schema.names).cast(schema).to_batches()
+    return batches
 
 
 def read_parquet(

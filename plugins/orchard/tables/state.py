@@ -76,12 +76,18 @@ def published_state(catalog: Catalog, settings: Settings, dataset: str) -> Publi
     found: list[dict[str, Any]] = [row for batch in rows for row in batch.to_pylist()]
     if not found:
         return PublishedState(run_id)
-    counts = {"images": found[-1].pop("images"), "rejects": sum(dict(found[-1].pop("rejects") or ()).values())}
-    counts["embeddings"] = counts["images"]
-    is_complete = all(
-        shows_run(find_table(catalog, settings, name), dataset, run_id, count) for name, count in counts.items()
+    rows_of_images, rejects = found[-1].pop("images"), sum(dict(found[-1].pop("rejects") or ()).values())
+    is_complete = (
+        count_rows(images, dataset) == rows_of_images
+        and shows_run(find_table(catalog, settings, "embeddings"), dataset, run_id, rows_of_images)
+        and shows_run(find_table(catalog, settings, "rejects"), dataset, run_id, rejects)
     )
     return PublishedState(run_id, is_complete, **found[-1])
+
+
+def count_rows(table: Table | None, dataset: str) -> int:
+    """Return the number of rows of a dataset in a table."""
+    return 0 if table is None else table.scan(where(dataset=dataset)).count()
 
 
 def shows_run(table: Table | None, dataset: str, run_id: str, rows: int) -> bool:
@@ -90,8 +96,7 @@ def shows_run(table: Table | None, dataset: str, run_id: str, rows: int) -> bool
     Raises:
         MixedRuns: the rows are of several runs.
     """
-    found = 0 if table is None else table.scan(where(dataset=dataset)).count()
-    return found == rows and (not rows or (table is not None and run_of_rows(table, dataset) == run_id))
+    return count_rows(table, dataset) == rows and (table is None or run_of_rows(table, dataset) in (run_id, None))
 
 
 def run_of_rows(table: Table, dataset: str) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import Accumulator, SparkContext
 
 from orchard_spark import contents, images, mobilenet, objects, parts, rejects, schemas, step, turns
@@ -28,7 +29,6 @@ ANY_NUMBER_OF_PIXELS = int(np.iinfo(np.int64).max)
 COLUMNS = ("sha256", "content", "path")
 # A file of features has about 40 MB, so that it is not a small file, and its task ends after a few minutes.
 FILE_ROWS = 8192
-INFO_ROWS = 65_536
 
 EXAMPLE = """example:
   spark-submit --py-files orchard_spark.zip features.py \\
@@ -148,21 +148,21 @@ def find_contents(
 
 def digests_of_images(part: Part) -> Digests:
     """Return the digests of the contents of a file of IMAGES, in order."""
-    batches = [contents.digests(batch["sha256"]) for batch in parts.read(part, ["sha256"], INFO_ROWS)]
+    batches = [contents.digests(batch["sha256"]) for batch in parts.read(part, ["sha256"], contents.NARROW_ROWS)]
     return np.concatenate(batches)
 
 
 def find_known(part: Part, wanted: Digests, model_name: str) -> dict[str, Indices]:
     """Return the numbers of the wanted contents that a file of FEATURES has, by the run that inferred them."""
-    known: dict[str, list[Indices]] = {}
-    for digests, batch in contents.read_keys(part):
-        places = contents.search(digests, wanted)
-        is_known = (places != contents.NOT_FOUND) & (np.array(batch["model"].to_pylist()) == model_name)
-        if is_known.any():
-            places, run_ids = places[is_known], np.array(batch["run_id"].to_pylist())[is_known]
-            for run_id in np.unique(run_ids):
-                known.setdefault(str(run_id), []).append(places[run_ids == run_id])
-    return {run_id: np.concatenate(places) for run_id, places in known.items()}
+
+    def places() -> Iterator[tuple[Indices, pa.Array]]:
+        for digests, batch in contents.read_keys(part):
+            found = contents.search(digests, wanted)
+            is_known = (found != contents.NOT_FOUND) & pc.equal(batch["model"], model_name).to_numpy(False)
+            if is_known.any():
+                yield found[is_known], batch["run_id"].filter(pa.array(is_known))
+
+    return contents.by_run(places())
 
 
 def shares_to_infer(found: Contents, of_images: Sequence[Part], task_slots: int) -> list[list[RowsOfPart]]:
@@ -187,7 +187,7 @@ def shares_to_infer(found: Contents, of_images: Sequence[Part], task_slots: int)
 def describe_images(part: Part, distinct: Digests, run_id_of: npt.NDArray[np.str_]) -> Iterator[pa.RecordBatch]:
     """Yield the IMAGE_INFO of a file of IMAGES. `run_id_of` has the run that inferred each of the distinct contents."""
     columns = [name for name in schemas.IMAGE_INFO.names if name != "features_run_id"]
-    for batch in parts.read(part, columns, INFO_ROWS):
+    for batch in parts.read(part, columns, contents.NARROW_ROWS):
         places = contents.search(contents.digests(batch["sha256"]), distinct)
         values = [*(batch[name] for name in columns), pa.array(run_id_of[places].tolist(), pa.string())]
         yield pa.RecordBatch.from_arrays(values, schema=schemas.IMAGE_INFO)

@@ -4,8 +4,8 @@ Digests are 32 bytes instead of 64 hexadecimal digits, in sorted arrays. A milli
 worker can hold all contents of a dataset.
 """
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,10 @@ from orchard_spark.parts import Indices
 
 # [n] of 32 bytes. NumPy compares byte strings of one width as memcmp does.
 Digests: TypeAlias = npt.NDArray[np.bytes_]
+Element = TypeVar("Element", bound=np.generic)
 
-# 64 rows of a file of features take as many bytes as 4,096 keys.
-KEY_ROWS = 65_536
+# Rows of narrow columns: hashes, paths and names. A batch has about 10 MB.
+NARROW_ROWS = 65_536
 NOT_FOUND = -1
 DIGEST_BYTES = 32
 
@@ -46,5 +47,16 @@ def search(values: Digests, ordered: Digests) -> Indices:
 
 def read_keys(part: parts.Part) -> Iterator[tuple[Digests, pa.RecordBatch]]:
     """Yield the digests of a file of FEATURES, with the columns `model` and `run_id`, in order."""
-    for batch in parts.read(part, ["sha256", "model", "run_id"], KEY_ROWS):
+    for batch in parts.read(part, ["sha256", "model", "run_id"], NARROW_ROWS):
         yield digests(batch["sha256"]), batch
+
+
+def by_run(values: Iterable[tuple[npt.NDArray[Element], pa.Array]]) -> dict[str, npt.NDArray[Element]]:
+    """Return values by the run that each belongs to, from batches of values and the ids of their runs."""
+    found: dict[str, list[npt.NDArray[Element]]] = {}
+    for of_batch, run_ids in values:
+        encoded = run_ids.dictionary_encode()
+        numbers = encoded.indices.to_numpy()
+        for number in np.unique(numbers):
+            found.setdefault(encoded.dictionary[int(number)].as_py(), []).append(of_batch[numbers == number])
+    return {run_id: np.concatenate(batches) for run_id, batches in found.items()}

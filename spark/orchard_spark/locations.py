@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import Accumulator, SparkContext
 
 from orchard_spark import contents, parts
@@ -21,7 +23,6 @@ Result = TypeVar("Result")
 RUN_BYTES = 4
 # A file of embeddings should have at most about 128 MB.
 GROUP_ROWS = 262_144
-INFO_ROWS = 65_536
 # An image, the position of its features in the selections of a group, and whether it is new in this run.
 LOCATED = pa.schema(
     [
@@ -73,16 +74,20 @@ class Selection:
     counts: Indices
 
 
-def make_keys(digests: Digests, run_ids: Sequence[str], numbers: Mapping[str, int]) -> Digests:
-    """Return digests with the number of a run behind each, as byte strings of 36 bytes.
-
-    The digest of a run without a number has the number 0, which no current image has.
-    """
+def make_keys(digests: Digests, runs: npt.NDArray[np.uint32]) -> Digests:
+    """Return digests with the number of a run behind each, as byte strings of 36 bytes."""
     keys = np.empty((len(digests), contents.DIGEST_BYTES + RUN_BYTES), np.uint8)
     keys[:, : contents.DIGEST_BYTES] = digests.view(np.uint8).reshape(len(digests), -1)
-    of_runs = np.array([numbers.get(run_id, 0) for run_id in run_ids], ">u4")
-    keys[:, contents.DIGEST_BYTES :] = of_runs.view(np.uint8).reshape(len(digests), -1)
+    keys[:, contents.DIGEST_BYTES :] = runs.astype(">u4").view(np.uint8).reshape(len(digests), -1)
     return keys.reshape(-1).view(f"S{contents.DIGEST_BYTES + RUN_BYTES}")
+
+
+def number_runs(column: pa.Array, numbers: Mapping[str, int]) -> npt.NDArray[np.uint32]:
+    """Return the number of the run in each row of a column, and 0, which no current image has, for other runs."""
+    encoded = column.dictionary_encode()
+    of_runs = np.array([numbers.get(run_id, 0) for run_id in encoded.dictionary.to_pylist()], np.uint32)
+    found: npt.NDArray[np.uint32] = of_runs[encoded.indices.to_numpy()]
+    return found
 
 
 def _digests_of(keys: Digests) -> Digests:
@@ -96,23 +101,20 @@ def find_current(
     """Read the contents of the current images from files of IMAGE_INFO."""
 
     def read_part(part: Part) -> dict[str, Digests]:
-        found: dict[str, list[Digests]] = {}
-        for batch in parts.read(part, ["sha256", "features_run_id"], INFO_ROWS):
-            digests, run_ids = contents.digests(batch["sha256"]), np.array(batch["features_run_id"].to_pylist())
-            for run_id in np.unique(run_ids):
-                found.setdefault(str(run_id), []).append(digests[run_ids == run_id])
-        return {run_id: np.concatenate(digests) for run_id, digests in found.items()}
+        batches = parts.read(part, ["sha256", "features_run_id"], contents.NARROW_ROWS)
+        return contents.by_run((contents.digests(batch["sha256"]), batch["features_run_id"]) for batch in batches)
 
     of_parts = parts.map_tasks(context, read_part, [*kept, *new], usage).collect()
     run_ids = sorted({run_id for found in of_parts for run_id in found})
     numbers = _number(run_ids)
     keys = [
-        make_keys(digests, [run_id] * len(digests), numbers) for part in of_parts for run_id, digests in part.items()
+        make_keys(digests, np.full(len(digests), numbers[run_id], np.uint32))
+        for found in of_parts
+        for run_id, digests in found.items()
     ]
-    distinct, counts = (
-        np.unique(np.concatenate(keys), return_counts=True) if keys else (np.empty(0, "S36"), np.empty(0))
-    )
-    return CurrentImages(kept, new, distinct, counts.astype(np.int64), run_ids)
+    every = np.concatenate(keys) if keys else np.empty(0, f"S{contents.DIGEST_BYTES + RUN_BYTES}")
+    distinct, counts = np.unique(every, return_counts=True)
+    return CurrentImages(kept, new, distinct, counts, run_ids)
 
 
 def _number(run_ids: Sequence[str]) -> dict[str, int]:
@@ -138,8 +140,8 @@ def locate(
         rows, keys = [], []
         first = 0
         for digests, batch in contents.read_keys(part):
-            found = contents.search(make_keys(digests, batch["run_id"].to_pylist(), numbers), wanted.value)
-            of_model = np.array(batch["model"].to_pylist()) == model_name
+            found = contents.search(make_keys(digests, number_runs(batch["run_id"], numbers)), wanted.value)
+            of_model = pc.equal(batch["model"], model_name).to_numpy(False)
             of_batch = np.flatnonzero((found != NOT_FOUND) & of_model)
             rows.append(of_batch + first)
             keys.append(found[of_batch])
@@ -203,9 +205,9 @@ def map_groups(
     def send_images(item: tuple[Part, bool]) -> Iterator[tuple[int, bytes]]:
         part, is_new = item
         keys, groups_of_keys, positions = places.value
-        for batch in parts.read(part, ["path", "label", "sha256", "features_run_id"], INFO_ROWS):
-            run_ids = batch["features_run_id"].to_pylist()
-            found = contents.search(make_keys(contents.digests(batch["sha256"]), run_ids, numbers), keys)
+        for batch in parts.read(part, ["path", "label", "sha256", "features_run_id"], contents.NARROW_ROWS):
+            runs = number_runs(batch["features_run_id"], numbers)
+            found = contents.search(make_keys(contents.digests(batch["sha256"]), runs), keys)
             columns = [positions[found], batch["path"], batch["label"], batch["sha256"], [is_new] * len(found)]
             located = pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=LOCATED)
             for number in np.unique(groups_of_keys[found]):

@@ -9,7 +9,7 @@ import asyncio
 from bisect import bisect_right
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.slow_s3 import Connection
+from benchmarks.slow_s3 import serve
 
 DELAY_SECONDS = 0.1
 PAGE = 1000
@@ -69,14 +69,6 @@ def response(_: str, target: str) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-async def serve(port: int) -> None:
-    """Serve until the process is terminated."""
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(response, lambda *_: DELAY_SECONDS), "127.0.0.1", port
-    )
-    await server.serve_forever()
-
-
 def main(argv: list[str] | None = None) -> None:
     """Serve the listing."""
     parser = argparse.ArgumentParser(
@@ -86,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("port", type=int, help="port on 127.0.0.1")
-    asyncio.run(serve(parser.parse_args(argv).port))
+    asyncio.run(serve(response, lambda *_: DELAY_SECONDS, parser.parse_args(argv).port))
 
 
 if __name__ == "__main__":

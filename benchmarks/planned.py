@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from orchard.dataset.listing import list_images
 from orchard.run.params import DEFAULT_MAX_BYTES
+from orchard.run.row_files import file_count
 from orchard_spark import parts, schemas
 from orchard_spark.read_ahead import file_etag
-
-FILE_BYTES = 128 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def write_plan(
         inventory = listed.filter(pc.invert(pc.is_in(_version(listed), _version(earlier.images))))
         kept = earlier.images.filter(pc.is_in(_version(earlier.images), _version(listed)))
     total_bytes = sum(inventory["size"].to_pylist())
-    count = min(inventory.num_rows, task_slots * -(-max(total_bytes, 1) // (FILE_BYTES * task_slots)))
+    count = file_count(inventory.num_rows, total_bytes, task_slots)
     numbers = [list(range(first, inventory.num_rows, count)) for first in range(count)]
     tables = {"inventory": [inventory.take(rows) for rows in numbers], "kept_images": [kept] if len(kept) else []}
     files: dict[str, list[dict[str, Any]]] = {

@@ -84,13 +84,17 @@ class SlowS3:
         return DELAY_SECONDS if method == "GET" and "?" not in target else 0
 
 
+Response = Callable[[str, str], bytes]
+Delay = Callable[[str, str], float]
+
+
 class Connection(asyncio.Protocol):
     """A connection with one request after the other. It does less work per request than asyncio's streams.
 
     `response` and `delay` get the method and the target of a request.
     """
 
-    def __init__(self, response: Callable[[str, str], bytes], delay: Callable[[str, str], float]) -> None:
+    def __init__(self, response: Response, delay: Delay) -> None:
         self._response, self._delay = response, delay
         self._received = b""
 
@@ -109,12 +113,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._response(method, target))
 
 
-async def serve(folder: Path, port: int) -> None:
-    """Serve until the process is terminated."""
-    s3 = SlowS3(folder)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(s3.response, s3.delay), "127.0.0.1", port
-    )
+async def serve(response: Response, delay: Delay, port: int) -> None:
+    """Serve on a port of this machine until the process is terminated. See Connection for the functions."""
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(response, delay), "127.0.0.1", port)
     await server.serve_forever()
 
 
@@ -129,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder to serve; the paths of its files are the keys")
     parser.add_argument("port", type=int, help="port on 127.0.0.1")
     arguments = parser.parse_args(argv)
-    asyncio.run(serve(arguments.folder, arguments.port))
+    s3 = SlowS3(arguments.folder)
+    asyncio.run(serve(s3.response, s3.delay, arguments.port))
 
 
 if __name__ == "__main__":

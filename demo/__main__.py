@@ -3,20 +3,15 @@
 The logs, the run's files and summary.json remain in the folder of the run.
 """
 
-import argparse
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from demo import watch
-from demo.local_run import DAG_ID, Interrupted, TimedPrinter, deployment, download_run, interruptible, run_once, upload
-from sandbox import aws
-from sandbox.folders import ROOT, image_folder, make_empty
+from demo.local_run import DAG_ID, argument_parser, deployment, download_run, run_once, run_program, upload
+from sandbox.folders import ROOT, make_empty
 
 # The keys of the summary that `publish` writes, which the summary of the demo repeats.
 RUN_KEYS = (
@@ -133,41 +128,18 @@ def _ignored_rows(ignored: Mapping[str, int], images: int) -> list[tuple[str, st
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo, and return 0 if the run succeeds and no cluster is active at the end."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=image_folder, help="folder that contains a folder of images per label (default: rendered images)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / "build/demo", help="folder for logs and results (default: build/demo)"
-    )
-    parser.add_argument(
-        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
-    )
-    parser.add_argument(
-        "--params", type=json.loads, default={}, help="JSON object with the DAG's params, as in Airflow's trigger form"
-    )
+    parser = argument_parser("python -m demo", __doc__, EXAMPLE, ROOT / "build/demo")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    print_line = TimedPrinter()
-    try:
-        with interruptible():
-            summary = run_demo(arguments.folder, arguments.build_dir, arguments.data, arguments.params, print_line)
-    except Interrupted as signal_name:
-        print_line(f"{signal_name}: all processes are stopped")
-        return 130
-    except (*aws.SET_UP_ERRORS, ClientError) as error:
-        print_line(f"failed: {error}")
-        return 1
-    target = arguments.folder / "summary.json"
-    target.write_text(json.dumps(summary, indent=2))
-    print(table(summary))
-    print(f"  summary written to {target}, logs in the same folder")
-    return 0 if summary["run_state"] == "success" and summary["clusters_alive"] == 0 else 1
+
+    def run(print_line: watch.PrintLine) -> int:
+        summary = run_demo(arguments.folder, arguments.build_dir, arguments.data, arguments.params, print_line)
+        target = arguments.folder / "summary.json"
+        target.write_text(json.dumps(summary, indent=2))
+        print(table(summary))
+        print(f"  summary written to {target}, logs in the same folder")
+        return 0 if summary["run_state"] == "success" and summary["clusters_alive"] == 0 else 1
+
+    return run_program(run)
 
 
 if __name__ == "__main__":

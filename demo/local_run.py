@@ -1,19 +1,24 @@
 """Run the DAG on a local AWS, once or several times, and report what each run did."""
 
+import argparse
 import json
+import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from botocore.exceptions import ClientError
+
 from demo import watch
 from sandbox import airflow, aws, pictures, processes
+from sandbox.folders import ROOT, image_folder
 
 DAG_ID = "fruit_features"
 TERMINATED_TIMEOUT_SECONDS = 20
@@ -51,6 +56,48 @@ class TimedPrinter:
             print(f"{time.monotonic() - self._started:7.1f} s  {line}", flush=True)
 
 
+def argument_parser(program: str, description: str | None, example: str, folder: Path) -> argparse.ArgumentParser:
+    """Return a parser with the options that all programs have. `folder` is the default of `--folder`."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=image_folder, help="folder that contains a folder of images per label (default: rendered images)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=folder,
+        help=f"folder for logs and results (default: {folder.relative_to(ROOT)})",
+    )
+    parser.add_argument(
+        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
+    )
+    parser.add_argument(
+        "--params", type=json.loads, default={}, help="JSON object with the DAG's params, as in Airflow's trigger form"
+    )
+    return parser
+
+
+def run_program(run: Callable[[watch.PrintLine], int], *errors: type[Exception]) -> int:
+    """Call a function that prints its progress, and return its exit code, or another one if it is interrupted.
+
+    The errors of the set-up, and the given ones, have a message that is all that the user needs.
+    """
+    expected: tuple[type[Exception], ...] = (*aws.SET_UP_ERRORS, *errors, ClientError)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    print_line = TimedPrinter()
+    try:
+        with interruptible():
+            return run(print_line)
+    except Interrupted as signal_name:
+        print_line(f"{signal_name}: all processes are stopped")
+        return 130
+    except expected as error:
+        print_line(f"failed: {error}")
+        return 1
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A local AWS with a release, and an Airflow without a server."""
@@ -67,7 +114,7 @@ class Run:
     """A run that has finished.
 
     `planned` is the XCom `summary` of the task `plan`, and `published` the summary that `publish` returned. Each is
-    None if its task did not succeed. `clusters` are those that the run created, with their steps.
+    None if its task did not succeed. `clusters` has the clusters that the run created, each with its steps.
     """
 
     state: str

@@ -4,33 +4,30 @@ Between the nights, images are added, changed, deleted and renamed, as people do
 table at the end shows how many images were listed and inferred, and how many clusters existed.
 """
 
-import argparse
 import io
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
 from PIL import Image
 
 from demo import watch
 from demo.local_run import (
     Deployment,
-    Interrupted,
     Run,
-    TimedPrinter,
+    argument_parser,
     copy_file,
     deployment,
-    interruptible,
+    list_files,
     run_once,
+    run_program,
     upload,
 )
 from sandbox import aws
-from sandbox.folders import ROOT, image_folder, make_empty
+from sandbox.folders import ROOT, make_empty
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -40,6 +37,17 @@ NEW, CHANGED, DELETED, RENAMED = 20, 5, 5, 10
 FEWEST_IMAGES = 2 * (CHANGED + DELETED + RENAMED)
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 JPEG_QUALITY = 92
+# The columns of the table, with the keys of the summary of a night.
+COLUMNS = {
+    "listed": "images_listed",
+    "new": "new",
+    "changed": "changed",
+    "deleted": "deleted",
+    "inferences": "inferences",
+    "embeddings": "embeddings_rows",
+    "clusters": "clusters_created",
+    "seconds": "seconds",
+}
 EXAMPLE = """\
 example:
   make demo-nights DATA=~/fruits
@@ -64,8 +72,8 @@ class Night:
 
 def keys_of_images(s3: "S3Client") -> list[str]:
     """Return the keys of the dataset's images, in order."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=aws.BUCKET, Prefix=aws.DATASET_PREFIX)
-    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    bucket = f"s3://{aws.BUCKET}/"
+    keys = [uri.removeprefix(bucket) for uri in list_files(s3, f"{bucket}{aws.DATASET_PREFIX.rstrip('/')}")]
     return [key for key in keys if key.lower().endswith(ENDINGS) and "/." not in key]
 
 
@@ -209,71 +217,38 @@ def copy_embeddings(deployed: Deployment, run: Run, folder: Path) -> None:
     """Copy the embeddings that a run has published into a local folder, for comparisons."""
     if run.published is None:
         return
-    bucket, key = run.published["run_uri"].removeprefix("s3://").split("/", 1)
-    metrics = json.loads(deployed.s3.get_object(Bucket=bucket, Key=f"{key}/pca.metrics.json")["Body"].read())
+    target = folder / "pca.metrics.json"
+    copy_file(deployed.s3, f"{run.published['run_uri']}/{target.name}", target)
+    metrics = json.loads(target.read_text())
     for file in metrics["files"]["embeddings"]:
         copy_file(deployed.s3, file["uri"], folder / "embeddings" / Path(file["uri"]).name)
 
 
 def table(nights: Sequence[Mapping[str, Any]]) -> str:
     """Format the summaries as a table with a line per night."""
-    columns = ("listed", "new", "changed", "deleted", "inferences", "embeddings", "clusters", "seconds")
-    keys = (
-        "images_listed",
-        "new",
-        "changed",
-        "deleted",
-        "inferences",
-        "embeddings_rows",
-        "clusters_created",
-        "seconds",
-    )
     width = max(len(night["night"]) for night in nights) + 2
-    lines = [f"  {'night':<{width}}" + "".join(f"{name:>11}" for name in columns) + "  run"]
+    lines = [f"  {'night':<{width}}" + "".join(f"{name:>11}" for name in COLUMNS) + "  run"]
     for number, night in enumerate(nights, 1):
-        values = "".join(f"{night[key] if night[key] is not None else '-':>11}" for key in keys)
+        values = "".join(f"{night[key] if night[key] is not None else '-':>11}" for key in COLUMNS.values())
         lines.append(f"  {number} {night['night']:<{width - 2}}{values}  {night['run_state']}")
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the nights, and return 0 if all of them succeed and no cluster is active at the end."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.nights",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=image_folder, help="folder that contains a folder of images per label (default: rendered images)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / "build/nights", help="folder for logs and results (default: build/nights)"
-    )
-    parser.add_argument(
-        "--build-dir", type=Path, default=ROOT / "build", help="folder with wheels/ and model/ (default: build)"
-    )
-    parser.add_argument(
-        "--params", type=json.loads, default={}, help="JSON object with params of the DAG for all nights"
-    )
+    parser = argument_parser("python -m demo.nights", __doc__, EXAMPLE, ROOT / "build/nights")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    print_line = TimedPrinter()
-    try:
-        with interruptible():
-            nights = run_nights(arguments.folder, arguments.build_dir, arguments.data, arguments.params, print_line)
-    except Interrupted as signal_name:
-        print_line(f"{signal_name}: all processes are stopped")
-        return 130
-    except (*aws.SET_UP_ERRORS, TooFewImages, ClientError) as error:
-        print_line(f"failed: {error}")
-        return 1
-    target = arguments.folder / "summary.json"
-    target.write_text(json.dumps({"nights": nights}, indent=2))
-    print(table(nights))
-    print(f"  summary written to {target}, logs in the same folder")
-    succeeded = len(nights) == len(NIGHTS) and all(night["run_state"] == "success" for night in nights)
-    return 0 if succeeded and not any(night["clusters_alive"] for night in nights) else 1
+
+    def run(print_line: watch.PrintLine) -> int:
+        nights = run_nights(arguments.folder, arguments.build_dir, arguments.data, arguments.params, print_line)
+        target = arguments.folder / "summary.json"
+        target.write_text(json.dumps({"nights": nights}, indent=2))
+        print(table(nights))
+        print(f"  summary written to {target}, logs in the same folder")
+        succeeded = len(nights) == len(NIGHTS) and all(night["run_state"] == "success" for night in nights)
+        return 0 if succeeded and not any(night["clusters_alive"] for night in nights) else 1
+
+    return run_program(run, TooFewImages)
 
 
 if __name__ == "__main__":

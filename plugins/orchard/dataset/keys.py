@@ -11,7 +11,7 @@ ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 
 # How many endings of ignored objects are counted one by one.
 ENDINGS_COUNTED = 20
-# More different endings than a dataset has on purpose. Those that are found later count as others.
+# The limit of different endings that are counted. Further endings count as other endings.
 MAX_ENDINGS = 10_000
 HIDDEN, NO_ENDING, OTHER_ENDING = "hidden", "no ending", "other endings"
 

@@ -83,7 +83,7 @@ class CannotList(PermanentError):
 
 
 class UnorderedBucket(PermanentError):
-    """S3 lists a dataset in another order than that of its keys, as it does for directory buckets."""
+    """S3 does not list the objects in the order of their keys. Directory buckets are an example."""
 
     def __init__(self, uri: str, error: NotInOrder) -> None:
         super().__init__(f"dataset {uri} cannot be listed in parallel: {error}. Copy it to a general purpose bucket")
@@ -93,8 +93,8 @@ class UnorderedBucket(PermanentError):
 class Listing:
     """The number of images below a prefix and their total size in bytes.
 
-    `reasons` counts those that `ingest` will reject whatever they contain, by reason. `ignored` counts the objects that
-    are not images, by their ending.
+    `reasons` counts, by reason, the images that `ingest` rejects regardless of their content. `ignored` counts, by
+    ending, the objects that are not images.
     """
 
     images: int

@@ -11,9 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Not worth a cut: the worker that lists the range is done as soon as the one that would help it.
+# A range with fewer pages is not cut: a second worker would not finish it earlier.
 FEW_PAGES = 2
-# More are not left: keys such as 2026-11-26_0001.jpg leave most numbers out.
+# A larger estimate is wrong: keys such as 2026-11-26_0001.jpg leave most numbers out.
 MANY_PAGES = 10_000
 # After each page, a range may be cut so many times. The first three cuts rely on its keys, the last one does not.
 GUESSES = 4
@@ -66,8 +66,8 @@ class KeyRanges:
     def advance(self, part: KeyRange, page: Sequence[str], token: str | None) -> int:
         """Advance a range by the page that follows its last key. Return how many of the page's keys belong to it.
 
-        The others belong to the next ranges. `token` is None if no key follows the page. The range has no token
-        afterwards if it is complete.
+        The other keys belong to the next ranges. `token` is None if no key follows the page. Afterwards, a complete
+        range has no token.
 
         Raises:
             NotInOrder: the keys are not in their order.

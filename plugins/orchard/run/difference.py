@@ -98,8 +98,8 @@ class Rules:
 class Difference:
     """The listed objects of a dataset, by what a run does with them, and the number of those that are deleted.
 
-    `inventory` has the `new` and `changed` objects. `listing_rejects` counts those of them that are rejected whatever
-    they contain, by reason. `bytes_to_read` is the size of all that the listing itself does not reject.
+    `inventory` has the `new` and `changed` objects. `listing_rejects` counts, by reason, those that are rejected
+    regardless of their content. `bytes_to_read` is the size of all that the listing itself does not reject.
     """
 
     new: int
@@ -167,7 +167,7 @@ def compare(
     """Compare a listing with the objects of the published run. The files of the result are in a local folder.
 
     `listed` and `known` have written rows of orchard.dataset.listing.LISTED, and of KNOWN. `listing_reasons` counts the
-    listed objects that are rejected whatever they contain.
+    listed objects that are rejected regardless of their content.
 
     Raises:
         TwoRowsOfOneObject: the tables have several rows for a path.

@@ -48,6 +48,8 @@ def airflow_environment(home: Path, endpoint_url: str, release_version: str) -> 
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # The processes share a SQLite file. By default, a write fails if it must wait for another for 5 seconds.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout=60",
         # Airflow may notice this many seconds late that a task's process has exited. If a sensor pokes again before
         # that, Airflow marks it failed. So this value must be less than ORCHARD_POLL_SECONDS. Airflow's default of 5
         # is too large for the 2 below.

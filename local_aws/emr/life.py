@@ -1,9 +1,11 @@
 """Run a cluster in a thread of its own: provision, bootstrap, run the steps, end."""
 
 import logging
+import shutil
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.end_reasons import SERVER_RESTARTED, STEPS_COMPLETED, EndReason
@@ -22,6 +24,14 @@ class Timings:
     bootstrapping_seconds: float = 0
     terminating_seconds: float = 0
     log_delay_seconds: float = 3
+
+
+def delete_software(root: Path) -> None:
+    """Delete what the bootstrap actions of an ended cluster have installed: 320 MB for Orchard's steps.
+
+    EMR's nodes end with their cluster. Here, the rest of a node's folder stays, for those who look for its logs.
+    """
+    shutil.rmtree(root / "opt", ignore_errors=True)
 
 
 class ClusterLife:
@@ -66,8 +76,10 @@ class ClusterLife:
             control.fail_internally()
         with control.changed:
             control.changed.wait_for(lambda: control.detached, self._timings.terminating_seconds)
-            if not control.detached:
-                self._finish()
+            if control.detached:
+                return
+            self._finish()
+        delete_software(self._runner.node_folder(cluster.id))
 
     def _finish(self) -> None:
         with self.control.change() as cluster:

@@ -52,9 +52,13 @@ class Runner:
         self._master = master
         self._client_lock = threading.Lock()
 
+    def node_folder(self, cluster_id: str) -> Path:
+        """Return the root folder of a cluster's node."""
+        return self._data / "clusters" / cluster_id
+
     def make_node(self, cluster: Cluster) -> Node:
         """Create the node of a cluster."""
-        root = self._data / "clusters" / cluster.id
+        root = self.node_folder(cluster.id)
         configurations = cluster.request.get("Configurations", [])
         settings = self._master.settings()
         return make_node(

@@ -23,6 +23,7 @@ def test_a_step_raises(deployment: Deployment, check: Check) -> None:
     check(run, "failed", cause=(WAIT, "TooManyRejects"))
 
 
+@pytest.mark.slow
 def test_a_step_is_killed(deployment: Deployment, check: Check) -> None:
     run = deployment.trigger()
     deployment.aws.kill_step(*run.wait_for_step("ingest", "RUNNING"))

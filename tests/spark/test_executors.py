@@ -82,6 +82,7 @@ def write_numbers(folder: str, tasks: int) -> list[parts.Part]:
     return [parts.write_table(folder, pa.table({"number": [number]}, schema=NUMBERS)) for number in range(tasks)]
 
 
+@pytest.mark.slow
 def test_of_two_attempts_at_the_same_time_only_the_winners_file_is_listed(workers: list[Any], tmp_path: Path) -> None:
     speculation = {
         "spark.speculation": "true",

@@ -28,24 +28,31 @@ def by_image(folders: RunFolders) -> dict[str, np.ndarray]:
     return {"/".join(row["path"].rsplit("/", 2)[1:]): of_content[row["sha256"]] for row in images}
 
 
-def test_each_content_has_features_from_one_inference(ingested: RunFolders, model_file: Path) -> None:
-    metrics = ingested.featurise(model_file)
-    table = ingested.read("features")
+@pytest.fixture(scope="module")
+def featurised(tmp_path_factory: pytest.TempPathFactory, rendered: Path, model_file: Path) -> RunFolders:
+    """A run whose features step has finished, that no test changes."""
+    folders = RunFolders.below(f"file://{tmp_path_factory.mktemp('featurised')}")
+    write_ingested(folders, rendered)
+    folders.featurise(model_file)
+    return folders
+
+
+def test_each_content_has_features_from_one_inference(featurised: RunFolders, model_file: Path) -> None:
+    metrics, table = step.read_metrics(featurised.run_uri, "features"), featurised.read("features")
     assert (metrics["rows_in"], metrics["rows_out"], metrics["inferences"]) == (24, 24, 24)
     assert (metrics["known"], metrics["duplicates"]) == (0, 0)
     assert table.schema.remove_metadata().equals(schemas.FEATURES)
-    assert sorted(table["sha256"].to_pylist()) == sorted(ingested.read("images")["sha256"].to_pylist())
+    assert sorted(table["sha256"].to_pylist()) == sorted(featurised.read("images")["sha256"].to_pylist())
     assert {len(values) for values in table["features"].to_pylist()} == {1280}
     assert set(table["model"].to_pylist()) == {model_file.stem}
     assert set(table["run_id"].to_pylist()) == {"run-1"}
-    assert {part.uri.rsplit("/", 1)[0] for part in ingested.parts("features")} == {
-        f"{ingested.warehouse_uri}/features/data"
+    assert {part.uri.rsplit("/", 1)[0] for part in featurised.parts("features")} == {
+        f"{featurised.warehouse_uri}/features/data"
     }
 
 
-def test_each_image_is_described_with_the_run_that_has_its_features(ingested: RunFolders, model_file: Path) -> None:
-    ingested.featurise(model_file)
-    table, images = ingested.read("new_images"), ingested.read("images")
+def test_each_image_is_described_with_the_run_that_has_its_features(featurised: RunFolders) -> None:
+    table, images = featurised.read("new_images"), featurised.read("images")
     assert table.schema.remove_metadata().equals(schemas.IMAGE_INFO)
     assert table.drop_columns("features_run_id").sort_by("path") == images.drop_columns("content").sort_by("path")
     assert set(table["features_run_id"].to_pylist()) == {"run-1"}
@@ -65,17 +72,16 @@ def test_real_photographs_have_the_features_that_keras_computes(
 
 
 def test_contents_that_another_run_has_inferred_are_not_inferred_again(
-    ingested: RunFolders, model_file: Path, tmp_path: Path, rendered: Path
+    featurised: RunFolders, model_file: Path, tmp_path: Path, rendered: Path
 ) -> None:
-    ingested.featurise(model_file)
-    later = RunFolders(f"{ingested.run_uri}-2", f"{ingested.scratch_uri}-2", ingested.warehouse_uri)
+    later = RunFolders.below(f"file://{tmp_path}", "run-2")
     write_ingested(later, rendered)
-    add_image(later, content=b"another content, which no image of run-1 has", path="new.jpg", like=ingested)
-    write_plan(later, of_table=ingested.parts("features"))
+    add_image(later, content=b"another content, which no image of run-1 has", path="new.jpg", like=featurised)
+    write_plan(later, of_table=featurised.parts("features"))
     metrics = later.featurise(model_file)
     assert (metrics["rows_in"], metrics["inferences"], metrics["known"]) == (25, 1, 24)
     runs = {row["path"].rsplit("/", 1)[1]: row["features_run_id"] for row in later.read("new_images").to_pylist()}
-    assert runs.pop("new.jpg") == "run-1-2"
+    assert runs.pop("new.jpg") == "run-2"
     assert set(runs.values()) == {"run-1"}
 
 
@@ -100,9 +106,8 @@ def test_a_content_with_two_paths_is_inferred_once(ingested: RunFolders, model_f
     assert len(set(ingested.read("features")["sha256"].to_pylist())) == 24
 
 
-def test_features_of_another_model_do_not_count(ingested: RunFolders, model_file: Path) -> None:
-    ingested.featurise(model_file)
-    table = ingested.read("features")
+def test_features_of_another_model_do_not_count(featurised: RunFolders, ingested: RunFolders, model_file: Path) -> None:
+    table = featurised.read("features")
     other = table.set_column(1, "model", pa.array(["another-model"] * table.num_rows))
     write_plan(ingested, of_table=[parts.write_table(f"{ingested.warehouse_uri}/features/data", other)])
     metrics = ingested.featurise(model_file)
@@ -110,10 +115,9 @@ def test_features_of_another_model_do_not_count(ingested: RunFolders, model_file
 
 
 def test_of_two_runs_that_inferred_a_content_at_the_same_time_the_first_one_counts(
-    ingested: RunFolders, model_file: Path
+    featurised: RunFolders, ingested: RunFolders, model_file: Path
 ) -> None:
-    ingested.featurise(model_file)
-    table = ingested.read("features")
+    table = featurised.read("features")
 
     def inferred_by(run_id: str) -> Part:
         of_run = table.set_column(3, "run_id", pa.array([run_id] * table.num_rows))

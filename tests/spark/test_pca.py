@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,18 +71,6 @@ def test_embeddings_and_model_equal_scikit_learns(folders: RunFolders, n_compone
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
 
 
-def test_each_embedding_has_the_path_the_label_and_the_content_of_its_image(folders: RunFolders) -> None:
-    write_run(folders, matrix(20))
-    folders.reduce(2)
-    rows = sorted(folders.read("embeddings").to_pylist(), key=lambda row: str(row["path"]))
-    expected = [image_info(number) for number in range(20)]
-    for row, image in zip(rows, expected, strict=True):
-        assert {key: row[key] for key in ("path", "label", "sha256")} == {
-            key: image[key] for key in ("path", "label", "sha256")
-        }
-        assert (row["dataset"], row["run_id"]) == (DATASET, "run-1")
-
-
 def test_images_that_the_plan_keeps_are_reduced_with_the_new_ones(folders: RunFolders) -> None:
     values = matrix(50)
     old = write_features(folders, list(values[:30]), run_id="run-0")
@@ -118,6 +107,7 @@ def test_duplicates_count_as_scikit_learn_counts_rows(folders: RunFolders) -> No
     assert_close(vectors_by_row(folders.read("embeddings")), PCA(5, svd_solver="full").fit_transform(rows))
 
 
+@pytest.mark.slow
 def test_a_content_of_very_many_images_is_reduced_in_batches(
     folders: RunFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,26 +148,48 @@ def test_images_without_features_are_reported_with_an_example(folders: RunFolder
     assert digest(10) in str(error.value) or digest(11) in str(error.value)
 
 
-def write_basis(folders: RunFolders, values: Matrix, n_components: int) -> tuple[RunFolders, str]:
-    """Write a run, and return the file with its basis, and the name of the basis."""
-    earlier = RunFolders(f"{folders.run_uri}-0", f"{folders.scratch_uri}-0", folders.warehouse_uri)
-    write_run(earlier, values)
-    return earlier, str(earlier.reduce(n_components)["pca_model"])
+@dataclass(frozen=True)
+class Earlier:
+    """A run of 60 images with 20 components, that later runs with a frozen basis use, and no test changes."""
+
+    folders: RunFolders
+    values: Matrix
+    pca_model: str
+
+    @property
+    def theirs(self) -> PCA:
+        return PCA(20, svd_solver="full").fit(self.values.astype(np.float64))
 
 
-def test_with_a_frozen_basis_old_images_keep_their_vectors(folders: RunFolders) -> None:
-    values = matrix(60)
-    earlier, name = write_basis(folders, values[:40], 4)
-    kept = [image_info(number) for number in range(40)]
-    new = write_features(folders, list(values[40:]), first=40)
-    write_plan(folders, kept_images=kept, of_table=earlier.parts("features"), basis=earlier.parts("pca_model"))
-    write_featurised(folders, [image_info(number) for number in range(40, 60)], [new])
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Earlier:
+    folders, values = RunFolders.below(f"file://{tmp_path_factory.mktemp('earlier')}"), matrix(60)
+    write_run(folders, values)
+    return Earlier(folders, values, folders.reduce(20)["pca_model"])
+
+
+def test_each_embedding_has_the_path_the_label_and_the_content_of_its_image(earlier: Earlier) -> None:
+    rows = sorted(earlier.folders.read("embeddings").to_pylist(), key=lambda row: str(row["path"]))
+    expected = [image_info(number) for number in range(60)]
+    for row, image in zip(rows, expected, strict=True):
+        assert {key: row[key] for key in ("path", "label", "sha256")} == {
+            key: image[key] for key in ("path", "label", "sha256")
+        }
+        assert (row["dataset"], row["run_id"]) == (DATASET, "run-1")
+
+
+def test_with_a_frozen_basis_old_images_keep_their_vectors(folders: RunFolders, earlier: Earlier) -> None:
+    values = np.concatenate([earlier.values, matrix(80)[60:]])
+    before = earlier.folders
+    kept = [image_info(number) for number in range(60)]
+    new = write_features(folders, list(values[60:]), first=60)
+    write_plan(folders, kept_images=kept, of_table=before.parts("features"), basis=before.parts("pca_model"))
+    write_featurised(folders, [image_info(number) for number in range(60, 80)], [new])
     metrics = folders.reduce(9, "frozen")
-    before, now = vectors_by_row(earlier.read("embeddings")), vectors_by_row(folders.read("embeddings"))
-    np.testing.assert_array_equal(now[:40], before)
-    theirs = PCA(4, svd_solver="full").fit(values[:40].astype(np.float64)).transform(values[40:].astype(np.float64))
-    assert_close(now[40:], theirs)
-    assert (metrics["pca_model"], metrics["n_components"], metrics["pca_mode"]) == (name, 4, "frozen")
+    now = vectors_by_row(folders.read("embeddings"))
+    np.testing.assert_array_equal(now[:60], vectors_by_row(before.read("embeddings")))
+    assert_close(now[60:], earlier.theirs.transform(values[60:].astype(np.float64)))
+    assert (metrics["pca_model"], metrics["n_components"], metrics["pca_mode"]) == (earlier.pca_model, 20, "frozen")
     assert folders.parts("pca_model") == []
 
 
@@ -187,10 +199,12 @@ def test_a_frozen_run_without_a_basis_is_refused(folders: RunFolders) -> None:
         folders.reduce(2, "frozen")
 
 
-def drift_of(folders: RunFolders, new: Matrix, caplog: pytest.LogCaptureFixture) -> tuple[Any, list[str]]:
-    """Return the drift of images beside the basis of 60 others, and the warnings."""
-    earlier, _ = write_basis(folders, matrix(60), 20)
-    write_plan(folders, of_table=earlier.parts("features"), basis=earlier.parts("pca_model"))
+def drift_of(
+    folders: RunFolders, earlier: Earlier, new: Matrix, caplog: pytest.LogCaptureFixture
+) -> tuple[Any, list[str]]:
+    """Return the drift of images beside the basis of an earlier run, and the warnings."""
+    before = earlier.folders
+    write_plan(folders, of_table=before.parts("features"), basis=before.parts("pca_model"))
     written = write_features(folders, list(new), first=100)
     write_featurised(folders, [image_info(100 + number) for number in range(len(new))], [written])
     with caplog.at_level(logging.WARNING, "pca"):
@@ -199,20 +213,19 @@ def drift_of(folders: RunFolders, new: Matrix, caplog: pytest.LogCaptureFixture)
 
 
 def test_the_drift_is_the_share_of_the_new_images_variance_outside_of_the_basis(
-    folders: RunFolders, caplog: pytest.LogCaptureFixture
+    folders: RunFolders, earlier: Earlier, caplog: pytest.LogCaptureFixture
 ) -> None:
-    values = matrix(60)
-    drift, warnings = drift_of(folders, values[:9], caplog)
-    theirs = PCA(20, svd_solver="full").fit(values.astype(np.float64))
-    centred = values[:9] - theirs.mean_
-    kept = np.square(theirs.transform(values[:9].astype(np.float64))).sum() / np.square(centred).sum()
+    new, theirs = earlier.values[:9], earlier.theirs
+    drift, warnings = drift_of(folders, earlier, new, caplog)
+    centred = new - theirs.mean_
+    kept = np.square(theirs.transform(new.astype(np.float64))).sum() / np.square(centred).sum()
     assert drift["new"] == pytest.approx(1 - kept, abs=1e-6)
     assert drift["fit"] == pytest.approx(1 - theirs.explained_variance_ratio_.sum(), abs=1e-6)
     assert warnings == []
 
 
-def test_a_large_drift_is_a_warning(folders: RunFolders, caplog: pytest.LogCaptureFixture) -> None:
-    drift, warnings = drift_of(folders, np.random.default_rng(1).random((9, 1280), np.float32), caplog)
+def test_a_large_drift_is_a_warning(folders: RunFolders, earlier: Earlier, caplog: pytest.LogCaptureFixture) -> None:
+    drift, warnings = drift_of(folders, earlier, np.random.default_rng(1).random((9, 1280), np.float32), caplog)
     assert drift["new"] > drift["fit"] + 0.1
     assert len(warnings) == 1
     assert "of the 9 new images lies outside of the basis" in warnings[0]
@@ -253,14 +266,14 @@ def test_many_files_are_added_up_reproducibly_by_one_task_per_slot(folders: RunF
 
 
 def test_the_driver_receives_only_a_few_sums(context: SparkContext) -> None:
-    one = Moments.of(matrix(2))
+    one = Moments.of(matrix(2)[:, :40])
     sums = context.parallelize([(number, one) for number in range(18)], 18)
     merged = pca.merge(sums, 18).collect()
     assert len(merged) <= pca.FAN_IN
     assert sum(moments.n for _, moments in merged) == 36
 
 
-@pytest.mark.parametrize(("rows", "n_components"), [(0, 1), (1, 1), (3, 50)])
+@pytest.mark.parametrize(("rows", "n_components"), [(0, 1), pytest.param(1, 1, marks=pytest.mark.slow), (3, 50)])
 def test_too_few_images_fail_without_a_metrics_file(folders: RunFolders, rows: int, n_components: int) -> None:
     write_plan(folders)
     written = [write_features(folders, list(matrix(rows)))] if rows else []
@@ -311,6 +324,7 @@ def test_many_small_files_of_the_table_are_rewritten(folders: RunFolders, monkey
         assert (rows[digest(number)]["run_id"], rows[digest(number)]["model"]) == ("run-1", "m")
 
 
+@pytest.mark.slow
 def test_a_few_small_files_are_not_rewritten(folders: RunFolders, monkeypatch: pytest.MonkeyPatch) -> None:
     compact(folders, 3, monkeypatch)
     assert (folders.parts("replaced"), folders.parts("compacted")) == ([], [])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_aws.user import BUCKET, LOG_URI, User, bash, grandchild, read_pid, until, wait_for_death
+from tests.local_aws.user import BUCKET, LOG_URI, User, bash, grandchild, read_pid, until, wait_for_death, wait_until
 
 LOGS = ["controller.gz", "stderr.gz", "stdout.gz"]
 
@@ -47,9 +47,18 @@ def test_each_action_has_its_logs(user: User, print_script: str) -> None:
 def test_actions_run_in_order_before_the_steps_on_the_same_node(user: User, data: Path) -> None:
     append = user.put("append.sh", '#!/bin/bash\necho "$1" >> "$2"\n')
     cluster_id = user.run(
-        bash("echo step >> /opt/made"), bootstrap=[(append, "first", "/opt/made"), (append, "second", "/opt/made")]
+        bash("echo step >> /mnt/made"), bootstrap=[(append, "first", "/mnt/made"), (append, "second", "/mnt/made")]
     )
-    assert (data / "clusters" / cluster_id / "opt/made").read_text().split() == ["first", "second", "step"]
+    assert (data / "clusters" / cluster_id / "mnt/made").read_text().split() == ["first", "second", "step"]
+
+
+def test_what_an_action_has_installed_is_deleted_with_the_cluster_and_its_logs_stay(user: User, data: Path) -> None:
+    install = user.put("install.sh", '#!/bin/bash\necho library > "$1"\n')
+    cluster_id = user.run(bash("cat /opt/installed"), bootstrap=[(install, "/opt/installed")])
+    root = data / "clusters" / cluster_id
+    assert user.step_states(cluster_id) == ["COMPLETED"]
+    wait_until(lambda: not (root / "opt").exists(), "the deletion")
+    assert (root / "var/log/bootstrap-actions/1/stdout").exists()
 
 
 def test_a_failed_action_ends_the_cluster_with_errors_before_anything_else_runs(user: User, tmp_path: Path) -> None:

@@ -161,9 +161,9 @@ def test_command_runner_can_have_a_path(user: User, jar: str) -> None:
 
 
 def test_a_step_runs_in_the_home_folder_of_the_node(user: User, data: Path) -> None:
-    cluster_id = user.run(bash("pwd > /mnt/where; echo $HOME > /opt/home; touch /home/hadoop/mine; ls > /mnt/listed"))
+    cluster_id = user.run(bash("pwd > /mnt/where; echo $HOME > /mnt/home; touch /home/hadoop/mine; ls > /mnt/listed"))
     root = data / "clusters" / cluster_id
-    assert (root / "mnt/where").read_text() == (root / "opt/home").read_text() == f"{root}/home/hadoop\n"
+    assert (root / "mnt/where").read_text() == (root / "mnt/home").read_text() == f"{root}/home/hadoop\n"
     assert (root / "mnt/listed").read_text() == "mine\n"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from local_aws.client import LocalAwsClient
+from local_aws.emr.life import Timings
 from local_aws.server import LocalAws
 from tests.local_aws.airflow_task import point_airflow_at
 from tests.local_aws.user import LOG_URI, ROLES, User
@@ -14,7 +15,7 @@ from tests.plugins.airflow.tasks import plan_of, write_plan
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user of a local AWS that only the tests of a module share, because they inject faults."""
-    with LocalAws(tmp_path_factory.mktemp("aws")) as server:
+    with LocalAws(tmp_path_factory.mktemp("aws"), timings=Timings(log_delay_seconds=0.5)) as server:
         user = User(server.endpoint_url)
         user.make_bucket()
         yield user

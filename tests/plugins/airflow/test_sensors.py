@@ -181,7 +181,7 @@ def test_a_step_of_an_earlier_cluster_is_submitted_to_the_current_one(user: User
     _, step_id = ended_step(user, request_, step, "FAILED")
     cleared = cleared_run()
     new = execute(create_cluster(request_), dag_run=cleared)
-    step["HadoopJarStep"]["Args"][-1] = "exit 0"
+    step["HadoopJarStep"]["Args"][-1] = "sleep 3"
     task = wait_step(new, step_id, step, plan)
     deferred = defer(task, dag_run=cleared)
     assert deferred.kwargs is not None
@@ -203,7 +203,7 @@ def test_a_step_that_failed_in_an_earlier_round_gets_a_new_cluster_if_there_is_n
     step, plan = step_config("exit 3"), plan_of(request_)
     old, step_id = ended_step(user, request_, step, "FAILED")
     cleared = cleared_run()
-    step["HadoopJarStep"]["Args"][-1] = "exit 0"
+    step["HadoopJarStep"]["Args"][-1] = "sleep 3"
     deferred = defer(wait_step(old, step_id, step, plan), TaskInstance(was_cleared=True), cleared)
     new, _ = clusters_of_run(user, request_)
     assert resume(wait_step(old, step_id, step, plan), deferred, fire(deferred), dag_run=cleared) == new

@@ -1,9 +1,14 @@
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
-from tests.plugins.deployed import catalog, deployed, first, second, session, settings
+from orchard.settings import Settings
+from orchard.tables.catalog import open_catalog
+from tests.plugins.deployed import Deployment, catalog, deployed, first, second, session, settings
+from tests.plugins.proxy import Proxy, impatient
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -18,3 +23,18 @@ def role(iam: "IAMClient") -> str:
     iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName=name)
     return name
+
+
+@pytest.fixture
+def proxy(aws_url: str) -> Iterator[Proxy]:
+    with Proxy(aws_url).open() as server:
+        yield server
+
+
+@pytest.fixture
+def through_the_proxy(
+    proxy: Proxy, session: boto3.Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Deployment:
+    """The same deployment, whose requests all go through the proxy."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    return Deployment(impatient("s3", proxy.url), open_catalog(session, settings), settings)

@@ -76,6 +76,11 @@ def counts(run: Planned) -> tuple[int, ...]:
     return tuple(run.changes[name] for name in COUNTS)
 
 
+def planned_again(s3: "S3Client", catalog: Catalog, settings: Settings, run: Planned) -> dict[str, Any]:
+    """Plan a run again, as `wait_turn` does, and return what has changed."""
+    return plan_again(s3, catalog, settings, run.run, {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS})
+
+
 def put(s3: "S3Client", settings: Settings, name: str, body: bytes = b"other") -> None:
     s3.put_object(Bucket=settings.bucket, Key=f"images/Kiwi/{name}", Body=body)
 
@@ -166,7 +171,7 @@ def test_a_plan_made_while_another_run_was_being_published_is_outdated(
     rows_of_run = {"images": 4, "rejects": []}
     append(catalog, settings, "runs", [{**run_row(s3, settings, BASE), **rows_of_run}])
     assert "was not yet published completely when this run was planned" in why_outdated(s3, catalog, settings, run.run)
-    again = plan_again(s3, catalog, settings, run.run, {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS})
+    again = planned_again(s3, catalog, settings, run)
     assert again["nothing_to_do"]
 
 
@@ -467,7 +472,7 @@ def test_a_plan_is_outdated_when_another_run_of_the_dataset_was_published(
     )
     put(s3, settings, "newer.jpg")
     first = metrics(s3, run)
-    again = plan_again(s3, catalog, settings, run.run, {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS})
+    again = planned_again(s3, catalog, settings, run)
     assert (again["new"], again["unchanged"], again["base_run_id"]) == (1, 4, OTHER)
     assert names(s3, run, "inventory") == ["newer.jpg"]
     assert first["files"]["inventory"] != metrics(s3, run)["files"]["inventory"]
@@ -481,7 +486,7 @@ def test_nothing_is_left_to_do_when_the_other_run_has_done_it(
     run = planned(s3, settings)
     publish(s3, catalog, settings)
     assert why_outdated(s3, catalog, settings, run.run).endswith("but this run was planned after none")
-    again = plan_again(s3, catalog, settings, run.run, {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS})
+    again = planned_again(s3, catalog, settings, run)
     assert again["nothing_to_do"]
 
 
@@ -510,7 +515,7 @@ def test_a_plan_is_made_again_with_the_release_of_the_run(s3: "S3Client", settin
     run = planned(s3, settings)
     publish(s3, catalog, settings, model="a later release")
     gone = replace(settings, release="gone")
-    again = plan_again(s3, catalog, gone, run.run, {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS})
+    again = planned_again(s3, catalog, gone, run)
     assert (again["changed"], again["model"]) == (3, run.changes["model"])
 
 

@@ -1,7 +1,8 @@
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog import Catalog
@@ -10,8 +11,11 @@ from orchard.settings import Settings
 from orchard.tables import state
 from orchard.tables.rows import stream_rows
 from orchard.tables.state import MixedRuns, PublishedState, dataset_rows, feature_files, pca_basis, published_state
-from tests.plugins.deployed import Deployment, in_order
+from tests.plugins.deployed import Deployment, copy_of, first_of, in_order, new_deployment, other_of, second_of
 from tests.plugins.runs import MODEL, Run
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 def test_without_tables_there_is_no_state_and_none_is_created(catalog: Catalog, settings: Settings) -> None:
@@ -22,46 +26,31 @@ def test_without_tables_there_is_no_state_and_none_is_created(catalog: Catalog, 
     assert not catalog.namespace_exists(settings.catalog_database)
 
 
-def test_the_state_of_a_dataset_is_the_run_of_its_images_and_how_it_was_made(
-    deployed: Deployment, first: Run, second: Run
-) -> None:
-    deployed.publish(first)
-    expected = PublishedState(
-        first.name, True, MODEL, "pillow-13", first.pca_model, "refit", 0.95, max_bytes=2**26, max_pixels=50_000_000
-    )
-    assert published_state(deployed.catalog, deployed.settings, first.dataset_uri) == expected
-    deployed.publish(second)
-    found = published_state(deployed.catalog, deployed.settings, first.dataset_uri)
-    assert found == replace(expected, run_id=second.name, pca_model=second.pca_model)
-    for other in (first.dataset_uri.removesuffix("/"), f"{first.dataset_uri}Kiwi/", f"s3://{first.bucket}/"):
-        assert published_state(deployed.catalog, deployed.settings, other) is None
+@pytest.fixture(scope="module")
+def origin(s3: "S3Client", session: boto3.Session, aws_url: str) -> Deployment:
+    """A deployment with two runs of one dataset, and one of another. No test changes its tables."""
+    deployed = new_deployment(s3, session, aws_url)
+    first = first_of(deployed.settings.bucket)
+    for run in (first, second_of(first), other_of(first.bucket)):
+        deployed.publish(run)
+    return deployed
 
 
-def test_the_state_of_a_run_whose_publication_stopped_after_the_images_has_no_attributes(
-    deployed: Deployment, first: Run, second: Run
-) -> None:
-    deployed.publish(first)
-    deployed.table("images").overwrite(second.rows("images"))
-    assert published_state(deployed.catalog, deployed.settings, first.dataset_uri) == PublishedState(second.name)
+@pytest.fixture
+def published(origin: Deployment) -> Deployment:
+    """A copy of that deployment."""
+    return Deployment(origin.s3, origin.catalog, copy_of(origin))
 
 
-@pytest.mark.parametrize("name", ["embeddings", "rejects"])
-def test_the_state_is_incomplete_if_another_table_shows_another_run(
-    deployed: Deployment, first: Run, second: Run, name: str
-) -> None:
-    deployed.publish(first)
-    before = deployed.table(name).current_snapshot()
-    deployed.publish(second)
-    assert before is not None
-    assert state_of(deployed, first).is_complete
-    deployed.table(name).manage_snapshots().rollback_to_snapshot(before.snapshot_id).commit()
-    assert not state_of(deployed, first).is_complete
+@pytest.fixture
+def first(origin: Deployment) -> Run:
+    return first_of(origin.settings.bucket)
 
 
-def test_the_state_is_incomplete_if_a_table_has_lost_rows(deployed: Deployment, first: Run) -> None:
-    deployed.publish(first)
-    deployed.table("embeddings").overwrite(first.rows("embeddings").slice(1))
-    assert not state_of(deployed, first).is_complete
+@pytest.fixture
+def third(second: Run) -> Run:
+    """A run of the first dataset that is not published."""
+    return replace(second, name="20261125T020000-dddddd", base=second)
 
 
 def state_of(deployed: Deployment, run: Run) -> PublishedState:
@@ -70,51 +59,73 @@ def state_of(deployed: Deployment, run: Run) -> PublishedState:
     return state
 
 
-def test_the_state_is_the_same_whoever_wrote_the_files(deployed: Deployment, first: Run) -> None:
-    deployed.publish(first)
-    before = published_state(deployed.catalog, deployed.settings, first.dataset_uri)
+def test_the_state_of_a_dataset_is_the_run_of_its_images_and_how_it_was_made(origin: Deployment, second: Run) -> None:
+    assert state_of(origin, second) == PublishedState(
+        second.name, True, MODEL, "pillow-13", second.pca_model, "refit", 0.95, max_bytes=2**26, max_pixels=50_000_000
+    )
+    for other in (second.dataset_uri.removesuffix("/"), f"{second.dataset_uri}Kiwi/", f"s3://{second.bucket}/"):
+        assert published_state(origin.catalog, origin.settings, other) is None
+
+
+def test_the_state_of_a_run_whose_publication_stopped_after_the_images_has_no_attributes(
+    published: Deployment, third: Run
+) -> None:
+    published.table("images").overwrite(third.rows("images"), f"dataset = '{third.dataset_uri}'")
+    assert state_of(published, third) == PublishedState(third.name)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "rejects"])
+def test_the_state_is_incomplete_if_another_table_shows_another_run(
+    published: Deployment, first: Run, name: str
+) -> None:
+    assert state_of(published, first).is_complete
+    before = published.runs()[0].snapshots[name]
+    published.table(name).manage_snapshots().rollback_to_snapshot(before).commit()
+    assert not state_of(published, first).is_complete
+
+
+def test_the_state_is_incomplete_if_a_table_has_lost_rows(published: Deployment, second: Run) -> None:
+    fewer = second.rows("embeddings").slice(1)
+    published.table("embeddings").overwrite(fewer, f"dataset = '{second.dataset_uri}'")
+    assert not state_of(published, second).is_complete
+
+
+def test_the_state_is_the_same_whoever_wrote_the_files(published: Deployment, first: Run) -> None:
+    before = state_of(published, first)
     for name in ("images", "runs"):
-        table = deployed.table(name)
+        table = published.table(name)
         table.overwrite(table.scan().to_arrow())
-    assert published_state(deployed.catalog, deployed.settings, first.dataset_uri) == before
+    assert state_of(published, first) == before
 
 
-def test_rows_of_several_runs_are_reported(deployed: Deployment, first: Run, second: Run) -> None:
-    deployed.publish(first)
-    deployed.table("images").append(second.rows("images"))
-    with pytest.raises(MixedRuns, match=rf"{first.dataset_uri}: {first.name}, {second.name}.*forget_dataset"):
-        published_state(deployed.catalog, deployed.settings, first.dataset_uri)
+def test_rows_of_several_runs_are_reported(published: Deployment, second: Run, third: Run) -> None:
+    published.table("images").append(third.rows("images"))
+    with pytest.raises(MixedRuns, match=rf"{second.dataset_uri}: {second.name}, {third.name}.*forget_dataset"):
+        published_state(published.catalog, published.settings, second.dataset_uri)
 
 
 @pytest.mark.parametrize("columns", [["path", "etag"], ["etag", "path", "features_run_id", "modified"]])
 def test_the_rows_of_a_dataset_are_read_with_the_wanted_columns_in_their_order(
-    deployed: Deployment, first: Run, second: Run, columns: list[str], monkeypatch: pytest.MonkeyPatch
+    origin: Deployment, second: Run, columns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "stream_rows", partial(stream_rows, batch_rows=2))
-    deployed.publish(first)
-    deployed.publish(second)
-    deployed.publish(replace(first, dataset_uri=f"s3://{first.bucket}/apples/", folder="apples"))
-    batches = list(dataset_rows(deployed.catalog, deployed.settings, "images", first.dataset_uri, columns))
+    batches = list(dataset_rows(origin.catalog, origin.settings, "images", second.dataset_uri, columns))
     assert max(batch.num_rows for batch in batches) == 2, "the rows are streamed"
     assert pa.Table.from_batches(batches).schema.names == columns
     assert in_order(pa.Table.from_batches(batches)) == in_order(second.rows("images").select(columns))
 
 
-def test_the_files_of_features_are_listed_as_steps_list_files(deployed: Deployment, first: Run, second: Run) -> None:
-    deployed.publish(first)
-    deployed.publish(second)
-
+def test_the_files_of_features_are_listed_as_steps_list_files(origin: Deployment, first: Run, second: Run) -> None:
     def by_uri(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return sorted(files, key=lambda file: str(file["uri"]))
 
-    listed = [file for run in (first, second) for file in run.files(deployed.s3, "features", "features")]
-    assert by_uri(feature_files(deployed.catalog, deployed.settings)) == by_uri(listed)
+    runs = (first, second, other_of(first.bucket))
+    listed = [file for run in runs for file in run.files(origin.s3, "features", "features")]
+    assert by_uri(feature_files(origin.catalog, origin.settings)) == by_uri(listed)
 
 
-def test_the_basis_of_a_dataset_is_read_by_its_name(deployed: Deployment, first: Run, second: Run) -> None:
-    deployed.publish(first)
-    deployed.publish(second)
-    found = pca_basis(deployed.catalog, deployed.settings, first.dataset_uri, first.pca_model)
+def test_the_basis_of_a_dataset_is_read_by_its_name(origin: Deployment, first: Run) -> None:
+    found = pca_basis(origin.catalog, origin.settings, first.dataset_uri, first.pca_model)
     assert found == first.rows("pca_models")
-    assert pca_basis(deployed.catalog, deployed.settings, f"s3://{first.bucket}/apples/", first.pca_model) is None
-    assert pca_basis(deployed.catalog, deployed.settings, first.dataset_uri, "pca-2-other") is None
+    assert pca_basis(origin.catalog, origin.settings, f"s3://{first.bucket}/apples/", first.pca_model) is None
+    assert pca_basis(origin.catalog, origin.settings, first.dataset_uri, "pca-2-other") is None

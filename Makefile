@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 DATA ?=
 BUCKET ?=
+REGION ?= eu-west-1
 AWS_PORT ?= 5000
 WEB_PORT ?= 8080
 
@@ -76,6 +77,10 @@ release-parts: setup build/wheels/.complete build/model/.complete ## Download th
 release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
 	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
 	@$(RUN) -m infra.release --bucket $(call quoted,BUCKET)
+
+.PHONY: prices
+prices: setup ## Read the prices of the instance types from AWS [REGION=eu-west-1]
+	@$(RUN) -m infra.prices --region $(call quoted,REGION)
 
 .PHONY: requirements
 requirements: setup ## Export bootstrap/requirements.txt from uv.lock

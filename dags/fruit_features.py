@@ -62,6 +62,7 @@ from orchard.preflight.checks import Clients, check
 from orchard.run.params import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
+    DEFAULT_TARGET_MINUTES,
     LARGEST_MAX_BYTES,
     MAX_COMPONENTS,
     MAX_CORE_INSTANCES,
@@ -146,12 +147,26 @@ PARAMS = {
         description="EC2 instance type of the primary node and of the workers.",
     ),
     "core_instances": Param(
-        2,
-        type="integer",
+        None,
+        type=["null", "integer"],
         minimum=1,
         maximum=MAX_CORE_INSTANCES,
         title="Workers",
-        description="Number of core instances, in addition to the primary node.",
+        description="Number of core instances, in addition to the primary node. Empty: as many as the target needs.",
+    ),
+    "target_minutes": Param(
+        DEFAULT_TARGET_MINUTES,
+        type="number",
+        exclusiveMinimum=0,
+        title="Target, in minutes",
+        description="If Workers is empty: the run gets as many workers as it needs to finish within this time.",
+    ),
+    "max_cost_usd": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Cost limit, in USD",
+        description="A run whose estimated price is higher is refused before anything exists. Empty: no limit.",
     ),
 }
 

@@ -117,8 +117,9 @@ def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) 
     for dag in bag.dags.values():
         for name in dag.params:
             param = dag.params.get_param(name)
-            # What forget_dataset removes has no default.
-            assert param.has_value or (dag.dag_id, name) == ("forget_dataset", "dataset_uri")
+            # What forget_dataset removes has no default. A param that may be empty has the default None.
+            is_optional = "null" in param.schema["type"]
+            assert param.has_value or is_optional or (dag.dag_id, name) == ("forget_dataset", "dataset_uri")
             if param.has_value:
                 deepcopy(param).resolve()
             assert param.description, f"{dag.dag_id}: param {name}"
@@ -147,6 +148,10 @@ def test_the_largest_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
         ("instance_type", "c7i.xlarge"),
         ("core_instances", 20),
         ("core_instances", 2.0),
+        ("core_instances", None),
+        ("target_minutes", 0.5),
+        ("max_cost_usd", 2),
+        ("max_cost_usd", None),
     ],
 )
 def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
@@ -175,6 +180,10 @@ def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
         ("instance_type", "m5.huge"),
         ("core_instances", 0),
         ("core_instances", 2.5),
+        ("target_minutes", 0),
+        ("target_minutes", None),
+        ("max_cost_usd", 0),
+        ("max_cost_usd", "2 USD"),
     ],
 )
 def test_an_invalid_param_is_refused(dag: DAG, name: str, value: Any) -> None:

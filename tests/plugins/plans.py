@@ -24,6 +24,8 @@ DEFAULT_PARAMS = {
     "full_refresh": False,
     "instance_type": "m5.xlarge",
     "core_instances": 2,
+    "target_minutes": 20,
+    "max_cost_usd": None,
 }
 DAG_ID = "fruit_features"
 RUN_ID = "manual__2026-11-22T02:00:00+00:00"

@@ -1,6 +1,6 @@
-"""The EC2 instance types that a cluster can use, and their prices."""
+"""The EC2 instance types that a cluster can use. Their prices are in `orchard.cluster.prices`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -9,24 +9,32 @@ class InstanceType:
     """An EC2 instance type.
 
     `yarn_memory_mib` is the memory of a node that YARN can allocate, EMR's yarn.nodemanager.resource.memory-mb:
-    https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html. `usd_per_hour` is the On-Demand
-    price of EC2 and EMR together in eu-west-1, November 2026.
+    https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html.
     """
 
     vcpus: int
     memory_gib: int
     yarn_memory_mib: int
-    usd_per_hour: float
 
 
-# x86_64 only: a release contains wheels for one architecture. For the c types, the YARN memory of c4.xlarge is a lower
-# bound, because c4.xlarge has half a GiB less memory.
+# x86_64 only: a release contains wheels for one architecture. The YARN memory of m5 is the documented one. The other
+# types have the smallest value that is documented for a type of their size: that of m6g for m, that of c6g for c.
 INSTANCE_TYPES: Mapping[str, InstanceType] = {
-    "m5.xlarge": InstanceType(4, 16, 12_288, 0.262),
-    "m6i.xlarge": InstanceType(4, 16, 12_288, 0.262),
-    "m7i.xlarge": InstanceType(4, 16, 12_288, 0.2751),
-    "c6i.xlarge": InstanceType(4, 8, 5_632, 0.2249),
-    "c7i.xlarge": InstanceType(4, 8, 5_632, 0.2361),
+    "m5.xlarge": InstanceType(4, 16, 12_288),
+    "m6i.xlarge": InstanceType(4, 16, 11_712),
+    "m7i.xlarge": InstanceType(4, 16, 11_712),
+    "m5.2xlarge": InstanceType(8, 32, 24_576),
+    "m6i.2xlarge": InstanceType(8, 32, 23_424),
+    "m7i.2xlarge": InstanceType(8, 32, 23_424),
+    "m5.4xlarge": InstanceType(16, 64, 57_344),
+    "m6i.4xlarge": InstanceType(16, 64, 54_272),
+    "m7i.4xlarge": InstanceType(16, 64, 54_272),
+    "c6i.xlarge": InstanceType(4, 8, 5_632),
+    "c7i.xlarge": InstanceType(4, 8, 5_632),
+    "c6i.2xlarge": InstanceType(8, 16, 11_712),
+    "c7i.2xlarge": InstanceType(8, 16, 11_712),
+    "c6i.4xlarge": InstanceType(16, 32, 23_424),
+    "c7i.4xlarge": InstanceType(16, 32, 23_424),
 }
 
 
@@ -37,8 +45,8 @@ def alternatives(name: str) -> list[str]:
     (['m6i.xlarge', 'm5.xlarge', 'm7i.xlarge'], ['c6i.xlarge', 'c7i.xlarge'])
     """
 
-    def size(kind: InstanceType) -> tuple[int, int, int]:
-        return kind.vcpus, kind.memory_gib, kind.yarn_memory_mib
+    def size(kind: InstanceType) -> tuple[int, int]:
+        return kind.vcpus, kind.memory_gib
 
     return [
         name,
@@ -48,3 +56,12 @@ def alternatives(name: str) -> list[str]:
             if size(kind) == size(INSTANCE_TYPES[name]) and other != name
         ),
     ]
+
+
+def smallest_yarn_memory_mib(names: Sequence[str]) -> int:
+    """Return the memory that YARN can allocate on a node of each of the types: an executor must fit all of them.
+
+    >>> smallest_yarn_memory_mib(["m5.xlarge", "m6i.xlarge"])
+    11712
+    """
+    return min(INSTANCE_TYPES[name].yarn_memory_mib for name in names)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchard.cluster.instances import InstanceType
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives, smallest_yarn_memory_mib
 
 # In client mode, YARN's application master only requests executors. It runs next to the executor of one worker. These
 # are Spark's default sizes: https://spark.apache.org/docs/3.5.8/running-on-yarn.html
@@ -45,21 +45,25 @@ class ExecutorMemory:
         return self.overhead_mib - JVM_MIB_OUTSIDE_HEAP
 
 
-def executor_memory(kind: InstanceType) -> ExecutorMemory:
+def executor_memory(name: str) -> ExecutorMemory:
     """Return the memory of the only executor of a node: all that YARN has, without the application master's container.
 
-    >>> executor_memory(InstanceType(vcpus=4, memory_gib=16, yarn_memory_mib=12_288, usd_per_hour=0.262))
-    ExecutorMemory(heap_mib=768, overhead_mib=10496)
+    The node may be of any type that can replace the given instance type, so the smallest of them counts.
+
+    >>> executor_memory("m5.xlarge")
+    ExecutorMemory(heap_mib=768, overhead_mib=9920)
     """
-    heap_mib = HEAP_MIB_PER_TASK_SLOT * kind.vcpus
-    return ExecutorMemory(heap_mib, kind.yarn_memory_mib - MASTER_CONTAINER_MIB - heap_mib)
+    heap_mib = HEAP_MIB_PER_TASK_SLOT * INSTANCE_TYPES[name].vcpus
+    yarn_mib = smallest_yarn_memory_mib(alternatives(name))
+    return ExecutorMemory(heap_mib, yarn_mib - MASTER_CONTAINER_MIB - heap_mib)
 
 
-def python_mib_needed(kind: InstanceType, max_bytes: int, max_pixels: int) -> int:
+def python_mib_needed(name: str, max_bytes: int, max_pixels: int) -> int:
     """Return the memory that the Python workers of a node take at most for objects and images up to these sizes."""
+    vcpus = INSTANCE_TYPES[name].vcpus
     packing = WORKER_MIB + SMALL_IMAGE_MIB + _mib(COPIES_WHILE_PACKING * max_bytes)
     decoding = WORKER_MIB + _mib(BYTES_PER_PIXEL * max_pixels) + _mib(COPIES_WHILE_DECODING * max_bytes)
-    return (kind.vcpus - 1) * packing + max(packing, decoding)
+    return (vcpus - 1) * packing + max(packing, decoding)
 
 
 def _mib(size: int) -> int:

@@ -42,11 +42,6 @@ class ClusterSpec:
         """The number of Spark tasks that run at the same time."""
         return INSTANCE_TYPES[self.instance_type].vcpus * self.core_instances
 
-    @property
-    def usd_per_hour(self) -> float:
-        """The price of all nodes of the requested type in USD per hour, at the prices of eu-west-1."""
-        return round(INSTANCE_TYPES[self.instance_type].usd_per_hour * (1 + self.core_instances), 4)
-
 
 def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:
     """Return the RunJobFlow request for a cluster that waits for steps and terminates itself when it is idle."""
@@ -91,13 +86,12 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
 
 def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
     """Return EMR's configuration classifications for Spark: the steps' Python and the executors' memory."""
-    instance_type = INSTANCE_TYPES[spec.instance_type]
-    memory = executor_memory(instance_type)
+    memory = executor_memory(spec.instance_type)
     defaults = {
         "spark.pyspark.python": NODE_PYTHON,
         "spark.submit.deployMode": "client",
         "spark.driver.memory": f"{DRIVER_HEAP_MIB}m",
-        "spark.executor.cores": str(instance_type.vcpus),
+        "spark.executor.cores": str(INSTANCE_TYPES[spec.instance_type].vcpus),
         "spark.executor.memory": f"{memory.heap_mib}m",
         "spark.executor.memoryOverhead": f"{memory.overhead_mib}m",
         "spark.yarn.am.memory": f"{MASTER_HEAP_MIB}m",

@@ -12,6 +12,7 @@ from orchard.dataset.uri import check_dataset_uri
 from orchard.errors import PermanentError
 
 MAX_CORE_INSTANCES = 20
+DEFAULT_TARGET_MINUTES = 20
 # MobileNetV2 has this many features per image, and a PCA at most as many components.
 MAX_COMPONENTS = 1280
 # Photographs are smaller. A worker holds an object several times while it packs it.
@@ -42,6 +43,9 @@ class RunParams:
     `n_components` is a whole number of components, or the share of the variance to keep. If `pca_mode` is "frozen", it
     is not used. An object of more than `max_bytes`, or an image of more than `max_pixels`, is rejected. With
     `retry_rejects`, the run reads objects again that an earlier run rejected; with `full_refresh`, all objects.
+
+    Without `core_instances`, the run has as many workers as it needs to finish within `target_minutes`. A run whose
+    estimated price is above `max_cost_usd` is refused.
     """
 
     dataset_uri: str
@@ -53,7 +57,9 @@ class RunParams:
     retry_rejects: bool
     full_refresh: bool
     instance_type: str
-    core_instances: int
+    core_instances: int | None
+    target_minutes: float
+    max_cost_usd: float | None
 
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> Self:
@@ -85,9 +91,8 @@ class RunParams:
         return parsed
 
     def _check_memory(self) -> None:
-        kind = INSTANCE_TYPES[self.instance_type]
-        needed_mib = python_mib_needed(kind, self.max_bytes, self.max_pixels)
-        given_mib = executor_memory(kind).python_mib
+        needed_mib = python_mib_needed(self.instance_type, self.max_bytes, self.max_pixels)
+        given_mib = executor_memory(self.instance_type).python_mib
         if needed_mib > given_mib:
             raise BadParams(
                 f"max_bytes is {self.max_bytes} and max_pixels is {self.max_pixels}: images up to these sizes take "
@@ -135,6 +140,17 @@ def _instance_type(value: object) -> str:
     return value
 
 
+def _positive(value: object) -> float:
+    number = _number(value)
+    if number is None or number <= 0:
+        raise ValueError("use a number above 0")
+    return float(number)
+
+
+def _optional(parse: Callable[[object], Any], value: object) -> Any:
+    return None if value is None else parse(value)
+
+
 def _whole_number(value: object, largest: int | None = None) -> int:
     number = _number(value)
     if number is None or number != math.floor(number) or number < 1 or (largest is not None and number > largest):
@@ -159,5 +175,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "retry_rejects": _flag,
     "full_refresh": _flag,
     "instance_type": _instance_type,
-    "core_instances": partial(_whole_number, largest=MAX_CORE_INSTANCES),
+    "core_instances": partial(_optional, partial(_whole_number, largest=MAX_CORE_INSTANCES)),
+    "target_minutes": _positive,
+    "max_cost_usd": partial(_optional, _positive),
 }

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -84,30 +84,22 @@ def plan_run(
         DATASET_TAG: dataset_tag(parsed.dataset_uri),
         OWNER_TAG: settings.owner,
     }
-    spec = ClusterSpec(
-        name=cluster_name(settings.bucket, settings.deployment, name, dataset_name(parsed.dataset_uri)),
-        instance_type=parsed.instance_type,
-        core_instances=parsed.core_instances,
-        tags=tags,
-    )
-    run = build_run(settings, release, parsed, spec, name)
+    cluster = cluster_name(settings.bucket, settings.deployment, name, dataset_name(parsed.dataset_uri))
+    run = build_run(settings, release, parsed, cluster, name)
     if end_earlier_round is not None:
         end_earlier_round(run)
-    changes = plan_changes(s3, catalog, settings, run, parsed, Code(model=release.model_name, decoder=release.decoder))
+    code = Code(model=release.model_name, decoder=release.decoder)
+    changes = plan_changes(s3, catalog, settings, run, parsed, code)
     if not changes["nothing_to_do"]:
-        log.info(
-            "plan: %d images to read; cluster of 1 + %d %s, %d task slots, %.2f USD per hour",
-            changes["new"] + changes["changed"],
-            spec.core_instances,
-            spec.instance_type,
-            spec.task_slots,
-            spec.usd_per_hour,
+        spec = ClusterSpec(
+            name=cluster, instance_type=parsed.instance_type, core_instances=changes["core_instances"], tags=tags
         )
+        run["cluster"] = run_job_flow_request(spec, settings)
     return Planned(run, changes)
 
 
-def build_run(settings: Settings, release: Release, params: RunParams, spec: ClusterSpec, name: str) -> RunPlan:
-    """Return the plan of a run that has a name.
+def build_run(settings: Settings, release: Release, params: RunParams, cluster: str, name: str) -> RunPlan:
+    """Return the plan of a run that has a name, without the request for its cluster.
 
     Raises:
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
@@ -119,8 +111,8 @@ def build_run(settings: Settings, release: Release, params: RunParams, spec: Clu
         "dataset_uri": params.dataset_uri,
         "run_uri": run_uri,
         "scratch_uri": scratch_uri,
-        "cluster_name": spec.name,
-        "cluster": run_job_flow_request(spec, settings),
+        "cluster_name": cluster,
+        "cluster": {},
         "ingest_step": ingest,
         "features_step": features,
         "pca_step": pca,
@@ -155,4 +147,7 @@ def plan_again(
     """
     earlier = read_plan(s3, run["run_uri"])
     code = Code(model=earlier["model"], decoder=earlier["decoder"])
-    return plan_changes(s3, catalog, settings, run, RunParams.parse(params), code)
+    parsed = RunParams.parse(params)
+    # The request for the cluster stays as it is. Plans of earlier releases do not have the number.
+    core_instances = earlier.get("core_instances", parsed.core_instances)
+    return plan_changes(s3, catalog, settings, run, replace(parsed, core_instances=core_instances), code)

@@ -5,15 +5,26 @@ import json
 import logging
 import uuid
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import Catalog
 
+from orchard.cluster.prices import read_prices
+from orchard.cluster.sizing import Speed
 from orchard.dataset.listing import NoImages
 from orchard.errors import PermanentError
-from orchard.run.changes import DatasetEmptied, IncompletePublication, NoBasis, TooFewImages, TooManyRejects
+from orchard.run import changes
+from orchard.run.changes import (
+    DatasetEmptied,
+    IncompletePublication,
+    NoBasis,
+    TooExpensive,
+    TooFewImages,
+    TooManyRejects,
+)
 from orchard.run.difference import IMAGE_INFO, INVENTORY, REJECTS
 from orchard.run.names import run_id_of
 from orchard.run.plan import Planned, plan_again, why_outdated
@@ -117,6 +128,8 @@ def test_the_first_run_of_a_dataset_reads_everything(s3: "S3Client", settings: S
         "pca_mode": "refit",
         "max_bytes": 67_108_864,
         "max_pixels": 50_000_000,
+        "core_instances": 2,
+        "estimate": {"core_instances": 2, "minutes": 8.5, "usd": 0.11},
         "bytes_listed": 15,
         "kept_reject_reasons": {},
         "ignored": {},
@@ -501,6 +514,99 @@ def test_a_plan_is_outdated_when_the_dataset_was_removed_from_the_tables(
     assert why_outdated(s3, catalog, settings, run.run) == (
         f"the tables show no run of {settings.dataset_uri}, but this run was planned after run {BASE}"
     )
+
+
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an inference take four minutes, so that a few images need a large cluster."""
+    monkeypatch.setattr(changes, "Speed", lambda: Speed(inferences_per_second=1 / 240))
+
+
+def test_a_run_has_as_many_workers_as_it_needs_for_its_target(
+    s3: "S3Client",
+    settings: Settings,
+    catalog: Catalog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    caplog.set_level(logging.INFO, "orchard")
+    # 30 inferences of 4 minutes on 4 task slots per worker; a cluster takes 8.5 minutes beside its tasks.
+    for target, workers, minutes in ((20, 3, 18.5), (60, 1, 38.5)):
+        run = planned(s3, settings, core_instances=None, target_minutes=target)
+        assert run.changes["core_instances"] == metrics(s3, run)["core_instances"] == workers
+        assert run.changes["estimate"]["minutes"] == pytest.approx(minutes, abs=0.1)
+        core = run.run["cluster"]["Instances"]["InstanceFleets"][1]
+        assert core["TargetOnDemandCapacity"] == workers
+        defaults = run.run["cluster"]["Configurations"][0]["Properties"]
+        assert int(defaults["spark.default.parallelism"]) == 4 * workers
+        assert f"30 objects to read; cluster of 1 + {workers} m5.xlarge, about {minutes}" in caplog.text
+    assert len(metrics(s3, run)["files"]["inventory"]) == 4, "a file per task slot"
+
+
+def test_explicit_workers_and_few_images_have_no_other_size(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    assert planned(s3, settings, core_instances=None, target_minutes=0.1).changes["core_instances"] == 1
+    slow(monkeypatch)
+    assert planned(s3, settings, core_instances=7, target_minutes=60).changes["core_instances"] == 7
+
+
+def test_a_run_above_its_cost_limit_is_refused_before_anything_exists(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    usd = planned(s3, settings, core_instances=None, max_cost_usd=1).changes["estimate"]["usd"]
+    assert usd == pytest.approx(4 * 0.262 * 18.5 / 60, abs=0.01)
+    for key in keys(s3, settings.bucket_uri):
+        if key.startswith(("runs/", "scratch/")):
+            s3.delete_object(Bucket=settings.bucket, Key=key)
+    message = (
+        rf"{settings.dataset_uri} with 30 objects to read is estimated at {usd} USD \(18.5 minutes on 1 \+ 3 "
+        r"m5.xlarge\), above max_cost_usd 0.1. Set a higher max_cost_usd"
+    )
+    with pytest.raises(TooExpensive, match=message):
+        planned(s3, settings, core_instances=None, max_cost_usd=0.1)
+    assert not [key for key in keys(s3, settings.bucket_uri) if key.startswith(("runs/", "scratch/"))]
+    assert issubclass(TooExpensive, PermanentError)
+
+
+def test_a_night_with_nothing_to_do_costs_nothing_whatever_the_limit(
+    s3: "S3Client", settings: Settings, catalog: Catalog
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    publish(s3, catalog, settings)
+    run = planned(s3, settings, max_cost_usd=0.0001)
+    assert run.changes["nothing_to_do"]
+    assert "estimate" not in run.changes
+
+
+def test_a_plan_that_is_made_again_keeps_the_size_of_the_cluster(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    run = planned(s3, settings, core_instances=None)
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    params = {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS, "core_instances": None}
+    assert plan_again(s3, catalog, settings, run.run, params)["core_instances"] == 1
+
+
+def test_prices_of_another_region_and_old_ones_are_a_warning(
+    s3: "S3Client",
+    settings: Settings,
+    catalog: Catalog,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    old = replace(read_prices(), read_on=date(2020, 1, 1))
+    monkeypatch.setattr(changes, "read_prices", lambda: old)
+    planned(s3, replace(settings, region="eu-central-1"))
+    assert "the prices are of eu-west-1, not of eu-central-1, so that the estimate may be wrong" in caplog.text
+    assert "days old, of 2020-01-01" in caplog.text
 
 
 def test_a_plan_is_not_outdated_by_the_run_itself(s3: "S3Client", settings: Settings, catalog: Catalog) -> None:

@@ -18,6 +18,11 @@ VALID: dict[str, Any] = {"dataset_uri": "s3://fruits-data/images/", **DEFAULT_PA
     [
         ("core_instances", 2.0, 2),
         ("core_instances", 20, 20),
+        ("core_instances", None, None),
+        ("target_minutes", 20, 20.0),
+        ("target_minutes", 0.5, 0.5),
+        ("max_cost_usd", None, None),
+        ("max_cost_usd", 2, 2.0),
         ("n_components", 50.0, 50),
         ("n_components", 1.0, 1),
         ("n_components", 1280, 1280),
@@ -46,7 +51,9 @@ NO_NUMBERS = (None, True, False, "2", "two", "", [2], {"value": 2}, Decimal(2), 
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        *(("core_instances", value, "use a whole number from 1 to 20") for value in (*NO_NUMBERS, 0, 21, -1, 2.5)),
+        *(("core_instances", value, "use a whole number from 1 to 20") for value in (*NO_NUMBERS[1:], 0, 21, -1, 2.5)),
+        *(("target_minutes", value, "use a number above 0") for value in (*NO_NUMBERS, 0, -1)),
+        *(("max_cost_usd", value, "use a number above 0") for value in (*NO_NUMBERS[1:], 0, -1)),
         *(("core_instances", value, "use a whole number from 1 to 20") for value in (1e300, 10**400)),
         *(("max_reject_ratio", value, "use a number from 0 to 1") for value in (*NO_NUMBERS, -0.01, 1.01, 10**400)),
         *(

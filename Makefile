@@ -32,7 +32,7 @@ demo: release-parts ## Run the whole pipeline once on this machine [DATA=folder 
 	@$(RUN) -m demo $(if $(value DATA),--data $(call quoted,DATA))
 
 .PHONY: demo-nights
-demo-nights: release-parts ## Run four nights of one dataset on this machine [DATA=folder of class folders]
+demo-nights: release-parts ## Run six nights of one dataset on this machine [DATA=folder of class folders]
 	@$(RUN) -m demo.nights $(if $(value DATA),--data $(call quoted,DATA))
 
 .PHONY: up

@@ -112,6 +112,14 @@ PARAMS = {
         title="Tolerated share of broken images",
         description="The run fails if a larger share of the objects cannot be read as images.",
     ),
+    "max_lost_ratio": Param(
+        0.5,
+        type="number",
+        minimum=0,
+        maximum=1,
+        title="Tolerated share of lost images",
+        description="The run fails if the dataset has lost a larger share of the images that are published.",
+    ),
     "max_bytes": Param(
         DEFAULT_MAX_BYTES,
         type="integer",

@@ -1,7 +1,9 @@
-"""Run four nights of one dataset on this machine: everything, nothing new, some changes, and a broken image.
+"""Run six nights of one dataset on this machine.
 
-Between the nights, images are added, changed, deleted and renamed, as people do it. A night costs what is new. The
-table at the end shows how many images were listed and inferred, and how many clusters existed.
+Between the nights, images are added, changed, deleted and renamed, as people do it. A night costs what is new: the
+second night finds nothing new and has no cluster. The fifth night is refused because it is too expensive, and the sixth
+because most images have disappeared. The table at the end shows how many images were listed and inferred, how many
+clusters existed, and the price that Orchard estimated for an EMR cluster.
 """
 
 import io
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 NEW, CHANGED, DELETED, RENAMED = 20, 5, 5, 10
+LEFT = 12
+MOVED = "moved/"
 # Changed, deleted and renamed images are different ones, and the dataset needs others beside them.
 FEWEST_IMAGES = 2 * (CHANGED + DELETED + RENAMED)
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -46,6 +50,7 @@ COLUMNS = {
     "inferences": "inferences",
     "embeddings": "embeddings_rows",
     "clusters": "clusters_created",
+    "est. USD": "estimated_usd",
     "seconds": "seconds",
 }
 EXAMPLE = """\
@@ -63,17 +68,18 @@ class TooFewImages(ValueError):
 
 @dataclass(frozen=True)
 class Night:
-    """A night: what happens to the dataset before the run, and the params of the run."""
+    """A night: what happens to the dataset before the run, the params of the run, and the state in which it ends."""
 
     title: str
     change: Callable[["S3Client"], None]
     params: Mapping[str, Any]
+    run_state: str = "success"
 
 
-def keys_of_images(s3: "S3Client") -> list[str]:
-    """Return the keys of the dataset's images, in order."""
+def keys_of_images(s3: "S3Client", prefix: str = aws.DATASET_PREFIX) -> list[str]:
+    """Return the keys of the images below a prefix, by default the dataset's, in order."""
     bucket = f"s3://{aws.BUCKET}/"
-    keys = [uri.removeprefix(bucket) for uri in list_files(s3, f"{bucket}{aws.DATASET_PREFIX.rstrip('/')}")]
+    keys = [uri.removeprefix(bucket) for uri in list_files(s3, f"{bucket}{prefix.rstrip('/')}")]
     return [key for key in keys if key.lower().endswith(ENDINGS) and "/." not in key]
 
 
@@ -139,18 +145,35 @@ def break_one(s3: "S3Client") -> None:
     s3.put_object(Bucket=aws.BUCKET, Key=key, Body=content[: len(content) // 2])
 
 
+def add_one(s3: "S3Client") -> None:
+    """Add an image."""
+    source = next(decodable(s3, keys_of_images(s3)))
+    key = f"{source.rsplit('/', 1)[0]}/one-more.jpg"
+    s3.put_object(Bucket=aws.BUCKET, Key=key, Body=other_picture(read_object(s3, source), NEW + CHANGED))
+
+
+def move_most(s3: "S3Client") -> None:
+    """Move all images but 12 to another prefix, as a mistake of a user would do."""
+    for key in spread(keys_of_images(s3))[LEFT:]:
+        target = f"{MOVED}{key.removeprefix(aws.DATASET_PREFIX)}"
+        s3.copy_object(Bucket=aws.BUCKET, Key=target, CopySource={"Bucket": aws.BUCKET, "Key": key})
+        s3.delete_object(Bucket=aws.BUCKET, Key=key)
+
+
 NIGHTS = (
     Night("all images", lambda _: None, {}),
     Night("nothing new", lambda _: None, {}),
     Night(f"{NEW} new, {CHANGED} changed, {DELETED} deleted, {RENAMED} renamed", change_some, {}),
     Night("one broken image, frozen basis", break_one, {"pca_mode": "frozen"}),
+    Night("above the cost limit", add_one, {"max_cost_usd": 0.01}, "failed"),
+    Night(f"only {LEFT} images left", move_most, {}, "failed"),
 )
 
 
 def run_nights(
     folder: Path, build_dir: Path, data: Path | None, params: Mapping[str, Any], print_line: watch.PrintLine
 ) -> list[dict[str, Any]]:
-    """Run the four nights, and return a summary of each.
+    """Run the nights until one ends in another state than it should, and return a summary of each.
 
     Args:
         folder: the folder for logs, the nodes of the clusters and Airflow's home. It is emptied first.
@@ -178,7 +201,7 @@ def run_nights(
             rows = embeddings_rows(summaries, run)
             summaries.append(summarise(night, run, rows))
             copy_embeddings(deployed, run, folder / f"night-{number}")
-            if run.state != "success":
+            if run.state != night.run_state:
                 break
     return summaries
 
@@ -206,6 +229,7 @@ def summarise(night: Night, run: Run, rows: int) -> dict[str, Any]:
         "clusters_created": len(run.clusters),
         "clusters_alive": run.clusters_alive,
         "embeddings_rows": rows,
+        "estimated_usd": planned.get("estimate", {}).get("usd"),
         "seconds": run.seconds,
         "run_id": published.get("run_id"),
         "pca_model": published.get("pca_model"),
@@ -235,7 +259,7 @@ def table(nights: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the nights, and return 0 if all of them succeed and no cluster is active at the end."""
+    """Run the nights, and return 0 if all of them end as they should and no cluster is active at the end."""
     parser = argument_parser("python -m demo.nights", __doc__, EXAMPLE, ROOT / "build/nights")
     arguments = parser.parse_args(argv)
 
@@ -245,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         target.write_text(json.dumps({"nights": nights}, indent=2))
         print(table(nights))
         print(f"  summary written to {target}, logs in the same folder")
-        succeeded = len(nights) == len(NIGHTS) and all(night["run_state"] == "success" for night in nights)
+        succeeded = [night["run_state"] for night in nights] == [night.run_state for night in NIGHTS]
         return 0 if succeeded and not any(night["clusters_alive"] for night in nights) else 1
 
     return run_program(run, TooFewImages)

@@ -1,4 +1,4 @@
-"""`make demo-nights` as users run it: four nights of one dataset, whose tables equal those of a run from scratch."""
+"""`make demo-nights` as users run it: six nights of one dataset, whose tables equal those of a run from scratch."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ TABLES = ("features", "images", "rejects", "embeddings", "pca_models", "runs")
 
 @dataclass(frozen=True)
 class Finished:
-    """Four nights that have ended."""
+    """Six nights that have ended."""
 
     folder: Path
     code: int
@@ -60,21 +60,34 @@ def column(finished: Finished, name: str) -> list[Any]:
     return [night[name] for night in finished.nights]
 
 
-def test_every_night_succeeds_and_leaves_no_cluster(finished: Finished) -> None:
+def test_every_night_ends_as_it_should_and_leaves_no_cluster(finished: Finished) -> None:
     assert finished.code == 0, finished.output
-    assert column(finished, "run_state") == ["success"] * 4
-    assert column(finished, "clusters_alive") == [0] * 4
+    assert column(finished, "run_state") == ["success"] * 4 + ["failed"] * 2
+    assert column(finished, "clusters_alive") == [0] * 6
     assert left_running(finished.folder) == {}
 
 
 def test_a_night_costs_what_is_new(finished: Finished) -> None:
-    assert column(finished, "images_listed") == [48, 48, 63, 64]
-    assert column(finished, "new") == [48, 0, 30, 1]  # a renamed image has a new path
-    assert column(finished, "changed") == [0, 0, 5, 0]
-    assert column(finished, "deleted") == [0, 0, 15, 0]
-    assert column(finished, "inferences") == [48, 0, 25, 0]
-    assert column(finished, "clusters_created") == [1, 0, 1, 1]
-    assert column(finished, "embeddings_rows") == [48, 48, 63, 63]
+    assert column(finished, "images_listed") == [48, 48, 63, 64, None, None]
+    assert column(finished, "new") == [48, 0, 30, 1, None, None]  # a renamed image has a new path
+    assert column(finished, "changed") == [0, 0, 5, 0, None, None]
+    assert column(finished, "deleted") == [0, 0, 15, 0, None, None]
+    assert column(finished, "inferences") == [48, 0, 25, 0, 0, 0]
+    assert column(finished, "clusters_created") == [1, 0, 1, 1, 0, 0]
+    assert column(finished, "embeddings_rows") == [48, 48, 63, 63, 63, 63]
+
+
+def test_the_estimate_of_a_night_is_the_price_of_its_cluster(finished: Finished) -> None:
+    # A primary node and a worker for 8.5 minutes; the second night has no cluster.
+    assert column(finished, "estimated_usd") == [0.07, None, 0.07, 0.07, None, None]
+
+
+def test_the_refused_nights_say_why(finished: Finished) -> None:
+    fifth, sixth = ((finished.folder / f"airflow-{number}.log").read_text() for number in (5, 6))
+    assert "is estimated at 0.07 USD" in fifth
+    assert "above max_cost_usd 0.01" in fifth
+    assert "too few images: 12 below" in sixth
+    assert "of the 63 that run" in sixth
 
 
 def test_the_frozen_night_keeps_the_basis_and_the_vectors(finished: Finished) -> None:
@@ -127,9 +140,9 @@ def test_the_embeddings_after_the_changes_equal_those_of_a_run_from_scratch(
     dataset = tmp_path / "data"
     shutil.rmtree(dataset, ignore_errors=True)
     s3 = boto3.client("s3")
-    for key in nights.keys_of_images(s3):
-        if not key.endswith("broken.jpg"):  # the third night had no broken image
-            target = dataset / key.removeprefix(aws.DATASET_PREFIX)
+    for key in [*nights.keys_of_images(s3), *nights.keys_of_images(s3, nights.MOVED)]:
+        if not key.endswith(("broken.jpg", "one-more.jpg")):  # the third night had neither
+            target = dataset / key.removeprefix(aws.DATASET_PREFIX).removeprefix(nights.MOVED)
             target.parent.mkdir(parents=True, exist_ok=True)
             s3.download_file(aws.BUCKET, key, str(target))
     code, output = run("demo", tmp_path / "scratch", dataset)

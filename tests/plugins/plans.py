@@ -18,6 +18,7 @@ DEFAULT_PARAMS = {
     "n_components": 0.95,
     "pca_mode": "refit",
     "max_reject_ratio": 0.05,
+    "max_lost_ratio": 0.5,
     "max_bytes": 67_108_864,
     "max_pixels": 50_000_000,
     "retry_rejects": False,

@@ -54,6 +54,17 @@ class TooFewImages(PermanentError):
         super().__init__(f"{dataset_uri} has {readable} readable images, but {remedy}")
 
 
+class TooManyLost(PermanentError):
+    """The dataset has far fewer images than its published run: a mistake must not replace a good night."""
+
+    def __init__(self, dataset_uri: str, readable: int, published: int, run_id: str, max_lost_ratio: float) -> None:
+        super().__init__(
+            f"too few images: {readable} below {dataset_uri} of the {published} that run {run_id} has published, a "
+            f"loss of {1 - readable / published:.3f}, over max_lost_ratio {max_lost_ratio:g}. That run stays "
+            "published. Upload the images again, or set a higher max_lost_ratio"
+        )
+
+
 class TooManyRejects(PermanentError):
     """More images cannot be read than the run tolerates. The plan shows this before anything is read."""
 
@@ -134,6 +145,7 @@ def plan_changes(
         NoImages: the dataset's prefix contains no image.
         CannotList: the dataset's bucket does not exist.
         TooManyRejects: more images cannot be read than the run tolerates.
+        TooManyLost: more images are gone than the run tolerates.
         TooFewImages: there are fewer readable images than components.
         TooExpensive: the estimated price is above the limit of the run.
         BadPrices: the file of prices cannot be used.
@@ -151,7 +163,7 @@ def plan_changes(
                 known.write(batch)
         difference = compare(folder, listed, known, rules_of(base, params, code), listing.reasons)
         log_difference(difference, dataset_uri, base)
-        check_difference(difference, dataset_uri, params)
+        check_difference(difference, dataset_uri, base, params)
         counts = {
             "run_id": run_id_of(plan["run_uri"]),
             "dataset": dataset_uri,
@@ -246,15 +258,18 @@ def log_difference(difference: Difference, dataset_uri: str, base: PublishedStat
         )
 
 
-def check_difference(difference: Difference, dataset_uri: str, params: RunParams) -> None:
+def check_difference(difference: Difference, dataset_uri: str, base: PublishedState | None, params: RunParams) -> None:
     """Check that a dataset has enough readable images for a run.
 
     Raises:
         TooManyRejects: more images cannot be read than the run tolerates.
+        TooManyLost: more images are gone than the run tolerates.
         TooFewImages: there are fewer readable images than components.
     """
     if sum(difference.rejects.values()) / difference.listed > params.max_reject_ratio:
         raise TooManyRejects(dataset_uri, difference.listed, difference.rejects, params.max_reject_ratio)
+    if base is not None and base.images and difference.readable < (1 - params.max_lost_ratio) * base.images:
+        raise TooManyLost(dataset_uri, difference.readable, base.images, base.run_id, params.max_lost_ratio)
     # A frozen basis embeds a single image, too.
     least = 1 if params.pca_mode == FROZEN else max(MIN_IMAGES, params.n_components)
     if difference.readable < least:

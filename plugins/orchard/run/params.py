@@ -44,6 +44,8 @@ class RunParams:
     is not used. An object of more than `max_bytes`, or an image of more than `max_pixels`, is rejected. With
     `retry_rejects`, the run reads objects again that an earlier run rejected; with `full_refresh`, all objects.
 
+    The dataset may have lost a share of at most `max_lost_ratio` of the images of its published run.
+
     Without `core_instances`, the run has as many workers as it needs to finish within `target_minutes`. A run whose
     estimated price is above `max_cost_usd` is refused.
     """
@@ -52,6 +54,7 @@ class RunParams:
     n_components: int | float
     pca_mode: str
     max_reject_ratio: float
+    max_lost_ratio: float
     max_bytes: int
     max_pixels: int
     retry_rejects: bool
@@ -115,7 +118,7 @@ def _n_components(value: object) -> int | float:
     )
 
 
-def _max_reject_ratio(value: object) -> float:
+def _ratio(value: object) -> float:
     number = _number(value)
     if number is None or not 0 <= number <= 1:
         raise ValueError("use a number from 0 to 1")
@@ -169,7 +172,8 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "dataset_uri": check_dataset_uri,
     "n_components": _n_components,
     "pca_mode": _pca_mode,
-    "max_reject_ratio": _max_reject_ratio,
+    "max_reject_ratio": _ratio,
+    "max_lost_ratio": _ratio,
     "max_bytes": partial(_whole_number, largest=LARGEST_MAX_BYTES),
     "max_pixels": _whole_number,
     "retry_rejects": _flag,

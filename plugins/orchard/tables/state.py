@@ -53,6 +53,7 @@ class PublishedState:
     n_components: float | None = None
     max_bytes: int | None = None
     max_pixels: int | None = None
+    images: int | None = None
 
 
 _ATTRIBUTES = ("model", "decoder", "pca_model", "pca_mode", "n_components", "max_bytes", "max_pixels")
@@ -76,7 +77,7 @@ def published_state(catalog: Catalog, settings: Settings, dataset: str) -> Publi
     found: list[dict[str, Any]] = [row for batch in rows for row in batch.to_pylist()]
     if not found:
         return PublishedState(run_id)
-    rows_of_images, rejects = found[-1].pop("images"), sum(dict(found[-1].pop("rejects") or ()).values())
+    rows_of_images, rejects = found[-1]["images"], sum(dict(found[-1].pop("rejects") or ()).values())
     is_complete = (
         count_rows(images, dataset) == rows_of_images
         and shows_run(find_table(catalog, settings, "embeddings"), dataset, run_id, rows_of_images)

@@ -23,6 +23,7 @@ from orchard.run.changes import (
     NoBasis,
     TooExpensive,
     TooFewImages,
+    TooManyLost,
     TooManyRejects,
 )
 from orchard.run.difference import IMAGE_INFO, INVENTORY, REJECTS
@@ -514,6 +515,47 @@ def test_a_plan_is_outdated_when_the_dataset_was_removed_from_the_tables(
     assert why_outdated(s3, catalog, settings, run.run) == (
         f"the tables show no run of {settings.dataset_uri}, but this run was planned after run {BASE}"
     )
+
+
+def test_a_dataset_that_has_lost_most_of_its_images_does_not_replace_them(
+    s3: "S3Client", settings: Settings, catalog: Catalog
+) -> None:
+    put_images(s3, settings.bucket, count=9)
+    publish(s3, catalog, settings)
+    for number in range(1, 6):
+        delete(s3, settings, f"{number}.jpg")
+    message = rf"too few images: 4 below {settings.dataset_uri} of the 9 that run {BASE} has published, a loss of 0.556"
+    with pytest.raises(TooManyLost, match=message + ", over max_lost_ratio 0.5"):
+        planned(s3, settings)
+    for params in ({"max_lost_ratio": 0.55}, {"full_refresh": True}, {"pca_mode": "frozen"}):
+        with pytest.raises(TooManyLost):
+            planned(s3, settings, **params)
+    assert counts(planned(s3, settings, max_lost_ratio=0.56))[3] == 5
+    assert issubclass(TooManyLost, PermanentError)
+
+
+@pytest.mark.parametrize("left", [8, 7])
+def test_objects_that_the_listing_rejects_are_lost_images_too(
+    s3: "S3Client", settings: Settings, catalog: Catalog, left: int
+) -> None:
+    put_images(s3, settings.bucket, count=9)
+    publish(s3, catalog, settings)
+    for number in range(left + 1, 10):
+        put(s3, settings, f"{number}.jpg", b"")
+    if left == 8:
+        planned(s3, settings, max_lost_ratio=0.2, max_reject_ratio=1)
+    else:
+        with pytest.raises(TooManyLost, match="too few images: 7 below"):
+            planned(s3, settings, max_lost_ratio=0.2, max_reject_ratio=1)
+
+
+def test_renamed_images_are_not_lost(s3: "S3Client", settings: Settings, catalog: Catalog) -> None:
+    put_images(s3, settings.bucket, count=4)
+    publish(s3, catalog, settings)
+    for number in range(1, 5):
+        delete(s3, settings, f"{number}.jpg")
+    put_images(s3, settings.bucket, "images/renamed/", count=4)
+    assert counts(planned(s3, settings, max_lost_ratio=0))[1:4] == (4, 0, 4)
 
 
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:

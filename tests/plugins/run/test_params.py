@@ -30,6 +30,7 @@ VALID: dict[str, Any] = {"dataset_uri": "s3://fruits-data/images/", **DEFAULT_PA
         ("n_components", 1e-9, 1e-9),
         ("max_reject_ratio", 0, 0.0),
         ("max_reject_ratio", 1, 1.0),
+        ("max_lost_ratio", 1, 1.0),
         ("max_bytes", 1, 1),
         ("max_bytes", 67_108_864.0, 67_108_864),
         ("max_pixels", 1.0, 1),
@@ -55,7 +56,11 @@ NO_NUMBERS = (None, True, False, "2", "two", "", [2], {"value": 2}, Decimal(2), 
         *(("target_minutes", value, "use a number above 0") for value in (*NO_NUMBERS, 0, -1)),
         *(("max_cost_usd", value, "use a number above 0") for value in (*NO_NUMBERS[1:], 0, -1)),
         *(("core_instances", value, "use a whole number from 1 to 20") for value in (1e300, 10**400)),
-        *(("max_reject_ratio", value, "use a number from 0 to 1") for value in (*NO_NUMBERS, -0.01, 1.01, 10**400)),
+        *(
+            (name, value, "use a number from 0 to 1")
+            for name in ("max_reject_ratio", "max_lost_ratio")
+            for value in (*NO_NUMBERS, -0.01, 1.01, 10**400)
+        ),
         *(
             (name, value, "use a whole number from 1")
             for name in ("max_bytes", "max_pixels")

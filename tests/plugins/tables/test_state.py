@@ -61,7 +61,7 @@ def state_of(deployed: Deployment, run: Run) -> PublishedState:
 
 def test_the_state_of_a_dataset_is_the_run_of_its_images_and_how_it_was_made(origin: Deployment, second: Run) -> None:
     assert state_of(origin, second) == PublishedState(
-        second.name, True, MODEL, "pillow-13", second.pca_model, "refit", 0.95, max_bytes=2**26, max_pixels=50_000_000
+        second.name, True, MODEL, "pillow-13", second.pca_model, "refit", 0.95, 2**26, 50_000_000, images=7
     )
     for other in (second.dataset_uri.removesuffix("/"), f"{second.dataset_uri}Kiwi/", f"s3://{second.bucket}/"):
         assert published_state(origin.catalog, origin.settings, other) is None

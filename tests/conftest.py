@@ -42,14 +42,17 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
+# Each session of boto3 parses the large descriptions of its services anew, and the tests create hundreds of sessions.
+parse = JSONFileLoader.load_file
+
+
 @cache
-def load_model(path: str) -> Any:
-    """Return a file of botocore's data. Each new session parses the large models of its services anew."""
-    return PARSE(JSONFileLoader(), path)
+def parsed(path: str) -> Any:
+    """Return the content of a file of botocore, which all sessions share."""
+    return parse(JSONFileLoader(), path)
 
 
-PARSE = JSONFileLoader.load_file
-JSONFileLoader.load_file = lambda _, path: load_model(path)  # type: ignore[method-assign,assignment]
+JSONFileLoader.load_file = lambda _, path: parsed(path)  # type: ignore[method-assign,assignment]
 
 # The files that take longest start first, so that no process is left with one of them at the end.
 LONGEST = (

@@ -8,7 +8,7 @@ from orchard.cluster.prices import Prices
 
 # More workers would wait for Spark longer than they work.
 MIN_SECONDS_PER_WORKER = 60
-STEPS = 3
+STEPS_PER_RUN = 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Speed:
 
     def fixed_seconds(self) -> float:
         """Return the time that does not depend on the number of workers."""
-        return self.ready_seconds + STEPS * self.step_seconds
+        return self.ready_seconds + STEPS_PER_RUN * self.step_seconds
 
     def task_seconds(self, work: Work) -> float:
         """Return the time that the tasks of all steps take on one task slot."""
@@ -66,7 +66,7 @@ def workers_needed(work: Work, instance_type: str, target_minutes: float, most: 
     >>> workers_needed(work, "m5.xlarge", 20, 20, Speed()), workers_needed(work, "m5.xlarge", 60, 20, Speed())
     (4, 1)
     """
-    worker_seconds = Speed.task_seconds(speed, work) / INSTANCE_TYPES[instance_type].vcpus
+    worker_seconds = speed.task_seconds(work) / INSTANCE_TYPES[instance_type].vcpus
     seconds = max(60 * target_minutes - speed.fixed_seconds(), MIN_SECONDS_PER_WORKER)
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 

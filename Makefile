@@ -53,7 +53,7 @@ test-slow: release-parts ## Run the slow tests
 
 .PHONY: test-faults
 test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 45 minutes)
-	@$(RUN) -m pytest --numprocesses 3 --dist loadfile tests/faults
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile tests/faults
 
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]

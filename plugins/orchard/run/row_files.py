@@ -120,7 +120,8 @@ def query_rows(folder: Path, query: str, parameters: Mapping[str, Any]) -> Itera
     }
     connection: Any  # its types are wrong for relations and parameters
     with duckdb.connect(":memory:", config=config) as connection:
-        yield connection.sql(query, params=parameters).to_arrow_reader(ROW_GROUP_ROWS)
+        # `sql` with parameters would hold the whole result in memory, above the limit.
+        yield connection.execute(query, parameters).to_arrow_reader(ROW_GROUP_ROWS)
 
 
 def file_count(rows: int, total_bytes: int, task_slots: int) -> int:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -359,3 +362,30 @@ def test_the_steps_have_the_same_schemas() -> None:
         "IMAGE_INFO": schemas.IMAGE_INFO,
         "REJECTS": schemas.REJECTS,
     }
+
+
+STREAM = """
+import resource, sys
+from pathlib import Path
+from orchard.run.row_files import query_rows
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+query = "SELECT range AS number, repeat('x', 100) || range AS text FROM range($rows)"
+before, rows = peak_mb(), 0
+with query_rows(Path(sys.argv[1]), query, {"rows": 10_000_000}) as batches:
+    for batch in batches:
+        rows += batch.num_rows
+print(rows, peak_mb() - before)
+"""
+
+
+def test_the_rows_of_a_query_are_streamed(tmp_path: Path) -> None:
+    """The result takes 1.1 GB."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(row_files.__file__).parents[2])}
+    command = [sys.executable, "-c", STREAM, str(tmp_path)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    rows, grown_mb = done.stdout.split()
+    assert int(rows) == 10_000_000
+    assert float(grown_mb) < 600

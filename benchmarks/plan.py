@@ -7,7 +7,7 @@ the first reads all rendered images, and in the second nothing has changed.
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -125,8 +125,13 @@ def measure(case: str, objects: int) -> dict[str, Any]:
 
 
 def peak_mb() -> int:
-    """Return the peak memory of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+    """Return the peak memory of this process so far.
+
+    `ru_maxrss` would start at the memory of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, flags=re.MULTILINE)
+    return round(int(kib) * 1024 / 1e6)
 
 
 def measure_nights(folder: Path) -> dict[str, Any]:

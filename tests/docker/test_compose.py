@@ -141,6 +141,7 @@ def test_airflow_has_the_same_environment_as_with_make_up(name: str) -> None:
         if key.startswith(("AWS_", "ORCHARD_", "AIRFLOW_CONN_")) or is_option(key)
     }
     del expected["ORCHARD_RELEASE"]  # comes from `provision`
+    del expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]  # PostgreSQL instead of SQLite
     assert {key: environment.get(key) for key in expected} == expected
 
 

@@ -184,6 +184,7 @@ def test_no_process_is_left_running(success: Finished, failure: Finished) -> Non
     assert left_running(failure.folder) == {}
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_a_step_leaves_no_process_running(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = start(folder, data)

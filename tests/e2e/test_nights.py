@@ -22,7 +22,7 @@ from sandbox.folders import ROOT
 from sandbox.processes import free_port
 from tests.e2e.processes import left_running
 
-# A night that has not changed, and one that has waited, are in tests/faults, which also runs fast cases.
+# A night that has not changed, and one that has waited, are in tests/faults, too.
 pytestmark = pytest.mark.slow
 
 IMAGES = 48

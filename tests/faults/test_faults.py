@@ -52,11 +52,13 @@ def test_the_first_bootstrap_fails(deployment: Deployment, check: Check) -> None
     check(deployment.trigger(), "success", clusters=2)
 
 
+@pytest.mark.slow
 def test_the_cluster_fails_validation(deployment: Deployment, check: Check) -> None:
     deployment.aws.end_cluster("VALIDATION_ERROR")
     check(deployment.trigger(), "failed", cause=("cluster_ready", "VALIDATION_ERROR"))
 
 
+@pytest.mark.slow
 def test_run_job_flow_is_rejected(deployment: Deployment, check: Check) -> None:
     deployment.aws.fail("emr:RunJobFlow", "ValidationException")
     check(deployment.trigger(), "failed", clusters=0, cause=("create_cluster", "EMR rejected the cluster"))

@@ -112,6 +112,7 @@ def test_of_two_attempts_at_the_same_time_only_the_winners_file_is_listed(worker
     assert {part.uri for part in written} <= files_in(output)
 
 
+@pytest.mark.slow
 def test_a_task_whose_upload_is_lost_writes_another_file(
     workers: list[Any], steps_bucket: str, aws_url: str, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def query_rows(folder: Path, query: str, parameters: Mapping[str, Any]) -> Itera
     }
     connection: Any  # its types are wrong for relations and parameters
     with duckdb.connect(":memory:", config=config) as connection:
+        connection.execute("SET enable_progress_bar = false")  # it would write to the log of the task
         # `sql` with parameters would hold the whole result in memory, above the limit.
         yield connection.execute(query, parameters).to_arrow_reader(ROW_GROUP_ROWS)
 

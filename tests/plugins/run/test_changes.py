@@ -16,12 +16,11 @@ from orchard.cluster.prices import read_prices
 from orchard.cluster.sizing import Speed
 from orchard.dataset.listing import NoImages
 from orchard.errors import PermanentError
-from orchard.run import changes
+from orchard.run import size
 from orchard.run.changes import (
     DatasetEmptied,
     IncompletePublication,
     NoBasis,
-    TooExpensive,
     TooFewImages,
     TooManyLost,
     TooManyRejects,
@@ -30,6 +29,7 @@ from orchard.run.difference import IMAGE_INFO, INVENTORY, REJECTS
 from orchard.run.names import run_id_of
 from orchard.run.plan import Planned, plan_again, why_outdated
 from orchard.run.plan_files import NoPlan
+from orchard.run.size import TooExpensive
 from orchard.settings import Settings
 from orchard.storage import split_uri
 from orchard.tables.catalog import TABLES, find_table
@@ -560,7 +560,7 @@ def test_renamed_images_are_not_lost(s3: "S3Client", settings: Settings, catalog
 
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an inference take four minutes, so that a few images need a large cluster."""
-    monkeypatch.setattr(changes, "Speed", lambda: Speed(inferences_per_second=1 / 240))
+    monkeypatch.setattr(size, "Speed", lambda: Speed(inferences_per_second=1 / 240))
 
 
 def test_a_run_has_as_many_workers_as_it_needs_for_its_target(
@@ -645,7 +645,7 @@ def test_prices_of_another_region_and_old_ones_are_a_warning(
 ) -> None:
     put_images(s3, settings.bucket, count=3)
     old = replace(read_prices(), read_on=date(2020, 1, 1))
-    monkeypatch.setattr(changes, "read_prices", lambda: old)
+    monkeypatch.setattr(size, "read_prices", lambda: old)
     planned(s3, replace(settings, region="eu-central-1"))
     assert "the prices are of eu-west-1, not of eu-central-1, so that the estimate may be wrong" in caplog.text
     assert "days old, of 2020-01-01" in caplog.text

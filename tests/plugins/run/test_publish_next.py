@@ -414,7 +414,14 @@ def test_the_tables_of_another_deployment_are_not_touched(deployed: Deployment, 
         theirs.publish(other, write=False)
 
 
-@pytest.mark.parametrize("name", list(TABLES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "features",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in TABLES if name not in ("features", "images")),
+        "images",
+    ],
+)
 def test_a_commit_whose_answer_is_lost_is_made_once(
     deployed: Deployment, through_the_proxy: Deployment, proxy: Proxy, first: Run, second: Run, name: str
 ) -> None:

@@ -1,0 +1,61 @@
+"""The size of a run's cluster, and what the run is estimated to take and to cost."""
+
+import logging
+from datetime import datetime
+
+from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.prices import read_prices
+from orchard.cluster.sizing import Estimate, Speed, Work, estimate, workers_needed
+from orchard.errors import PermanentError
+from orchard.run.difference import Difference
+from orchard.run.params import MAX_CORE_INSTANCES, RunParams
+from orchard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class TooExpensive(PermanentError):
+    """The estimated price of a run is above the limit. Nothing exists yet."""
+
+    def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
+        super().__init__(
+            f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.2f} USD "
+            f"({found.minutes:g} minutes on 1 + {found.core_instances} {params.instance_type}), above max_cost_usd "
+            f"{params.max_cost_usd:g}. Set a higher max_cost_usd, a longer target_minutes, or a cheaper instance_type"
+        )
+
+
+def size_run(
+    difference: Difference, dataset_uri: str, params: RunParams, settings: Settings, now: datetime
+) -> Estimate:
+    """Return how many workers a run has, how long it takes, and what that costs. Log it.
+
+    Raises:
+        TooExpensive: the estimated price is above the limit of the run.
+        BadPrices: the file of prices cannot be used.
+    """
+    prices, speed = read_prices(), Speed()
+    for fault in prices.faults(settings.region, now.date()):
+        log.warning("plan: %s, so that the estimate may be wrong. Refresh them with `make prices`", fault)
+    work = Work(objects=difference.new + difference.changed, images=difference.readable)
+    workers = params.core_instances or workers_needed(
+        work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed
+    )
+    found = estimate(work, params.instance_type, workers, prices, speed)
+    log.info(
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s",
+        work.objects,
+        workers,
+        params.instance_type,
+        found.minutes,
+        found.usd,
+        prices.region,
+    )
+    if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
+        raise TooExpensive(dataset_uri, work, found, params)
+    return found
+
+
+def task_slots(params: RunParams, size: Estimate) -> int:
+    """Return the number of Spark tasks that run at the same time on the cluster of a run."""
+    return INSTANCE_TYPES[params.instance_type].vcpus * size.core_instances

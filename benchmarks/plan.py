@@ -7,7 +7,6 @@ the first reads all rendered images, and in the second nothing has changed.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks import orchestration
+from benchmarks.contenders import peak_mb
 from orchard.dataset.listing import LISTED
 from orchard.run.difference import INVENTORY, KNOWN, Rules, compare
 from orchard.run.row_files import RowWriter, deal, file_count
@@ -100,7 +100,7 @@ def measure(case: str, objects: int) -> dict[str, Any]:
         listed, of_tables = RowWriter(folder, "listed", LISTED), RowWriter(folder, "known", KNOWN)
         write_seconds = write(listed, listing(objects, changed or 0))
         write_seconds += write(of_tables, known(0 if changed is None else objects))
-        before_mb = peak_mb()
+        before_mb = round(peak_mb())
         started = time.perf_counter()
         found = compare(folder, listed, of_tables, RULES, {})
         compared = time.perf_counter()
@@ -119,19 +119,9 @@ def measure(case: str, objects: int) -> dict[str, Any]:
         "compare_seconds": round(compared - started, 1),
         "deal_seconds": round(dealt - compared, 1),
         "peak_mb_before": before_mb,
-        "peak_mb": peak_mb(),
+        "peak_mb": round(peak_mb()),
         "files_mb": round(disk_bytes / 1e6),
     }
-
-
-def peak_mb() -> int:
-    """Return the peak memory of this process so far.
-
-    `ru_maxrss` would start at the memory of the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text()
-    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, flags=re.MULTILINE)
-    return round(int(kib) * 1024 / 1e6)
 
 
 def measure_nights(folder: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def spot_usd(ec2: Any, name: str, since: datetime) -> tuple[float, float]:
     """Return the lowest and the highest Spot price of an instance type in a region.
 
     Raises:
-        NoPrice: there is none.
+        NoPrice: EC2 has no Spot price for the type.
     """
     pages = ec2.get_paginator("describe_spot_price_history").paginate(
         InstanceTypes=[name],
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--region", default="eu-west-1", help="region of the clusters (default: eu-west-1)")
-    parser.add_argument("--file", type=Path, default=FILE, help="file to write (default: the one that Orchard reads)")
+    parser.add_argument("--file", type=Path, default=FILE, help="file to write (default: prices.json of Orchard)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pricing = boto3.client("pricing", region_name=PRICING_REGION)

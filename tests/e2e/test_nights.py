@@ -22,7 +22,7 @@ from sandbox.folders import ROOT
 from sandbox.processes import free_port
 from tests.e2e.processes import left_running
 
-# A night that has not changed, and one that has waited, are in tests/faults, too.
+# tests/faults also has runs with nothing to do, and runs that have waited.
 pytestmark = pytest.mark.slow
 
 IMAGES = 48

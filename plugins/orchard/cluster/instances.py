@@ -18,7 +18,7 @@ class InstanceType:
 
 
 # x86_64 only: a release contains wheels for one architecture. The YARN memory of m5 is the documented one. The other
-# types have the smallest value that is documented for a type of their size: that of m6g for m, that of c6g for c.
+# types have the smallest value that is documented for their size: m6g for the m types, c6g for the c types.
 INSTANCE_TYPES: Mapping[str, InstanceType] = {
     "m5.xlarge": InstanceType(4, 16, 12_288),
     "m6i.xlarge": InstanceType(4, 16, 11_712),
@@ -56,6 +56,15 @@ def alternatives(name: str) -> list[str]:
             if size(kind) == size(INSTANCE_TYPES[name]) and other != name
         ),
     ]
+
+
+def task_slots(name: str, core_instances: int) -> int:
+    """Return the number of Spark tasks that run at the same time on this many workers of a type.
+
+    >>> task_slots("m5.xlarge", 3)
+    12
+    """
+    return INSTANCE_TYPES[name].vcpus * core_instances
 
 
 def smallest_yarn_memory_mib(names: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchard.cluster.instances import INSTANCE_TYPES, alternatives
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives, task_slots
 from orchard.cluster.memory import DRIVER_HEAP_MIB, MASTER_HEAP_MIB, MASTER_OVERHEAD_MIB, executor_memory
 from orchard.settings import Settings
 
@@ -40,7 +40,7 @@ class ClusterSpec:
     @property
     def task_slots(self) -> int:
         """The number of Spark tasks that run at the same time."""
-        return INSTANCE_TYPES[self.instance_type].vcpus * self.core_instances
+        return task_slots(self.instance_type, self.core_instances)
 
 
 def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.instances import task_slots
 from orchard.cluster.prices import Prices
 
 # More workers would wait for Spark longer than they work.
@@ -66,7 +66,7 @@ def workers_needed(work: Work, instance_type: str, target_minutes: float, most: 
     >>> workers_needed(work, "m5.xlarge", 20, 20, Speed()), workers_needed(work, "m5.xlarge", 60, 20, Speed())
     (4, 1)
     """
-    worker_seconds = speed.task_seconds(work) / INSTANCE_TYPES[instance_type].vcpus
+    worker_seconds = speed.task_seconds(work) / task_slots(instance_type, 1)
     seconds = max(60 * target_minutes - speed.fixed_seconds(), MIN_SECONDS_PER_WORKER)
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 
@@ -78,7 +78,6 @@ def estimate(work: Work, instance_type: str, core_instances: int, prices: Prices
     >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", 4, read_prices(), Speed())
     Estimate(core_instances=4, minutes=18.1, usd=0.4)
     """
-    slots = INSTANCE_TYPES[instance_type].vcpus * core_instances
-    seconds = speed.fixed_seconds() + speed.task_seconds(work) / slots
+    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, core_instances)
     usd = seconds / 3600 * (1 + core_instances) * prices.by_type[instance_type].on_demand
     return Estimate(core_instances, round(seconds / 60, 1), round(usd, 2))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
+from orchard.cluster.instances import task_slots
 from orchard.dataset.listing import LISTED, REMEDIES, Listing, NoImages, list_images
 from orchard.errors import PermanentError
 from orchard.run.difference import KNOWN, Difference, Rules, compare, known_rows
@@ -19,7 +20,7 @@ from orchard.run.names import run_id_of
 from orchard.run.params import FROZEN, REFIT, RunParams
 from orchard.run.plan_files import delete_made_from_plan, write_files, write_plan
 from orchard.run.row_files import RowWriter
-from orchard.run.size import size_run, task_slots
+from orchard.run.size import size_run
 from orchard.settings import Settings
 from orchard.tables.state import PublishedState, dataset_rows, feature_files, pca_basis, published_state
 
@@ -169,8 +170,9 @@ def plan_changes(
             counts |= {"core_instances": size.core_instances, "estimate": asdict(size)}
             delete_made_from_plan(s3, plan["run_uri"])
             basis = find_basis(catalog, settings, dataset_uri, base, code) if params.pca_mode == FROZEN else None
+            slots = task_slots(params.instance_type, size.core_instances)
             files: dict[str, Any] = {
-                **write_files(s3, folder, plan["scratch_uri"], difference, basis, task_slots(params, size)),
+                **write_files(s3, folder, plan["scratch_uri"], difference, basis, slots),
                 "features": feature_files(catalog, settings),
             }
             seconds = round(time.monotonic() - started, 3)

@@ -148,6 +148,6 @@ def plan_again(
     earlier = read_plan(s3, run["run_uri"])
     code = Code(model=earlier["model"], decoder=earlier["decoder"])
     parsed = RunParams.parse(params)
-    # The request for the cluster stays as it is. Plans of earlier releases do not have the number.
+    # The request for the cluster stays as it is. Plans of earlier releases lack this key.
     core_instances = earlier.get("core_instances", parsed.core_instances)
     return plan_changes(s3, catalog, settings, run, replace(parsed, core_instances=core_instances), code)

@@ -3,7 +3,6 @@
 import logging
 from datetime import datetime
 
-from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.cluster.prices import read_prices
 from orchard.cluster.sizing import Estimate, Speed, Work, estimate, workers_needed
 from orchard.errors import PermanentError
@@ -54,8 +53,3 @@ def size_run(
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)
     return found
-
-
-def task_slots(params: RunParams, size: Estimate) -> int:
-    """Return the number of Spark tasks that run at the same time on the cluster of a run."""
-    return INSTANCE_TYPES[params.instance_type].vcpus * size.core_instances

@@ -56,7 +56,7 @@ class PublishedState:
     images: int | None = None
 
 
-_ATTRIBUTES = ("model", "decoder", "pca_model", "pca_mode", "n_components", "max_bytes", "max_pixels")
+_ATTRIBUTES = ("model", "decoder", "pca_model", "pca_mode", "n_components", "max_bytes", "max_pixels", "images")
 
 
 def published_state(catalog: Catalog, settings: Settings, dataset: str) -> PublishedState | None:
@@ -72,7 +72,7 @@ def published_state(catalog: Catalog, settings: Settings, dataset: str) -> Publi
     if run_id is None:
         return None
     runs = find_table(catalog, settings, "runs")
-    columns = (*_ATTRIBUTES, "images", "rejects")
+    columns = (*_ATTRIBUTES, "rejects")
     rows = [] if runs is None else list(stream_rows(runs, where(dataset=dataset, run_id=run_id), columns))
     found: list[dict[str, Any]] = [row for batch in rows for row in batch.to_pylist()]
     if not found:

@@ -357,7 +357,7 @@ FILES = [
 
 @pytest.fixture
 def planned(deployed: Deployment, first: Run, second: Run) -> Run:
-    """A run that has not been published, after one that has."""
+    """An unpublished run that follows a published one."""
     second.write(deployed.s3)
     return second
 

@@ -49,6 +49,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from orchard.airflow.alerts import FailedRunAlert, alert_late_run, record_cause
+from orchard.airflow.costs import find_cost
 from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
@@ -237,13 +238,16 @@ def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
 
 
 @task(outlets=[EMBEDDINGS])
-def publish(plan: Any, cluster_id: str, *, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
+def publish(
+    plan: Any, cluster_id: str, *, ti: Any = None, dag_run: Any = None, outlet_events: Any = None
+) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
     from orchard.run.publish import publish_run
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id)
-    outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in EVENT_KEYS}
+    cost = find_cost(SETTINGS, plan, dag_run.run_after)  # so far: the cluster is still active
+    outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": cost and cost.usd}
     return summary
 
 

@@ -113,14 +113,16 @@ class Deployment:
 class Run:
     """A run that has finished.
 
-    `planned` is the XCom `summary` of the task `plan`, and `published` the summary that `publish` returned. Each is
-    None if its task did not succeed. `clusters` has the clusters that the run created, each with its steps.
+    `planned` is the XCom `summary` of the task `plan`, `published` the summary that `publish` returned, and `cost` the
+    XCom `cost` of `verdict`. Each is None if its task did not return it. `clusters` has the clusters that the run
+    created, each with its steps.
     """
 
     state: str
     tasks: Mapping[str, str]
     planned: Mapping[str, Any] | None
     published: Mapping[str, Any] | None
+    cost: Mapping[str, Any] | None
     clusters: list[dict[str, Any]]
     task_seconds: Mapping[str, float]
     seconds: float
@@ -188,6 +190,7 @@ def run_once(deployed: Deployment, params: Mapping[str, Any], name: str = "") ->
         tasks=outcome["tasks"],
         planned=outcome["planned"],
         published=outcome["published"],
+        cost=outcome["cost"],
         clusters=[cluster for cluster in clusters if cluster["Id"] not in earlier],
         task_seconds=times.seconds(),
         seconds=round(time.monotonic() - started, 1),

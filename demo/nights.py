@@ -3,7 +3,7 @@
 Between the nights, images are added, changed, deleted and renamed, as people do it. A night costs what is new: the
 second night finds nothing new and has no cluster. The fifth night is refused because it is too expensive, and the sixth
 because most images have disappeared. The table at the end shows how many images were listed and inferred, how many
-clusters existed, and the price that Orchard estimated for an EMR cluster.
+clusters existed, and what an EMR cluster is estimated to cost and has cost, at the prices of eu-west-1.
 """
 
 import io
@@ -51,6 +51,7 @@ COLUMNS = {
     "embeddings": "embeddings_rows",
     "clusters": "clusters_created",
     "est. USD": "estimated_usd",
+    "real USD": "cost_usd",
     "seconds": "seconds",
 }
 EXAMPLE = """\
@@ -232,7 +233,9 @@ def summarise(night: Night, run: Run, rows: int) -> dict[str, Any]:
         "clusters_created": len(run.clusters),
         "clusters_alive": run.clusters_alive,
         "embeddings_rows": rows,
-        "estimated_usd": planned.get("estimate", {}).get("usd"),
+        "estimated_usd": 0.0 if planned.get("nothing_to_do") else planned.get("estimate", {}).get("usd"),
+        "cost_usd": run.cost["usd"] if run.cost else None if run.clusters else 0.0,
+        "cost_usd_per_million": run.cost["usd_per_million"] if run.cost else None,
         "seconds": run.seconds,
         "run_id": published.get("run_id"),
         "pca_model": published.get("pca_model"),

@@ -14,7 +14,7 @@ from airflow.configuration import conf
 from airflow.dag_processing.dagbag import DagBag
 
 # The task and the key of each XCom in the outcome.
-XCOMS = {"planned": ("plan", None, "summary"), "published": ("publish",)}
+XCOMS = {"planned": ("plan", None, "summary"), "published": ("publish",), "cost": ("verdict", None, "cost")}
 
 EXAMPLE = """\
 example:

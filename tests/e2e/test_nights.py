@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import nights
+from orchard.cluster.prices import read_prices
 from orchard.settings import Settings
 from orchard.tables.catalog import open_catalog
 from sandbox import aws, pictures
@@ -79,8 +80,19 @@ def test_a_night_costs_what_is_new(finished: Finished) -> None:
 
 
 def test_the_estimate_of_a_night_is_the_price_of_its_cluster(finished: Finished) -> None:
-    # A primary node and a worker for 8.5 minutes; the second night has no cluster.
-    assert column(finished, "estimated_usd") == [0.07, None, 0.07, 0.07, None, None]
+    # A primary node and a worker for 8.5 minutes. The later nights have learnt that a local cluster is ready at once.
+    first, second, *others = column(finished, "estimated_usd")
+    assert (first, second) == (0.07, 0)
+    assert [0 < usd < 0.02 for usd in others[:2]] == [True] * 2
+    assert others[2:] == [None, None]
+
+
+def test_the_real_cost_of_a_night_is_that_of_its_cluster(finished: Finished) -> None:
+    cost = column(finished, "cost_usd")
+    per_minute = 2 * read_prices().by_type["m5.xlarge"].on_demand / 60
+    assert [per_minute <= cost[number] < 10 * per_minute for number in (0, 2, 3)] == [True] * 3
+    assert [cost[number] for number in (1, 4, 5)] == [0, 0, 0]
+    assert finished.nights[0]["cost_usd_per_million"] == pytest.approx(cost[0] / 48 * 10**6, rel=0.01)
 
 
 def test_the_refused_nights_say_why(finished: Finished) -> None:

@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
 from orchard.airflow.clients import create_run_cluster, emr_client
+from orchard.airflow.costs import record_final_cost
 from orchard.airflow.links import StepLogsLink, persist_link
 from orchard.airflow.operators import submit_step
 from orchard.airflow.triggers import StepEndTrigger
@@ -328,7 +329,7 @@ class VerdictSensor(ClustersGoneSensor):
 
     Because it fails whenever the run fails, a user who clears only the failed tasks clears it, too. It then terminates
     the cluster that those tasks have created, although the tasks before it, which have succeeded, do not run again. It
-    waits for tasks that are cleared while it runs.
+    waits for tasks that are cleared while it runs. It also records what the run's clusters have cost.
     """
 
     template_fields: Sequence[str] = (*ClustersGoneSensor.template_fields, "plan")
@@ -345,6 +346,7 @@ class VerdictSensor(ClustersGoneSensor):
             return False
         if not super().poke(context):
             return False
+        record_final_cost(ti, self.settings, self.plan, context["dag_run"].run_after)
         turn_of(ti, self.settings, self.plan).release()
         check_verdict(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
         return True

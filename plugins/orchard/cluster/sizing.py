@@ -17,14 +17,17 @@ class Work:
 
     objects: int
     images: int
+    bytes: int = 0
+    """The size of the objects."""
 
 
 @dataclass(frozen=True)
 class Speed:
     """How fast a cluster works. The rates are per task slot, which is a vCPU.
 
-    They were measured on a machine of another type: see docs/performance.md. The two times are assumptions, because the
-    local AWS has no virtual machines to start, and no YARN.
+    The defaults were measured on a machine of another type: see docs/performance.md. The two times are assumptions,
+    because the local AWS has no virtual machines to start, and no YARN. `orchard.cluster.history` learns from the runs
+    of a deployment.
     """
 
     ready_seconds: float = 420
@@ -34,18 +37,25 @@ class Speed:
     objects_per_second: float = 500
     inferences_per_second: float = 145
     vectors_per_second: float = 3000
+    # What large images take in addition. Measured with JPEGs of 0.5 and 3 MB.
+    verified_bytes_per_second: float = 45e6
+    decoded_bytes_per_second: float = 25e6
 
     def fixed_seconds(self) -> float:
         """Return the time that does not depend on the number of workers."""
         return self.ready_seconds + STEPS_PER_RUN * self.step_seconds
 
+    def step_task_seconds(self, work: Work) -> dict[str, float]:
+        """Return the time that the tasks of each step take on one task slot."""
+        return {
+            "ingest": work.objects / self.objects_per_second + work.bytes / self.verified_bytes_per_second,
+            "features": work.objects / self.inferences_per_second + work.bytes / self.decoded_bytes_per_second,
+            "pca": work.images / self.vectors_per_second,
+        }
+
     def task_seconds(self, work: Work) -> float:
         """Return the time that the tasks of all steps take on one task slot."""
-        return (
-            work.objects / self.objects_per_second
-            + work.objects / self.inferences_per_second
-            + work.images / self.vectors_per_second
-        )
+        return sum(self.step_task_seconds(work).values())
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from orchard.run.plan_files import delete_made_from_plan, write_files, write_pla
 from orchard.run.row_files import RowWriter
 from orchard.run.size import size_run
 from orchard.settings import Settings
+from orchard.tables.history import recent_runs
 from orchard.tables.state import PublishedState, dataset_rows, feature_files, pca_basis, published_state
 
 if TYPE_CHECKING:
@@ -166,11 +167,18 @@ def plan_changes(
         }
         why = why_nothing_to_do(difference, dataset_uri, base, params)
         if not why:
-            size = size_run(difference, dataset_uri, params, settings, planned_at)
-            counts |= {"core_instances": size.core_instances, "estimate": asdict(size)}
+            earlier = recent_runs(catalog, settings, planned_at)
+            size = size_run(difference, dataset_uri, params, settings, planned_at, earlier)
+            slots = task_slots(params.instance_type, size.core_instances)
+            counts |= {
+                "instance_type": params.instance_type,
+                "core_instances": size.core_instances,
+                "task_slots": slots,
+                "bytes_to_read": difference.bytes_to_read,
+                "estimate": asdict(size),
+            }
             delete_made_from_plan(s3, plan["run_uri"])
             basis = find_basis(catalog, settings, dataset_uri, base, code) if params.pca_mode == FROZEN else None
-            slots = task_slots(params.instance_type, size.core_instances)
             files: dict[str, Any] = {
                 **write_files(s3, folder, plan["scratch_uri"], difference, basis, slots),
                 "features": feature_files(catalog, settings),

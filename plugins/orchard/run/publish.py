@@ -258,7 +258,8 @@ def change_of_runs(run: Publication, table: Table, snapshots: Mapping[str, int])
     """Return the change that adds the row of a run, or replaces it if steps of the run were redone."""
     row = row_of_run(run, snapshots)
     present = rows_of_run(table, run.dataset, run.run_id)
-    if [found | {"published_at": None} for found in present] == [row | {"published_at": None}]:
+    compared = row.keys() - {"published_at"}
+    if len(present) == 1 and all(present[0].get(name) == row[name] for name in compared):
         return Change()
     others: list[pa.RecordBatch] = []
     removed: list[DataFile] = []
@@ -280,6 +281,7 @@ def rows_of_run(table: Table, dataset: str, run_id: str) -> list[dict[str, Any]]
 def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]:
     """Return the row of a run in the table `runs`."""
     plan, summary = run.metrics.plan, run.summary
+    estimate = plan.get("estimate", {})
     seconds = {"plan": plan["seconds"], **summary["step_seconds"]}
     return {
         "run_id": run.run_id,
@@ -299,6 +301,11 @@ def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]
         "step_seconds": sorted((name, float(value)) for name, value in seconds.items()),
         "cluster_id": summary["cluster_id"],
         "snapshots": sorted(snapshots.items()),
+        # Plans of earlier releases lack these. What the run has cost is known when its cluster has terminated.
+        **{key: plan.get(key) for key in ("instance_type", "task_slots")},
+        "bytes_read": plan.get("bytes_to_read"),
+        "estimated_minutes": estimate.get("minutes"),
+        "estimated_usd": estimate.get("usd"),
     }
 
 

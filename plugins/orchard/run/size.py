@@ -1,8 +1,11 @@
 """The size of a run's cluster, and what the run is estimated to take and to cost."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from orchard.cluster.history import PastRun, differences, learn
 from orchard.cluster.prices import read_prices
 from orchard.cluster.sizing import Estimate, Speed, Work, estimate, workers_needed
 from orchard.errors import PermanentError
@@ -25,18 +28,25 @@ class TooExpensive(PermanentError):
 
 
 def size_run(
-    difference: Difference, dataset_uri: str, params: RunParams, settings: Settings, now: datetime
+    difference: Difference,
+    dataset_uri: str,
+    params: RunParams,
+    settings: Settings,
+    now: datetime,
+    earlier: Sequence[Mapping[str, Any]],
 ) -> Estimate:
     """Return how many workers a run has, how long it takes, and what that costs. Log it.
+
+    `earlier` has rows of the table `runs`, the last run first: see `orchard.tables.history`.
 
     Raises:
         TooExpensive: the estimated price is above the limit of the run.
         BadPrices: the file of prices cannot be used.
     """
-    prices, speed = read_prices(), Speed()
+    prices, speed = read_prices(), learnt_speed(earlier)
     for fault in prices.faults(settings.region, now.date()):
         log.warning("plan: %s, so that the estimate may be wrong. Refresh them with `make prices`", fault)
-    work = Work(objects=difference.new + difference.changed, images=difference.readable)
+    work = Work(objects=difference.new + difference.changed, images=difference.readable, bytes=difference.bytes_to_read)
     workers = params.core_instances or workers_needed(
         work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed
     )
@@ -53,3 +63,25 @@ def size_run(
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)
     return found
+
+
+def learnt_speed(earlier: Sequence[Mapping[str, Any]]) -> Speed:
+    """Return the speed that the earlier runs show. Log what differs from the default."""
+    default = Speed()
+    speed = learn([_past_run(row) for row in earlier], default)
+    shown = {name: f"{value:.4g}" for name, value in differences(speed, default).items()}
+    log.info("plan: speed learnt from %d earlier runs: %s", len(earlier), shown or "none of it, so that defaults apply")
+    return speed
+
+
+def _past_run(row: Mapping[str, Any]) -> PastRun:
+    new, changed = row["new"], row["changed"]
+    return PastRun(
+        ready_seconds=row["ready_seconds"],
+        task_slots=row["task_slots"],
+        objects=None if new is None or changed is None else new + changed,
+        bytes=row["bytes_read"],
+        inferences=row["inferences"],
+        images=row["images"],
+        step_seconds=row["step_seconds"],
+    )

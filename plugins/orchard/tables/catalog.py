@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from botocore.config import Config
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.glue import GlueCatalog
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table, TableProperties
@@ -61,6 +61,9 @@ log = logging.getLogger(__name__)
 
 # Keys of a snapshot's summary. They inform users. No code reads them.
 RUN_ID, DATASET = "orchard.run_id", "orchard.dataset"
+
+# A commit fails only if another publisher was first, and at most four runs are active.
+SCHEMA_ATTEMPTS = 10
 
 # The ids of elements, keys and values, until `_schema` assigns the final ones.
 _NESTED_IDS = itertools.count(1000)
@@ -155,6 +158,15 @@ TABLES: Mapping[str, Schema] = {
         step_seconds=_map(DoubleType()),
         cluster_id=_TEXT,
         snapshots=_map(_LONG),
+        instance_type=_TEXT,
+        task_slots=_LONG,
+        bytes_read=_LONG,
+        estimated_minutes=DoubleType(),
+        estimated_usd=DoubleType(),
+        ready_seconds=DoubleType(),
+        cluster_minutes=DoubleType(),
+        cost_usd=DoubleType(),
+        cost_usd_per_million=DoubleType(),
     ),
 }
 
@@ -225,7 +237,7 @@ def load_table(catalog: Catalog, identifier: tuple[str, str]) -> Table | None:
 
 
 def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
-    """Load a table of the deployment. Create it if it does not exist.
+    """Load a table of the deployment. Create it if it does not exist, and add columns that it lacks.
 
     Raises:
         WrongWarehouse: the table exists at another location.
@@ -233,7 +245,7 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
     """
     found = find_table(catalog, settings, name)
     if found is not None:
-        return found
+        return add_missing_columns(found, name)
     identifier, location = (settings.catalog_database, name), table_location(settings, name)
     schema = TABLES[name]
     properties = {
@@ -256,6 +268,28 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
     )
     log.info("created table %s.%s in %s", *identifier, location)
     return check_table(table, settings, name)
+
+
+def add_missing_columns(table: Table, name: str) -> Table:
+    """Add the columns to a table that this release has and an earlier one had not. Old rows have null in them."""
+    for attempt in range(1, SCHEMA_ATTEMPTS + 1):
+        missing = [column for column in _columns(TABLES[name]) if column not in _columns(table.schema())]
+        if not missing:
+            return table
+        try:
+            with table.update_schema() as update:
+                update.union_by_name(TABLES[name].select(*missing))
+        except CommitFailedException:
+            if attempt == SCHEMA_ATTEMPTS:
+                raise
+            table.refresh()  # another publisher has changed the table, perhaps in the same way
+        else:
+            log.info("table %s: added columns %s", ".".join(table.name()), ", ".join(missing))
+    return table
+
+
+def _columns(schema: Schema) -> list[str]:
+    return [field.name for field in schema.fields]
 
 
 def table_location(settings: Settings, name: str) -> str:

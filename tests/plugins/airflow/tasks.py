@@ -46,6 +46,7 @@ class DagRun:
 
     start_date: datetime
     clear_number: int = 0
+    run_after: datetime = datetime(2026, 11, 22, 2, tzinfo=UTC)
 
 
 def cleared_run() -> DagRun:

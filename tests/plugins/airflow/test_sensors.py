@@ -351,6 +351,9 @@ def test_the_verdict_releases_the_turn_and_accepts_a_run_without_a_failed_task(
     assert verdict(request_, done)
     keys = [item["Key"] for item in user.s3.list_objects_v2(Bucket=BUCKET, Prefix="locks/").get("Contents", [])]
     assert [key for key in keys if request_["Name"] in key] == []
+    cost = done.xcoms["cost"]
+    assert [cluster["cluster_id"] for cluster in cost["clusters"]] == clusters_of_run(user, request_)
+    assert cost["usd"] > 0
 
 
 def test_the_verdict_fails_a_failed_run_after_its_clusters_are_gone_and_its_turn_is_given_back(
@@ -362,6 +365,19 @@ def test_the_verdict_fails_a_failed_run_after_its_clusters_are_gone_and_its_turn
     user.wait_for(clusters_of_run(user, request_)[0], "TERMINATED")
     with pytest.raises(RunFailed, match=r"because ingest\.wait_step failed"):
         verdict(request_, failed)
+    assert failed.xcoms["cost"]["usd"] > 0
+
+
+def test_the_verdict_does_not_need_to_know_the_cost(
+    user: User, local_aws: LocalAwsClient, request_: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    user.terminate(execute(create_cluster(request_), TaskInstance("own")))
+    user.wait_for(clusters_of_run(user, request_)[0], "TERMINATED")
+    local_aws.fail("emr:ListInstances", "AccessDeniedException")
+    done = TaskInstance("own", task_states={"publish": "success"})
+    assert verdict(request_, done)
+    assert "cost" not in done.xcoms
+    assert "the cost of the run is unknown: ClientError: An error occurred (AccessDeniedException)" in caplog.text
     assert take_turn(request_, TaskInstance("other", {"own": "running"})) == []
 
 

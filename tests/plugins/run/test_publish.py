@@ -96,6 +96,13 @@ def test_the_row_of_a_run_tells_how_it_was_made_and_what_it_changed(published: P
         "ignored": [(".heic", 3)],
         "step_seconds": [("features", 2.5), ("ingest", 2.5), ("pca", 2.5), ("plan", 2.5)],
         "cluster_id": "j-1",
+        # What plans of an earlier release lack, and what is known when the cluster has terminated.
+        **dict.fromkeys(
+            (
+                *("instance_type", "task_slots", "bytes_read", "estimated_minutes", "estimated_usd"),
+                *("ready_seconds", "cluster_minutes", "cost_usd", "cost_usd_per_million"),
+            )
+        ),
     }
     assert (second["new"], second["unchanged"], second["images"], second["inferences"]) == (5, 4, 7, 4)
     assert second["rejects"] == [("undecodable", 2)]

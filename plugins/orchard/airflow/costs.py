@@ -1,0 +1,43 @@
+"""What a run has cost, as its tasks find and record it. A cost that is unknown never fails a run."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+from orchard.airflow.planning import open_tables
+from orchard.cluster.cost import RunCost, cost_of_run
+from orchard.cluster.prices import read_prices
+from orchard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The key of the XCom with the cost of a run.
+COST = "cost"
+
+
+def find_cost(settings: Settings, plan: Mapping[str, Any], since: datetime) -> RunCost | None:
+    """Return what a run has cost until now, or None if that is unknown. `since` is a time before its first cluster."""
+    emr: Any = AwsBaseHook(client_type="emr", region_name=settings.region).conn
+    try:
+        return cost_of_run(emr, plan["cluster_name"], since, read_prices(), datetime.now(UTC))
+    except Exception as error:
+        log.warning("the cost of the run is unknown: %s: %s", type(error).__name__, error)
+        return None
+
+
+def record_final_cost(ti: Any, settings: Settings, plan: Mapping[str, Any], since: datetime) -> None:
+    """Record the cost of a run whose clusters have terminated: in its folder, in the table `runs`, and as an XCom."""
+    # Imported here because each parse of the DAG imports this module, and pyiceberg takes long to import.
+    from orchard.run.cost import record_cost
+
+    cost = find_cost(settings, plan, since)
+    if cost is None:
+        return
+    s3: Any = AwsBaseHook(client_type="s3", region_name=settings.region).conn
+    try:
+        ti.xcom_push(COST, record_cost(s3, open_tables(settings), settings, plan, cost))
+    except Exception as error:
+        log.warning("the cost of the run is not recorded: %s: %s", type(error).__name__, error)

@@ -1,0 +1,101 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchard.cluster.history import RUNS_TO_LEARN_FROM, PastRun, differences, learn
+from orchard.cluster.sizing import Speed, Work
+
+DEFAULT = Speed()
+NOTHING = PastRun(None, None, None, None, None, None, {})
+
+
+def past(work: Work, slots: int, speed: Speed) -> PastRun:
+    """Return a run that took exactly what a speed predicts."""
+    seconds = {step: of_step / slots for step, of_step in speed.step_task_seconds(work).items()}
+    return PastRun(speed.ready_seconds, slots, work.objects, work.bytes, work.objects, work.images, seconds)
+
+
+def test_without_history_the_defaults_apply() -> None:
+    assert learn([], DEFAULT) == DEFAULT
+    assert learn([NOTHING], DEFAULT) == DEFAULT
+    assert differences(DEFAULT, DEFAULT) == {}
+
+
+def test_the_time_to_ready_is_the_median_of_the_last_runs() -> None:
+    runs = [replace(NOTHING, ready_seconds=seconds) for seconds in (300.0, 900.0, 320.0)]
+    assert learn(runs, DEFAULT).ready_seconds == 320
+    old = [replace(NOTHING, ready_seconds=600.0)] * 100
+    new = [replace(NOTHING, ready_seconds=200.0)] * RUNS_TO_LEARN_FROM
+    assert learn([*new, *old], DEFAULT).ready_seconds == 200
+
+
+@pytest.mark.parametrize("size", [0, 5_000, 300_000])
+def test_the_rates_of_earlier_runs_replace_the_defaults(size: int) -> None:
+    true = replace(DEFAULT, ready_seconds=200, objects_per_second=900, inferences_per_second=80, vectors_per_second=700)
+    work = Work(objects=10**6, images=2 * 10**6, bytes=10**6 * size)
+    learnt = learn([past(work, 16, true)], DEFAULT)
+    for name in ("ready_seconds", "objects_per_second", "inferences_per_second", "vectors_per_second"):
+        assert getattr(learnt, name) == pytest.approx(getattr(true, name))
+    assert learnt.step_seconds == DEFAULT.step_seconds
+    assert set(differences(learnt, DEFAULT)) == {
+        *("ready_seconds", "objects_per_second", "inferences_per_second", "vectors_per_second")
+    }
+
+
+def test_a_short_step_shows_nothing_because_spark_starts_in_it() -> None:
+    true = replace(DEFAULT, inferences_per_second=80)
+    assert learn([past(Work(300, 300), 4, true)], DEFAULT).inferences_per_second == DEFAULT.inferences_per_second
+
+
+ODD: list[dict[str, Any]] = [
+    {"ready_seconds": -5.0},
+    {"ready_seconds": float("nan")},
+    {"ready_seconds": float("inf")},
+    {"ready_seconds": 0.0},
+    {"ready_seconds": 86_400.0},
+    {"task_slots": 0},
+    {"task_slots": -4},
+    {"objects": 0, "inferences": 0, "images": 0},
+    {"objects": -1, "inferences": -1, "images": -1},
+    {"objects": 10**15, "inferences": 10**15, "images": 10**15},
+    {"bytes": 10**18},
+    {"step_seconds": {}},
+    {"step_seconds": {"ingest": None, "features": None, "pca": None}},
+    {"step_seconds": {"ingest": -100.0, "features": float("nan"), "pca": float("inf")}},
+    {"step_seconds": {"ingest": 1e12, "features": 1e12, "pca": 1e12}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_values_that_cannot_be_true_do_not_count(odd: dict[str, Any]) -> None:
+    good = past(Work(10**6, 10**6, 5 * 10**9), 16, DEFAULT)
+    learnt = learn([replace(good, **odd)], DEFAULT)
+    for name in odd:
+        assert name != "ready_seconds" or learnt.ready_seconds == DEFAULT.ready_seconds
+    for name in ("objects_per_second", "inferences_per_second", "vectors_per_second"):
+        assert getattr(learnt, name) == pytest.approx(getattr(DEFAULT, name)), "the default, or what a good value shows"
+
+
+NUMBERS = st.one_of(st.none(), st.floats(), st.floats(min_value=0, max_value=1e6))
+COUNTS = st.one_of(st.none(), st.integers(min_value=-(10**18), max_value=10**18))
+RUNS = st.builds(
+    PastRun,
+    ready_seconds=NUMBERS,
+    task_slots=COUNTS,
+    objects=COUNTS,
+    bytes=COUNTS,
+    inferences=COUNTS,
+    images=COUNTS,
+    step_seconds=st.dictionaries(st.sampled_from(["plan", "ingest", "features", "pca"]), NUMBERS),
+)
+
+
+@given(runs=st.lists(RUNS, max_size=5), objects=st.integers(min_value=0, max_value=10**8))
+def test_no_history_makes_an_estimate_impossible(runs: list[PastRun], objects: int) -> None:
+    learnt = learn(runs, DEFAULT)
+    assert 0 < learnt.ready_seconds <= 3600
+    expected = DEFAULT.task_seconds(Work(objects, objects))
+    assert expected / 20.1 <= learnt.task_seconds(Work(objects, objects)) <= expected * 20.1

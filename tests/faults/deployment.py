@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import httpx
+from pyiceberg.catalog import Catalog
 
 from local_aws.client import LocalAwsClient
 from orchard.run.names import run_id_of
@@ -301,11 +302,20 @@ class Deployment:
 
     def published(self, dataset_uri: str) -> str | None:
         """Return the run_id of the rows of a dataset that readers of the tables see, or None."""
-        settings = Settings.from_env({key: value for key, value in self.env.items() if key.startswith("ORCHARD_")})
-        with _environment(self.env):
-            catalog = open_catalog(boto3.Session(region_name=aws.REGION), settings)
-            state = published_state(catalog, settings, dataset_uri)
+        with self.catalog() as catalog:
+            state = published_state(catalog, self.settings, dataset_uri)
         return state.run_id if state else None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the deployment."""
+        return Settings.from_env({key: value for key, value in self.env.items() if key.startswith("ORCHARD_")})
+
+    @contextmanager
+    def catalog(self) -> Iterator[Catalog]:
+        """While the context is open, the tables can be read and changed."""
+        with _environment(self.env):
+            yield open_catalog(boto3.Session(region_name=aws.REGION), self.settings)
 
     def locks(self) -> list[str]:
         """Return the keys of the tickets and slots of all runs."""

@@ -1,13 +1,20 @@
 """The outcome of a run after a fault, with real Airflow processes, real Spark steps and an AWS that injects faults."""
 
+import json
+import shutil
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchard.storage import split_uri
+from sandbox.folders import ROOT
 from tests.faults.conftest import Check
 from tests.faults.deployment import AIRFLOW, Deployment, Run, wait_until
+from tests.plugins.published import append
 
 WAIT = "ingest.wait_step"
 
@@ -257,3 +264,58 @@ def test_plan_fails(deployment: Deployment, check: Check) -> None:
     check(
         deployment.trigger("s3://no-such-bucket-of-orchard/images/"), "failed", clusters=0, cause=("plan", "CannotList")
     )
+
+
+def plugins_with_prices(folder: Path, changes: Mapping[str, Any]) -> str:
+    """Return a copy of the plugins folder whose file of prices is changed."""
+    copy = folder / "plugins"
+    shutil.copytree(ROOT / "plugins", copy)
+    prices = copy / "orchard/cluster/prices.json"
+    prices.write_text(json.dumps(json.loads(prices.read_text()) | changes))
+    return str(copy)
+
+
+@pytest.mark.slow
+def test_the_prices_are_out_of_date(deployment: Deployment, check: Check, tmp_path: Path) -> None:
+    plugins = plugins_with_prices(tmp_path, {"date": "2020-01-01"})
+    with deployment.setting("AIRFLOW__CORE__PLUGINS_FOLDER", plugins):
+        run = deployment.trigger()
+        check(run, "success")
+    assert "days old, of 2020-01-01, so that the estimate may be wrong" in run.log("plan")
+
+
+@pytest.mark.slow
+def test_the_prices_are_damaged(deployment: Deployment, check: Check, tmp_path: Path) -> None:
+    plugins = plugins_with_prices(tmp_path, {"usd_per_hour": {"m5.xlarge": "cheap"}})
+    with deployment.setting("AIRFLOW__CORE__PLUGINS_FOLDER", plugins):
+        check(deployment.trigger(), "failed", clusters=0, cause=("plan", "BadPrices"))
+
+
+@pytest.mark.slow
+def test_the_history_of_another_dataset_is_missing(deployment: Deployment, check: Check) -> None:
+    other = deployment.trigger()
+    assert other.wait_for_end() == "success"
+    with deployment.catalog() as catalog:
+        rows = catalog.load_table((deployment.settings.catalog_database, "runs"))
+        tasks = [task for task in rows.scan().plan_files() if task.file.partition[0] == other.dataset_uri]
+    for task in tasks:
+        bucket, key = split_uri(task.file.file_path)
+        deployment.s3.delete_object(Bucket=bucket, Key=key)
+    run = deployment.trigger()
+    check(run, "success")
+    assert "the earlier runs cannot be read, so that estimates use default rates" in run.log("plan")
+
+
+@pytest.mark.slow
+def test_the_history_is_odd(deployment: Deployment, check: Check) -> None:
+    now = datetime.now(UTC)
+    row = {"dataset": "s3://odd/images/", "published_at": now, "new": -1, "changed": 10**15, "images": 0}
+    odd = [
+        row | {"run_id": "1", "ready_seconds": -1e9, "task_slots": 0, "step_seconds": [("ingest", None)]},
+        row | {"run_id": "2", "ready_seconds": float("nan"), "step_seconds": [("features", float("inf"))]},
+        row | {"run_id": "3", "published_at": now + timedelta(days=1), "bytes_read": -1, "task_slots": -4},
+        {"dataset": "s3://odd/images/", "published_at": now, "run_id": "4"},
+    ]
+    with deployment.catalog() as catalog:
+        append(catalog, deployment.settings, "runs", odd)
+    check(deployment.trigger(), "success")

@@ -156,7 +156,9 @@ def speed_of(text: str) -> Speed:
             raise ValueError
         return Speed(**values)
     except (ValueError, TypeError, AttributeError) as error:
-        raise argparse.ArgumentTypeError(f"{text}: use a JSON object of positive numbers for {', '.join(names)}") from error
+        raise argparse.ArgumentTypeError(
+            f"{text}: use a JSON object of positive numbers for {', '.join(names)}"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -53,6 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         default=Timings.log_delay_seconds,
         help="seconds from the end of a step to the upload of its logs (default: %(default)s)",
     )
+    parser.add_argument(
+        "--spot-timeout-seconds",
+        type=float,
+        metavar="SECONDS",
+        default=Timings.spot_timeout_seconds,
+        help="seconds until a fleet acts because EC2 lacks Spot capacity (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     try:
         master = checked_master(os.environ.get("LOCAL_EMR_MASTER", DEFAULT_MASTER))
@@ -71,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.bootstrapping_seconds,
             arguments.terminating_seconds,
             arguments.log_delay_seconds,
+            arguments.spot_timeout_seconds,
         )
         server = LocalAws(arguments.data, arguments.port, timings, master)
     except UnusableFolder as error:

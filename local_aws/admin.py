@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 from typing import Any
 
 from werkzeug.exceptions import HTTPException, NotFound
@@ -11,7 +12,7 @@ from werkzeug.wrappers import Request, Response
 from local_aws.emr.errors import EmrError
 from local_aws.emr.operations import handlers
 from local_aws.emr.service import Emr
-from local_aws.faults.clusters import CannotInject, end_cluster, kill_step
+from local_aws.faults.clusters import CannotInject, end_cluster, interrupt_spot, kill_step
 from local_aws.faults.rules import Faults, InvalidRule
 
 _PREFIX = "/_local_aws"
@@ -22,6 +23,7 @@ _ROUTES = Map(
         Rule("/_local_aws/faults", methods=["DELETE"], endpoint="clear"),
         Rule("/_local_aws/faults/<fault_id>", methods=["DELETE"], endpoint="remove"),
         Rule("/_local_aws/clusters/<cluster_id>/lose-instances", methods=["POST"], endpoint="lose-instances"),
+        Rule("/_local_aws/clusters/<cluster_id>/interrupt-spot", methods=["POST"], endpoint="interrupt-spot"),
         Rule("/_local_aws/clusters/<cluster_id>/steps/<step_id>/kill", methods=["POST"], endpoint="kill"),
     ]
 )
@@ -78,12 +80,25 @@ class Admin:
                 return {"id": self._faults.add(json.loads(request.get_data()), handlers)}
             case "lose-instances":
                 end_cluster(self._emr.control(arguments["cluster_id"]), "INSTANCE_FAILURE")
+            case "interrupt-spot":
+                cluster_id = arguments["cluster_id"]
+                seconds = _parse_replace_seconds(json.loads(request.get_data() or b"{}"))
+                taken, killed = interrupt_spot(self._emr.control(cluster_id), self._emr.home(cluster_id), seconds)
+                return {"instances": taken, "executors": killed}
             case "kill":
                 number = _parse_signal(json.loads(request.get_data() or b"{}"))
                 kill_step(self._emr.control(arguments["cluster_id"]), arguments["step_id"], number)
             case _:
                 self._faults.remove(arguments.get("fault_id"))
         return {}
+
+
+def _parse_replace_seconds(document: Any) -> float:
+    valid = isinstance(document, dict) and set(document) <= {"replace_seconds"}
+    seconds = document.get("replace_seconds", 0) if valid else None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= threading.TIMEOUT_MAX:
+        return seconds
+    raise InvalidRule(f'{document!r} is invalid; use {{"replace_seconds": NUMBER}} with a number of seconds')
 
 
 def _parse_signal(document: Any) -> signal.Signals:

@@ -65,6 +65,20 @@ class LocalAwsClient:
         """End clusters created from now on: while starting, while bootstrapping, or when the first step starts."""
         return self._add({"on": "cluster", "end": code}, calls)
 
+    def limit_spot(self, instances: int, calls: Sequence[int] | None = None) -> str:
+        """Give each fleet of clusters created from now on at most this many Spot instances."""
+        return self._add({"on": "cluster", "spot_instances": instances}, calls)
+
+    def interrupt_spot(self, cluster_id: str, replace_seconds: float = 0) -> tuple[list[str], list[int]]:
+        """Interrupt the Spot instances of a cluster now, and kill their executors.
+
+        The instances that replace them are PROVISIONING for `replace_seconds`. Return the ids of the interrupted
+        instances, and the pids of the killed executors.
+        """
+        path = f"clusters/{cluster_id}/interrupt-spot"
+        answer = self._request("POST", path, {"replace_seconds": replace_seconds})
+        return answer["instances"], answer["executors"]
+
     def lose_instances(self, cluster_id: str) -> None:
         """Terminate the instances of a cluster now, as after a Spot interruption."""
         self._request("POST", f"clusters/{cluster_id}/lose-instances")

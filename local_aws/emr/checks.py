@@ -1,6 +1,8 @@
 """Validate requests: against botocore's model of the service, and against further rules of EMR."""
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
@@ -19,6 +21,12 @@ MAX_STEPS = 256
 MAX_ARGUMENT_CHARACTERS = 10_240
 MIN_IDLE_TIMEOUT_SECONDS = 60
 MAX_IDLE_TIMEOUT_SECONDS = 7 * 24 * 60 * 60
+# https://docs.aws.amazon.com/emr/latest/APIReference/API_SpotProvisioningSpecification.html
+MIN_SPOT_TIMEOUT_MINUTES = 5
+MAX_SPOT_TIMEOUT_MINUTES = 1440
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-instance-fleet.html
+MAX_TYPES = 5
+MAX_TYPES_WITH_STRATEGY = 30
 
 
 def check_cluster(emr: Emr, request: Wire, region: str) -> None:
@@ -156,9 +164,34 @@ def _check_instances(instances: Wire, label: str, region: str) -> None:
     if masters not in (1, 3):
         raise ValidationFailed(f"A cluster must have 1 master instance, or 3 for high availability, not {masters}.")
     check_instance_types((kind for pool in pools for kind in pool.types), label)
+    _check_fleets([pool.config for pool in pools if pool.is_fleet])
     for subnet in [instances.get("Ec2SubnetId"), *instances.get("Ec2SubnetIds", [])]:
         if subnet and not _subnet_exists(subnet, region):
             raise ValidationFailed(f"The subnet ID '{subnet}' does not exist.")
+
+
+def _check_fleets(fleets: Sequence[Wire]) -> None:
+    roles = [fleet["InstanceFleetType"] for fleet in fleets]
+    if len(set(roles)) < len(roles):
+        raise ValidationFailed(f"A cluster can have one instance fleet of each type, not {', '.join(roles)}.")
+    if "TASK" in roles and "CORE" not in roles:
+        raise ValidationFailed("A cluster with task instances must have core instances.")
+    for fleet in fleets:
+        spot = fleet.get("LaunchSpecifications", {}).get("SpotSpecification")
+        minutes = spot["TimeoutDurationMinutes"] if spot else MIN_SPOT_TIMEOUT_MINUTES
+        if not MIN_SPOT_TIMEOUT_MINUTES <= minutes <= MAX_SPOT_TIMEOUT_MINUTES:
+            raise ValidationFailed(
+                f"TimeoutDurationMinutes must be between {MIN_SPOT_TIMEOUT_MINUTES} and {MAX_SPOT_TIMEOUT_MINUTES}, "
+                f"not {minutes}."
+            )
+        types = len(fleet.get("InstanceTypeConfigs", []))
+        strategy = any("AllocationStrategy" in item for item in fleet.get("LaunchSpecifications", {}).values())
+        most = MAX_TYPES_WITH_STRATEGY if strategy else MAX_TYPES
+        if types > most:
+            raise ValidationFailed(
+                f"An instance fleet {'with' if strategy else 'without'} an allocation strategy can have {most} "
+                f"instance types, not {types}."
+            )
 
 
 def _subnet_exists(subnet: str, region: str) -> bool:
@@ -169,7 +202,7 @@ def _subnet_exists(subnet: str, region: str) -> bool:
 
 
 def check_parameters(model: OperationModel, parameters: Wire) -> None:
-    """Check a request against the service model: required members, types, lengths, and enums.
+    """Check a request against the service model: required members, types, lengths, ranges, patterns, and enums.
 
     Raises:
         ValidationFailed: the request does not match the model; the message lists every problem.
@@ -178,32 +211,45 @@ def check_parameters(model: OperationModel, parameters: Wire) -> None:
     if shape is None:
         return
     report = ParamValidator().validate(parameters, shape)
-    # botocore's validator leaves enums to the service.
-    problems = [report.generate_report()] if report.has_errors() else _invalid_enums(shape, parameters, "")
+    # botocore's validator leaves enums, patterns and the upper limits to the service.
+    problems = [report.generate_report()] if report.has_errors() else _invalid_values(shape, parameters, "")
     if problems:
         raise ValidationFailed(f"{len(problems)} validation error(s) in {model.name}: {'; '.join(problems)}")
 
 
-def _invalid_enums(shape: Shape | None, value: Any, name: str) -> list[str]:
+def _invalid_values(shape: Shape | None, value: Any, name: str) -> list[str]:
+    problems = [] if shape is None else _invalid_value(shape, value, name.lstrip("."))
     match shape:
         case StructureShape():
-            return [
-                problem
-                for key, member in shape.members.items()
-                if key in value
-                for problem in _invalid_enums(member, value[key], f"{name}.{key}")
-            ]
+            for key, member in shape.members.items():
+                if key in value:
+                    problems += _invalid_values(member, value[key], f"{name}.{key}")
         case ListShape():
-            return [
-                problem
-                for index, item in enumerate(value)
-                for problem in _invalid_enums(shape.member, item, f"{name}[{index}]")
-            ]
+            for index, item in enumerate(value):
+                problems += _invalid_values(shape.member, item, f"{name}[{index}]")
         case MapShape():
-            return [
-                problem for key, item in value.items() for problem in _invalid_enums(shape.value, item, f"{name}.{key}")
-            ]
+            for key, item in value.items():
+                problems += _invalid_values(shape.key, key, f"{name} key {key!r}")
+                problems += _invalid_values(shape.value, item, f"{name}.{key}")
+    return problems
+
+
+def _invalid_value(shape: Shape, value: Any, name: str) -> list[str]:
+    """Return why a value breaks a rule of its shape, without its members."""
     allowed = getattr(shape, "enum", [])
     if allowed and value not in allowed:
-        return [f"Value '{value}' at '{name.lstrip('.')}' must be one of [{', '.join(allowed)}]"]
+        return [f"Value '{value}' at '{name}' must be one of [{', '.join(allowed)}]"]
+    most, pattern = shape.metadata.get("max"), shape.metadata.get("pattern")
+    if most is not None:
+        sized = isinstance(value, str | list | dict)
+        if (len(value) if sized else value) > most:
+            return [f"Value at '{name}' must have {'a length' if sized else 'a value'} of at most {most}"]
+    if pattern is not None and not _regex(pattern).fullmatch(value):
+        return [f"Value '{value}' at '{name}' must match {pattern}"]
     return []
+
+
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    """Translate a pattern of the model, which is in Java's syntax, to Python's: Java has surrogate pairs."""
+    return re.compile(re.sub(r"\\uD800\\u(DC00-\\uDBFF|DBFF-\\uDC00)\\uDFFF", r"\\U00010000-\\U0010FFFF", pattern))

@@ -18,12 +18,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timings:
-    """Extra seconds for what takes minutes on EMR: some states of a cluster, and the upload of a step's logs."""
+    """Seconds for what takes minutes on EMR.
+
+    They are extra time in some states of a cluster, the time until the upload of a step's logs, and the provisioning
+    timeout of fleets for which EC2 lacks Spot capacity.
+    """
 
     starting_seconds: float = 0
     bootstrapping_seconds: float = 0
     terminating_seconds: float = 0
     log_delay_seconds: float = 3
+    spot_timeout_seconds: float = 2
 
 
 def delete_software(root: Path) -> None:
@@ -97,7 +102,7 @@ class ClusterLife:
         """Run the bootstrap actions; return whether the cluster is still active."""
         control, cluster = self.control, self.control.cluster
         with control.changed:
-            if not self._pause(self._timings.starting_seconds):
+            if not self._pause(self._timings.starting_seconds) or not self._fill_fleets():
                 return False
             control.move_to("BOOTSTRAPPING")
             if not self._pause(self._timings.bootstrapping_seconds):
@@ -128,6 +133,27 @@ class ClusterLife:
                 location = log_file or process.logs / "stderr"
                 self._fail_bootstrap(f"On the master instance ({instance}), {message}; its log is {location}")
                 return False
+        return True
+
+    def _fill_fleets(self) -> bool:
+        """Wait for the Spot capacity that EC2 lacks, then act as the fleets request.
+
+        Return whether the cluster is still active. Call it with `changed` held.
+        """
+        lacking = [pool for pool in self.control.cluster.pools if pool.lacking_spot]
+        if not lacking:
+            return True
+        if not self._pause(self._timings.spot_timeout_seconds):
+            return False
+        for pool in lacking:
+            missing = f"instance fleet {pool.id} ({pool.role}) lacks {pool.lacking_spot} Spot instances"
+            if pool.timeout_action != "SWITCH_TO_ON_DEMAND":
+                message = f"Provisioning timed out: {missing}, because EC2 has no Spot capacity"
+                self.control.begin_end(EndReason("INSTANCE_FLEET_TIMEOUT", message))
+                return False
+            log.info("cluster %s: %s: On-Demand", self.control.cluster.id, missing)
+            with self.control.change():
+                pool.switched = True
         return True
 
     def _fail_bootstrap(self, message: str) -> None:

@@ -29,6 +29,8 @@ from local_aws.quoting import java_options, properties_line
 OTHER_PROGRAMS = ("aws", "pip3", "python3", "python3.11", "sudo", "state-pusher-script")
 PROGRAMS = (*SPARK_PROGRAMS, *OTHER_PROGRAMS)
 
+# The home folder of the user `hadoop`, below the root of a node.
+HOME = "home/hadoop"
 # Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
 _NODE_PATH = re.compile(
     r"(?:(?<=file://)|(?<![\w/.})~*-]))/"
@@ -63,8 +65,8 @@ class Node:
         """Return the environment of a command. It inherits nothing from this server's environment."""
         return {
             "PATH": f"{self.root}/usr/bin:/usr/bin:/bin",
-            "HOME": f"{self.root}/home/hadoop",
-            "PWD": f"{self.root}/home/hadoop",  # so that shells do not resolve a link in the path
+            "HOME": f"{self.root}/{HOME}",
+            "PWD": f"{self.root}/{HOME}",  # so that shells do not resolve a link in the path
             "TMPDIR": f"{self.root}/tmp",
             "USER": "hadoop",
             "LANG": "C.UTF-8",
@@ -82,7 +84,7 @@ class Node:
 
     def start(self, command: Sequence[str], logs: Path) -> Process:
         """Start a command in the home folder; its output goes to the `logs` folder."""
-        return Process(command, self.environment(), self.root / "home/hadoop", logs)
+        return Process(command, self.environment(), self.root / HOME, logs)
 
 
 def make_node(
@@ -98,7 +100,7 @@ def make_node(
     `master` holds the Spark settings that choose the master and the executors. `instance_types` are those of the nodes
     that would run executors on EMR.
     """
-    for folder in ("home/hadoop", "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
+    for folder in (HOME, "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     exported = _properties(configurations, "spark-env", "export")
     bare = Node(root, endpoint_url, region, {})

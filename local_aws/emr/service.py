@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.errors import NoSuchCluster
 from local_aws.emr.life import ClusterLife, Timings
 from local_aws.emr.model import Cluster, Wire
+from local_aws.emr.node import HOME
 from local_aws.emr.runner import Runner
 from local_aws.state import StateFolder
 
@@ -63,6 +65,10 @@ class Emr:
         if cluster_id not in self.controls:
             raise NoSuchCluster(cluster_id)
         return self.controls[cluster_id]
+
+    def home(self, cluster_id: str) -> Path:
+        """Return the home folder of a cluster's node."""
+        return self._runner.node_folder(cluster_id) / HOME
 
     def save_account(self) -> None:
         """Save the security configurations and the block public access settings."""

@@ -1,11 +1,16 @@
 """Inject faults into clusters: end a cluster, kill a step, and apply rules to clusters that start."""
 
+import logging
 import signal
+from pathlib import Path
 from typing import Final
 
+from local_aws.emr import executors
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.end_reasons import EndReason
-from local_aws.faults.rules import END_STATES, EndCluster, Faults
+from local_aws.faults.rules import END_STATES, EndCluster, Faults, SpotCapacity
+
+log = logging.getLogger(__name__)
 
 STEP_START_SECONDS = 10.0
 # By the Code of the StateChangeReason: the ErrorCode of the ErrorDetails, and the message of both.
@@ -30,7 +35,8 @@ def end_cluster(control: ClusterControl, code: str) -> None:
     with control.changed:
         if control.cluster.ending:
             raise CannotInject(f"cluster {control.cluster.id} is {control.cluster.state}")
-        spot = code == "INSTANCE_FAILURE" and control.cluster.list_instances(["MASTER"])[0]["Market"] == "SPOT"
+        masters = control.cluster.list_instances(["MASTER"])
+        spot = code == "INSTANCE_FAILURE" and any(instance["Market"] == "SPOT" for instance in masters)
         error_code, message = _SPOT if spot else _DETAILS[code]
         control.begin_end(EndReason(code, message), error_code)
 
@@ -38,8 +44,13 @@ def end_cluster(control: ClusterControl, code: str) -> None:
 def arm_cluster_faults(faults: Faults, control: ClusterControl) -> None:
     """Apply the rules for clusters to a cluster that is about to start."""
     for fault in faults.match("cluster"):
-        if isinstance(fault.rule.effect, EndCluster):
-            _end_in_state(control, END_STATES[fault.rule.effect.code], fault.rule.effect.code)
+        match fault.rule.effect:
+            case EndCluster(code):
+                _end_in_state(control, END_STATES[code], code)
+            case SpotCapacity(instances):
+                with control.change() as cluster:
+                    for pool in cluster.pools:
+                        pool.spot_limit = instances if pool.is_fleet else None
 
 
 def _end_in_state(control: ClusterControl, state: str, code: str) -> None:
@@ -49,6 +60,34 @@ def _end_in_state(control: ClusterControl, state: str, code: str) -> None:
 
     control.on_state = end_if_reached
     end_if_reached(control.cluster.state)
+
+
+def interrupt_spot(control: ClusterControl, home: Path, replace_seconds: float = 0) -> tuple[list[str], list[int]]:
+    """Terminate the Spot instances of a cluster's core and task nodes, as EC2 does, and kill their executors.
+
+    The executors stand for the workers, in this order: the On-Demand instances have the oldest executors, and the Spot
+    instances all others. Spark starts new executors at once, as for the instances that replace the interrupted ones.
+
+    Returns:
+        The ids of the instances, and the pids of the executors. There are no executors if no step runs, or if the Spark
+        master is `local`.
+
+    Raises:
+        CannotInject: the cluster is not running, or has no Spot instance that runs.
+    """
+    with control.change() as cluster:
+        if cluster.state not in ("RUNNING", "WAITING"):
+            raise CannotInject(f"cluster {cluster.id} is {cluster.state}")
+        pools = [pool for pool in cluster.pools if pool.role != "MASTER"]
+        taken = [name for pool in pools for name in pool.interrupt(cluster.timeline, replace_seconds)]
+        if not taken:
+            raise CannotInject(f"cluster {cluster.id} has no Spot instance that runs")
+        kept = sum(market != "SPOT" for pool in pools for market in pool.markets)
+    killed = executors.executors(home)[kept:]
+    for pid in killed:
+        executors.kill(pid)
+    log.info("cluster %s: Spot interruption of %s, executors %s", cluster.id, ", ".join(taken), killed)
+    return taken, killed
 
 
 def kill_step(control: ClusterControl, step_id: str, number: signal.Signals) -> None:

@@ -21,7 +21,8 @@ END_STATES: Final = {
     "INSTANCE_FAILURE": "RUNNING",
 }
 _SELECTORS: Final = ("calls", "share", "seed")
-_EFFECTS: Final = ("answer", "lose_answer", "hang_seconds", "latency_seconds", "end")
+_CLUSTER_EFFECTS: Final = ("end", "spot_instances")
+_EFFECTS: Final = ("answer", "lose_answer", "hang_seconds", "latency_seconds", *_CLUSTER_EFFECTS)
 
 
 class InvalidRule(ValueError):
@@ -61,7 +62,14 @@ class EndCluster:
     code: str
 
 
-Effect = Answer | LoseAnswer | Hang | Latency | EndCluster
+@dataclass(frozen=True)
+class SpotCapacity:
+    """EC2 has only this many Spot instances for each fleet of a cluster."""
+
+    instances: int
+
+
+Effect = Answer | LoseAnswer | Hang | Latency | EndCluster | SpotCapacity
 
 
 @dataclass(frozen=True)
@@ -149,10 +157,16 @@ def _parse_effect(on: str, document: Mapping[str, Any]) -> Effect:
     if len(effects) != 1:
         raise InvalidRule(f"a rule must have exactly one of {', '.join(_EFFECTS)}, not {effects}")
     name, value = effects[0], document[effects[0]]
-    if (name == "end") != (on == "cluster"):
-        raise InvalidRule(f"{name} is invalid on {on}; use end on cluster, and the other effects on emr and s3")
+    if (name in _CLUSTER_EFFECTS) != (on == "cluster"):
+        raise InvalidRule(
+            f"{name} is invalid on {on}; use end and spot_instances on cluster, and the other effects on emr and s3"
+        )
     if name == "end":
         return EndCluster(_one_of(name, value, END_STATES))
+    if name == "spot_instances":
+        if type(value) is not int or value < 0:
+            raise InvalidRule(f"spot_instances: {value!r} is invalid; use a number of instances, 0 or more")
+        return SpotCapacity(value)
     if name == "answer":
         return Answer(_one_of(name, value, S3_ANSWERS if on == "s3" else EMR_ANSWERS))
     if name == "lose_answer":

@@ -26,6 +26,8 @@ def test_rules_are_listed_unchanged_and_removed_individually(local_aws: LocalAws
         (lambda client: client.fail("emr:Describe", "ThrottlingException"), 400, "emr:Describe"),
         (lambda client: client.remove("999"), 404, "fault '999' does not exist"),
         (lambda client: client.lose_instances("j-NONE"), 404, "j-NONE"),
+        (lambda client: client.interrupt_spot("j-NONE"), 404, "j-NONE"),
+        (lambda client: client.limit_spot(-1), 400, "spot_instances: -1 is invalid"),
         (lambda client: client.kill_step("j-NONE", "s-NONE"), 404, "j-NONE"),
         (lambda client: client.kill_step("j-NONE", "s-NONE", 999), 400, "number of a signal"),
     ],

@@ -172,6 +172,20 @@ def test_an_upload_whose_answer_is_lost_fails_or_has_written_the_whole_file(
         assert len(objects.read(part.uri)) == part.bytes
 
 
+def executors_below(worker: Any) -> list[int]:
+    """Return the pids of the executors that a worker has started."""
+    group = os.getpgid(worker._popen.pid)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_executor = b"CoarseGrainedExecutorBackend" in (folder / "cmdline").read_bytes()
+            if is_executor and os.getpgid(int(folder.name)) == group:
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def killing(worker: Any, is_reached: Callable[[], bool]) -> threading.Thread:
     """Kill a worker with its executor when a condition is true, from a thread."""
 
@@ -212,6 +226,50 @@ def test_features_survive_a_worker(
     assert metrics["rows_out"] == 24
     assert len(set(folders.read("features")["sha256"].to_pylist())) == folders.read("features").num_rows == 24
     check_once(folders.read("new_images"), 24)
+
+
+def vectors_of(folders: RunFolders) -> dict[str, bytes]:
+    """Return the features by content. Each content has one row."""
+    table = folders.read("features")
+    found = {row["sha256"]: np.array(row["features"], np.float32).tobytes() for row in table.to_pylist()}
+    assert len(found) == table.num_rows
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_features_are_the_same_although_executors_are_taken_away_twice(
+    workers: list[Any],
+    rendered: Path,
+    tmp_path: Path,
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    monkeypatch.setattr(features, "FILE_ROWS", 1)  # so that there are 24 tasks
+    calm, interrupted = (RunFolders.below(f"file://{tmp_path}/{name}") for name in ("calm", "interrupted"))
+    for folders in (calm, interrupted):
+        write_ingested(folders, rendered)
+    calm.featurise(model_file)
+    killed: list[int] = []
+
+    def take_away() -> None:
+        # A worker starts another executor when its own ends, as on an instance that replaces an interrupted one.
+        for worker, files in zip(workers, (2, 8), strict=True):
+            while len(files_in(f"{interrupted.warehouse_uri}/features/data")) < files:
+                time.sleep(0.02)
+            for pid in executors_below(worker):
+                os.kill(pid, number)
+                killed.append(pid)
+
+    thread = threading.Thread(target=take_away, daemon=True)
+    thread.start()
+    metrics = interrupted.featurise(model_file)
+    thread.join()
+    assert len(set(killed)) >= 2
+    assert metrics["rows_out"] == 24
+    assert vectors_of(interrupted) == vectors_of(calm)
+    check_once(interrupted.read("new_images"), 24)
 
 
 @pytest.mark.slow

@@ -306,6 +306,8 @@ def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]
         "bytes_read": plan.get("bytes_to_read"),
         "estimated_minutes": estimate.get("minutes"),
         "estimated_usd": estimate.get("usd"),
+        # The upper end of the range, as in the real cost.
+        "estimated_usd_with_spot": estimate.get("usd_with_spot", [None])[-1],
     }
 
 

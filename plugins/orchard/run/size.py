@@ -7,7 +7,7 @@ from typing import Any
 
 from orchard.cluster.history import PastRun, differences, learn
 from orchard.cluster.prices import read_prices
-from orchard.cluster.sizing import Estimate, Speed, Work, estimate, workers_needed
+from orchard.cluster.sizing import Estimate, Speed, Work, Workers, estimate, with_spot, workers_needed
 from orchard.errors import PermanentError
 from orchard.run.difference import Difference
 from orchard.run.params import MAX_CORE_INSTANCES, RunParams
@@ -22,7 +22,7 @@ class TooExpensive(PermanentError):
     def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
         super().__init__(
             f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.2f} USD "
-            f"({found.minutes:g} minutes on 1 + {found.core_instances} {params.instance_type}), above max_cost_usd "
+            f"({found.minutes:g} minutes on 1 + {found.workers.total} {params.instance_type}), above max_cost_usd "
             f"{params.max_cost_usd:g}. Set a higher max_cost_usd, a longer target_minutes, or a cheaper instance_type"
         )
 
@@ -34,10 +34,13 @@ def size_run(
     settings: Settings,
     now: datetime,
     earlier: Sequence[Mapping[str, Any]],
+    existing: Workers | None = None,
 ) -> Estimate:
     """Return how many workers a run has, how long it takes, and what that costs. Log it.
 
-    `earlier` has rows of the table `runs`, the last run first: see `orchard.tables.history`.
+    `earlier` has rows of the table `runs`, the last run first: see `orchard.tables.history`. The workers are the
+    `existing` ones of the run's cluster, if given, or `core_instances` of its params. Without both, the run has as many
+    as it needs, all but one on Spot.
 
     Raises:
         TooExpensive: the estimated price is above the limit of the run.
@@ -47,18 +50,19 @@ def size_run(
     for fault in prices.faults(settings.region, now.date()):
         log.warning("plan: %s, so that the estimate may be wrong. Refresh them with `make prices`", fault)
     work = Work(objects=difference.new + difference.changed, images=difference.readable, bytes=difference.bytes_to_read)
-    workers = params.core_instances or workers_needed(
-        work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed
-    )
-    found = estimate(work, params.instance_type, workers, prices, speed)
+    needed = workers_needed(work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed)
+    workers = existing or (Workers(params.core_instances) if params.core_instances else with_spot(needed))
+    found = estimate(work, params.instance_type, workers.core, prices, speed, workers.task)
+    low, high = found.usd_with_spot
     log.info(
-        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s",
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s%s",
         work.objects,
-        workers,
+        workers.total,
         params.instance_type,
         found.minutes,
         found.usd,
         prices.region,
+        f", {low:.2f} to {high:.2f} USD with {workers.task} workers on Spot" if workers.task else "",
     )
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)

@@ -163,6 +163,7 @@ TABLES: Mapping[str, Schema] = {
         bytes_read=_LONG,
         estimated_minutes=DoubleType(),
         estimated_usd=DoubleType(),
+        estimated_usd_with_spot=DoubleType(),
         ready_seconds=DoubleType(),
         cluster_minutes=DoubleType(),
         cost_usd=DoubleType(),

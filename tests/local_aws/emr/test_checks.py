@@ -10,13 +10,22 @@ from local_aws.emr.errors import ValidationFailed
 from tests.local_aws.user import REGION, ROLES, User, bash, command, refusal
 
 MASTER = {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1}
-FLEET = {
+FLEET: dict[str, Any] = {
     "InstanceFleetType": "MASTER",
     "TargetOnDemandCapacity": 1,
     "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge"}],
 }
+TASK = {"InstanceFleetType": "TASK", "TargetSpotCapacity": 1, "InstanceTypeConfigs": [{"InstanceType": "m5.xlarge"}]}
+CORE = {**FLEET, "InstanceFleetType": "CORE"}
 SMALLEST = {"MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
 NOWHERE = "arn:aws:iam::123456789012"
+
+
+def spot(**specification: Any) -> dict[str, Any]:
+    """Return fleets with a task fleet on Spot that has these changes in its specification."""
+    valid = {"TimeoutDurationMinutes": 5, "TimeoutAction": "SWITCH_TO_ON_DEMAND"}
+    task = {**TASK, "LaunchSpecifications": {"SpotSpecification": {**valid, **specification}}}
+    return {"InstanceFleets": [FLEET, CORE, task]}
 
 
 def run(user: User, **request: Any) -> Any:
@@ -120,6 +129,28 @@ def count_clusters(user: User) -> int:
             "between 60 and 604800 seconds, not 59.",
         ),
         ({"AutoTerminationPolicy": {"IdleTimeout": 604_801}}, "ValidationException", "not 604801."),
+        ({"Instances": spot(TimeoutDurationMinutes=4)}, "ValidationException", "between 5 and 1440, not 4."),
+        ({"Instances": spot(TimeoutDurationMinutes=1441)}, "ValidationException", "between 5 and 1440, not 1441."),
+        ({"Instances": spot(TimeoutAction="RETRY")}, "ValidationException", "must be one of [SWITCH_TO_ON_DEMAND"),
+        ({"Instances": {"InstanceFleets": [FLEET, TASK]}}, "ValidationException", "must have core instances."),
+        (
+            {"Instances": {"InstanceFleets": [FLEET, CORE, CORE]}},
+            "ValidationException",
+            "one instance fleet of each type, not MASTER, CORE, CORE.",
+        ),
+        (
+            {"Instances": {"InstanceFleets": [{**FLEET, "InstanceTypeConfigs": FLEET["InstanceTypeConfigs"] * 6}]}},
+            "ValidationException",
+            "without an allocation strategy can have 5 instance types, not 6.",
+        ),
+        # What botocore leaves to the service.
+        ({"Name": "n" * 257}, "ValidationException", "Value at 'Name' must have a length of at most 256"),
+        ({"Name": "a\0"}, "ValidationException", "Value 'a\0' at 'Name' must match"),
+        (
+            {"Instances": {"InstanceFleets": [{**FLEET, "Name": "n" * 257}]}},
+            "ValidationException",
+            "Value at 'Instances.InstanceFleets[0].Name' must have a length of at most 256",
+        ),
     ],
 )
 def test_an_invalid_cluster_is_rejected_with_the_reason_and_not_created(
@@ -167,6 +198,10 @@ def test_a_cluster_can_use_existing_roles_subnets_and_security_configurations(
         {"StepConcurrencyLevel": 256, "Steps": [bash("true")]},
         {"Steps": [command("true", "x" * 10_236)]},
         {"Instances": {"InstanceGroups": [{**MASTER, "InstanceCount": 3}]}},
+        {"Instances": spot()},
+        {"Instances": spot(TimeoutDurationMinutes=1440, AllocationStrategy="price-capacity-optimized")},
+        {"Name": "n" * 256},
+        {"Name": "née 🍎"},
     ],
 )
 def test_values_at_the_limits_are_allowed(user: User, request_: dict[str, Any]) -> None:

@@ -62,7 +62,8 @@ def test_a_valid_rule_is_parsed(document: dict[str, Any], rule: Rule) -> None:
         ({"on": "emr:Describe", "lose_answer": True}, "one of DescribeCluster, RunJobFlow"),
         (
             {"on": "s3"},
-            "a rule must have exactly one of answer, lose_answer, hang_seconds, latency_seconds, end, not []",
+            "a rule must have exactly one of answer, lose_answer, hang_seconds, latency_seconds, end, spot_instances, "
+            "not []",
         ),
         ({"on": "s3", "answer": "SlowDown", "lose_answer": True}, "not ['answer', 'lose_answer']"),
         (
@@ -77,7 +78,11 @@ def test_a_valid_rule_is_parsed(document: dict[str, Any], rule: Rule) -> None:
         ({"on": "emr", "latency_seconds": True}, "latency_seconds: True is invalid; use a number of seconds"),
         ({"on": "emr", "hang_seconds": float("nan")}, "hang_seconds: nan is invalid; use a number of seconds"),
         ({"on": "cluster", "end": "STEP_FAILURE"}, "end: 'STEP_FAILURE' is invalid; use one of VALIDATION_ERROR"),
+        ({"on": "cluster", "spot_instances": -1}, "spot_instances: -1 is invalid; use a number of instances"),
+        ({"on": "cluster", "spot_instances": True}, "spot_instances: True is invalid; use a number of instances"),
+        ({"on": "cluster", "spot_instances": 1.5}, "spot_instances: 1.5 is invalid; use a number of instances"),
         ({"on": "cluster", "lose_answer": True}, "lose_answer is invalid on cluster"),
+        ({"on": "emr", "spot_instances": 0}, "spot_instances is invalid on emr"),
         ({"on": "s3", "end": "VALIDATION_ERROR"}, "end is invalid on s3"),
         ({"on": "s3", "lose_answer": True, "calls": []}, "calls: [] is invalid; use a list of numbers"),
         ({"on": "s3", "lose_answer": True, "calls": [0]}, "calls: [0] is invalid; use a list of numbers"),

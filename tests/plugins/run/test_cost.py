@@ -27,7 +27,7 @@ ESTIMATE = {
     "instance_type": "m5.xlarge",
     "task_slots": 8,
     "bytes_to_read": 12_345,
-    "estimate": {"core_instances": 2, "minutes": 10.5, "usd": 0.1},
+    "estimate": {"core_instances": 1, "minutes": 10.5, "usd": 0.1, "usd_with_spot": [0.06, 0.08]},
 }
 
 
@@ -49,6 +49,7 @@ def test_the_row_of_a_run_gets_the_cost_beside_the_estimate(deployed: Deployment
     deployed.publish(run)
     before = row_of(deployed, run)
     assert (before["estimated_minutes"], before["estimated_usd"]) == (10.5, 0.1)
+    assert before["estimated_usd_with_spot"] == 0.08
     assert (before["task_slots"], before["bytes_read"], before["instance_type"]) == (8, 12_345, "m5.xlarge")
     assert (before["cost_usd"], before["ready_seconds"]) == (None, None)
     content = record(deployed, run)

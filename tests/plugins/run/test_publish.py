@@ -99,7 +99,14 @@ def test_the_row_of_a_run_tells_how_it_was_made_and_what_it_changed(published: P
         # What plans of an earlier release lack, and what is known when the cluster has terminated.
         **dict.fromkeys(
             (
-                *("instance_type", "task_slots", "bytes_read", "estimated_minutes", "estimated_usd"),
+                *(
+                    "instance_type",
+                    "task_slots",
+                    "bytes_read",
+                    "estimated_minutes",
+                    "estimated_usd",
+                    "estimated_usd_with_spot",
+                ),
                 *("ready_seconds", "cluster_minutes", "cost_usd", "cost_usd_per_million"),
             )
         ),

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from orchard.cluster.instances import INSTANCE_TYPES
+from orchard.cluster.instances import INSTANCE_TYPES, primary_type
 from orchard.cluster.prices import Prices, read_prices
 from orchard.cluster.sizing import Estimate, Speed, Work, estimate, with_spot, workers_needed
-from orchard.run.cost import usd_per_million
 from orchard.run.params import DEFAULT_TARGET_MINUTES, MAX_CORE_INSTANCES
 
 PAGE = Path(__file__).parent.parent / "docs/cost.md"
@@ -68,13 +67,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def usd(low: float, high: float | None = None) -> str:
+def usd(low: float, high: float | None = None, digits: int = 2) -> str:
     """Format a price, or a range of prices.
 
-    >>> usd(1.234), usd(0.1, 0.1049), usd(0.1, 0.2)
-    ('1.23', '0.10', '0.10 to 0.20')
+    >>> usd(1.234), usd(0.1, 0.1049), usd(0.1, 0.2, digits=3)
+    ('1.23', '0.10', '0.100 to 0.200')
     """
-    texts = dict.fromkeys(f"{value:.2f}" for value in (low, low if high is None else high))
+    texts = dict.fromkeys(f"{value:.{digits}f}" for value in (low, low if high is None else high))
     return " to ".join(texts)
 
 
@@ -82,16 +81,23 @@ def _cells(found: Estimate, instance_type: str, images: int) -> list[str]:
     low, high = found.usd_with_spot
     spot = f" + {found.task_instances} on Spot" if found.task_instances else ""
     return [
-        f"{1 + found.core_instances} x {instance_type}{spot}",
+        f"{primary_type(instance_type)}; {found.core_instances} x {instance_type}{spot}",
         f"{found.minutes:.0f}",
         usd(found.usd),
         usd(low, high),
-        usd(usd_per_million(found.usd, images) or 0),
-        usd(usd_per_million(low, images) or 0, usd_per_million(high, images) or 0),
+        usd(1e6 * found.usd / images, digits=3),
+        usd(1e6 * low / images, 1e6 * high / images, digits=3),
     ]
 
 
-COST_COLUMNS = ("instances", "minutes", "USD On-Demand", "USD with Spot", "per million On-Demand", "per million Spot")
+COST_COLUMNS = (
+    "primary node; workers",
+    "minutes",
+    "USD On-Demand",
+    "USD with Spot",
+    "per million On-Demand",
+    "per million Spot",
+)
 
 
 def table_of_counts(target_minutes: float, prices: Prices, speed: Speed) -> str:

@@ -153,7 +153,7 @@ PARAMS = {
         type="string",
         enum=list(INSTANCE_TYPES),
         title="Instance type",
-        description="EC2 instance type of the primary node and of the workers.",
+        description="EC2 instance type of the workers. The primary node has the smallest type of the same family.",
     ),
     "core_instances": Param(
         None,

@@ -58,6 +58,21 @@ def alternatives(name: str) -> list[str]:
     ]
 
 
+def primary_type(name: str) -> str:
+    """Return the instance type of the primary node, for workers of a type: the smallest one of the same family.
+
+    The primary node runs the driver, whose memory does not depend on the size of the workers, and no executor.
+
+    >>> primary_type("c6i.4xlarge")
+    'c6i.xlarge'
+    """
+    family = name.partition(".")[0]
+    return min(
+        (other for other in INSTANCE_TYPES if other.partition(".")[0] == family),
+        key=lambda other: INSTANCE_TYPES[other].vcpus,
+    )
+
+
 def task_slots(name: str, core_instances: int) -> int:
     """Return the number of Spark tasks that run at the same time on this many workers of a type.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchard.cluster.instances import INSTANCE_TYPES, alternatives, task_slots
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives, primary_type, task_slots
 from orchard.cluster.memory import DRIVER_HEAP_MIB, MASTER_HEAP_MIB, MASTER_OVERHEAD_MIB, executor_memory
 from orchard.settings import Settings
 
@@ -41,7 +41,7 @@ SPOT_YARN_SITE: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSpec:
-    """The cluster of one run: a primary node and workers, all of an instance type or its alternatives.
+    """The cluster of one run: workers of an instance type or its alternatives, and a primary node of the same family.
 
     The `core_instances` are On-Demand, as the primary node is. The `task_instances` are on Spot.
     """
@@ -76,7 +76,7 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
     instances: dict[str, Any] = {
         # Instance fleets, because only they can choose between several subnets and instance types.
         "InstanceFleets": [
-            _fleet("MASTER", spec.instance_type, 1),
+            _fleet("MASTER", primary_type(spec.instance_type), 1),
             _fleet("CORE", spec.instance_type, spec.core_instances),
             *([_spot_fleet("TASK", spec.instance_type, spec.task_instances)] if spec.task_instances else []),
         ],

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from orchard.cluster.instances import alternatives, task_slots
+from orchard.cluster.instances import alternatives, primary_type, task_slots
 from orchard.cluster.prices import Prices
 
 # More workers would wait for Spark longer than they work.
@@ -130,10 +130,11 @@ def estimate(
     workers = core_instances + task_instances
     seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers)
     hours, on_demand = seconds / 3600, prices.by_type[instance_type].on_demand
+    fixed = prices.by_type[primary_type(instance_type)].on_demand + core_instances * on_demand
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
     low, high = (
-        round(hours * ((1 + core_instances) * on_demand + task_instances * price), 2)
+        round(hours * (fixed + task_instances * price), 2)
         for price in (min(low for low, _ in spot), max(high for _, high in spot))
     )
-    usd = round(hours * (1 + workers) * on_demand, 2)
+    usd = round(hours * (fixed + task_instances * on_demand), 2)
     return Estimate(core_instances, round(seconds / 60, 1), usd, task_instances, (low, high))

@@ -119,7 +119,7 @@ def test_a_release_for_another_architecture_fails_with_what_to_do_in_the_last_li
 def test_a_modified_wheel_is_refused(
     s3: "S3Client", bucket: str, release_uri: str, build_dir: Path, install: Install
 ) -> None:
-    (wheel,) = (build_dir / "wheels").glob("ai_edge_litert-*.whl")
+    (wheel,) = (build_dir / "wheels").glob(f"ai_edge_litert-*_{platform.machine()}.whl")
     s3.put_object(Bucket=bucket, Key=f"releases/1/wheels/{wheel.name}", Body=wheel.read_bytes() + b"more")
     done = install("--release", release_uri, "--prefix", "/opt/changed")
     assert done.returncode != 0

@@ -14,8 +14,12 @@ export UV_PYTHON_DOWNLOADS := never
 # uv does not compile the packages that it installs. Without cached bytecode, each program compiles them when it starts.
 unexport PYTHONDONTWRITEBYTECODE
 RUN := .venv/bin/python
-# The nodes' wheels must fit EMR 7: Amazon Linux 2023 on x86_64 with glibc 2.34.
-PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
+# The nodes' wheels must fit EMR 7: Amazon Linux 2023 with glibc 2.34, on Intel and on Graviton processors.
+ARCHITECTURES := x86_64 aarch64
+TAGS := manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014
+PLATFORMS = $(foreach tag,$(TAGS),--platform $(tag)_$(1))
+# The name contains the architectures, so that wheels that were downloaded for others are not taken for complete.
+WHEELS := build/wheels/.complete-$(subst $(eval) ,-,$(ARCHITECTURES))
 CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
 
 # A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
@@ -71,7 +75,7 @@ lint: setup ## Check style, types and generated files
 setup: .venv/.synced ## Install the packages of uv.lock into .venv
 
 .PHONY: release-parts
-release-parts: setup build/wheels/.complete build/model/.complete ## Download the nodes' wheels and export the model
+release-parts: setup $(WHEELS) build/model/.complete ## Download the nodes' wheels and export the model
 
 .PHONY: release
 release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
@@ -102,12 +106,14 @@ $(UV):
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
-build/wheels/.complete: bootstrap/requirements.txt .venv/.synced
-	@echo "downloading the nodes' wheels into build/wheels"
+# pip selects one wheel per package. A wheel of pure Python is the same file for all architectures.
+DOWNLOAD = $(RUN) -m pip download -qq --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	--python-version 3.11 $(call PLATFORMS,$(1)) --requirement bootstrap/requirements.txt --dest build/wheels
+
+$(WHEELS): bootstrap/requirements.txt .venv/.synced
+	@echo "downloading the nodes' wheels for $(ARCHITECTURES) into build/wheels"
 	@rm -rf build/wheels && mkdir -p build/wheels
-	@$(RUN) -m pip download -qq --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
-		--python-version 3.11 $(PLATFORMS) --requirement bootstrap/requirements.txt --dest build/wheels
-	@touch $@
+	@$(foreach architecture,$(ARCHITECTURES),$(call DOWNLOAD,$(architecture)) &&) touch $@
 
 build/model/.complete: model/export.py uv.lock | .venv/.synced
 	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log"

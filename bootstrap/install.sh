@@ -7,8 +7,8 @@ usage() {
     cat <<'END'
 usage: install.sh --release URI --prefix FOLDER [--index-url URL]
 
-Create the Python environment of the Spark steps in FOLDER/venv. Every wheel is checked against the hashes in the
-release's bootstrap/requirements.txt.
+Create the Python environment of the Spark steps in FOLDER/venv. Only the wheels for this machine's architecture are
+downloaded. Every wheel is checked against the hashes in the release's bootstrap/requirements.txt.
 
   --release URI     the release on S3, with the wheels in its folder wheels/
   --prefix FOLDER   folder in which to create venv/
@@ -35,7 +35,8 @@ if [[ -z $release || -z $prefix ]]; then
     echo "install.sh: --release and --prefix are required" >&2
     exit 2
 fi
-trap 'echo "install.sh: failed at line $LINENO: $BASH_COMMAND" >&2' ERR
+advice=""
+trap 'printf "%s\n" "install.sh: failed at line $LINENO: $BASH_COMMAND" ${advice:+"$advice"} >&2' ERR
 
 started=$SECONDS
 # On a node, root owns /opt. The Spark executors only read below it.
@@ -51,7 +52,13 @@ source_options=(--no-index --find-links "$work/wheels")
 if [[ -n $index_url ]]; then
     source_options=(--index-url "$index_url")
 else
-    aws s3 cp --only-show-errors --recursive "$release/wheels/" "$work/wheels/"
+    machine=$(uname -m)
+    aws s3 cp --only-show-errors --recursive "$release/wheels/" "$work/wheels/" \
+        --exclude "*" --include "*-any.whl" --include "*_$machine.whl"
+    if ! compgen -G "$work/wheels/*_$machine.whl" > /dev/null; then
+        advice="install.sh: $release has no wheels for $machine. Upload a new release with \`make release\`, and set \
+ORCHARD_RELEASE to the version that it prints"
+    fi
 fi
 echo "install.sh: downloaded after $((SECONDS - started)) s: $(du -sh "$work" | cut -f1)"
 

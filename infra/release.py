@@ -1,7 +1,8 @@
 """Upload a release to S3, and print its version for ORCHARD_RELEASE.
 
-A release contains everything that a cluster needs, in one folder. Its version is a hash of its content, so the folder
-never changes. Build the wheels and the model first, with `make release-parts`.
+A release contains everything that a cluster needs, in one folder, with wheels for Intel and for Graviton processors.
+Its version is a hash of its content, so the folder never changes. Build the wheels and the model first, with
+`make release-parts`.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import json
 import logging
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = "manifest.json"
+# The architectures of the nodes, as they are named in the file names of wheels. A wheel without one of them fits all.
+ARCHITECTURES = ("x86_64", "aarch64")
 # Zip files contain timestamps. With a fixed timestamp, equal code gives equal bytes and so an equal version.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 EXAMPLE = """\
@@ -50,15 +54,37 @@ def zip_package(package: Path) -> bytes:
     return buffer.getvalue()
 
 
+def missing_wheels(names: Iterable[str]) -> list[str]:
+    """Return the wheels that are missing among these: a package has one for each architecture, or one that fits all.
+
+    >>> missing_wheels(["boto3-1.0-py3-none-any.whl", "numpy-2.4-cp311-cp311-manylinux_2_28_x86_64.whl"])
+    ['numpy for aarch64']
+    """
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        package, _, _ = name.partition("-")
+        fitting = [architecture for architecture in ARCHITECTURES if name.endswith(f"_{architecture}.whl")]
+        found[package] |= set(fitting or ARCHITECTURES)
+    return [
+        f"{package} for {architecture}"
+        for package, architectures in sorted(found.items())
+        for architecture in ARCHITECTURES
+        if architecture not in architectures
+    ]
+
+
 def collect(build_dir: Path, root: Path = ROOT) -> dict[str, bytes]:
     """Return the contents of the release's files, by their path in the release's folder.
 
     Raises:
-        PartMissing: there are no wheels, or there is not exactly one model.
+        PartMissing: there are no wheels, one of an architecture is missing, or there is not exactly one model.
     """
     wheels = sorted((build_dir / "wheels").glob("*.whl"))
     if not wheels:
         raise PartMissing("wheel", build_dir / "wheels")
+    missing = missing_wheels(wheel.name for wheel in wheels)
+    if missing:
+        raise PartMissing(f"wheel of {', '.join(missing)}", build_dir / "wheels")
     models = sorted((build_dir / "model").glob("*.tflite"))
     if len(models) != 1:
         raise PartMissing(f"single model ({len(models)} found)", build_dir / "model")

@@ -1,6 +1,8 @@
 """The commands that `make` runs."""
 
+import itertools
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -31,6 +33,34 @@ def last_command(*arguments: str, **variables: str) -> list[str]:
 def test_a_variable_is_passed_as_it_was_written(target: str, variable: str, option: str, value: str) -> None:
     for words in (last_command(target, f"{variable}={value}"), last_command(target, **{variable: value})):
         assert words[words.index(option) + 1] == value
+
+
+def test_the_wheels_are_downloaded_for_every_architecture_and_for_the_glibc_of_the_nodes() -> None:
+    command = ["make", "--dry-run", "--what-if=bootstrap/requirements.txt", "--no-print-directory", "release-parts"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    downloads = [part.split() for part in done.stdout.split("&&") if "pip download" in part]
+    architectures = []
+    for words in downloads:
+        platforms = [value for option, value in itertools.pairwise(words) if option == "--platform"]
+        found = [re.fullmatch(r"manylinux(?:_2_(\d+)|2014)_(x86_64|aarch64)", platform) for platform in platforms]
+        assert all(match and int(match[1] or 17) <= 34 for match in found), platforms
+        architectures.append({match[2] for match in found if match})
+    assert architectures == [{"x86_64"}, {"aarch64"}]
+
+
+def test_wheels_that_were_downloaded_for_other_architectures_are_not_complete(tmp_path: Path) -> None:
+    # The file that marked the wheels as complete when they were for x86_64 only.
+    earlier = tmp_path / "build/wheels/.complete"
+    earlier.parent.mkdir(parents=True)
+    for file in (earlier, tmp_path / "uv.lock"):
+        file.touch()
+    command = ["make", "--dry-run", "--no-print-directory", f"--file={ROOT / 'Makefile'}", "release-parts"]
+    for folder in (".venv", "bootstrap", "model"):
+        (tmp_path / folder).mkdir()
+    for name in ("pyproject.toml", ".venv/.synced", "bootstrap/requirements.txt", "model/export.py"):
+        (tmp_path / name).touch()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "pip download" in done.stdout
 
 
 def test_without_a_variable_there_is_no_option() -> None:

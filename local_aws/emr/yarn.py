@@ -35,18 +35,17 @@ _DEFAULT_OVERHEAD_SHARE = 0.1
 _MIN_OVERHEAD_MB = 384
 
 # MB of memory and number of vCores that YARN has on a node:
-# https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html. For types of later generations than
-# m6g and c6g, these are the values of m6g and c6g, which are smaller than those of m5 and c5.
+# https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html.
 NODES: Mapping[str, tuple[int, int]] = {
     "m5.xlarge": (12_288, 4),
     "m5.2xlarge": (24_576, 8),
     "m5.4xlarge": (57_344, 16),
-    **dict.fromkeys(("m6i.xlarge", "m7i.xlarge"), (11_712, 4)),
-    **dict.fromkeys(("m6i.2xlarge", "m7i.2xlarge"), (23_424, 8)),
-    **dict.fromkeys(("m6i.4xlarge", "m7i.4xlarge"), (54_272, 16)),
-    **dict.fromkeys(("c6i.xlarge", "c7i.xlarge"), (5_632, 4)),
-    **dict.fromkeys(("c6i.2xlarge", "c7i.2xlarge"), (11_712, 8)),
-    **dict.fromkeys(("c6i.4xlarge", "c7i.4xlarge"), (23_424, 16)),
+    **dict.fromkeys(("m6i.xlarge", "m7i.xlarge", "m7g.xlarge"), (11_712, 4)),
+    **dict.fromkeys(("m6i.2xlarge", "m7i.2xlarge", "m7g.2xlarge"), (23_424, 8)),
+    **dict.fromkeys(("m6i.4xlarge", "m7i.4xlarge", "m7g.4xlarge"), (54_272, 16)),
+    **dict.fromkeys(("c6i.xlarge", "c7i.xlarge", "c7g.xlarge"), (5_632, 4)),
+    **dict.fromkeys(("c6i.2xlarge", "c7i.2xlarge", "c7g.2xlarge"), (11_712, 8)),
+    **dict.fromkeys(("c6i.4xlarge", "c7i.4xlarge", "c7g.4xlarge"), (23_424, 16)),
 }
 
 

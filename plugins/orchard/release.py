@@ -8,13 +8,14 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import ClientError
 
+from orchard.cluster.instances import ARCHITECTURES, INSTANCE_TYPES
 from orchard.errors import PermanentError
 from orchard.settings import Settings
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-# What decides whether an image decodes: the steps' package, and Pillow.
+# What decides whether an image decodes: the steps' package, and Pillow. Its wheels for all architectures are of one
+# version, so a run on another architecture does not read rejected images again.
 DECODER_FILE, DECODER_WHEEL = "spark/orchard_spark.zip", "wheels/pillow-"
 
 
@@ -35,6 +37,19 @@ class NoRelease(PermanentError):
         super().__init__(
             f"release {settings.release!r} is not in {settings.release_uri} ({error}). Upload it with "
             f"`make release BUCKET={settings.bucket}`, and set ORCHARD_RELEASE to the version that it prints"
+        )
+
+
+class NoWheels(PermanentError):
+    """The release cannot be installed on the nodes: it has no wheels for their architecture."""
+
+    def __init__(self, settings: Settings, instance_type: str, packages: Sequence[str]) -> None:
+        architecture = INSTANCE_TYPES[instance_type].architecture
+        super().__init__(
+            f"release {settings.release!r} has no wheels for {architecture}, the architecture of {instance_type}: "
+            f"{', '.join(packages)} {'is' if len(packages) == 1 else 'are'} missing. Upload a new release with "
+            f"`make release BUCKET={settings.bucket}`, and set ORCHARD_RELEASE to the version that it prints, or "
+            "choose an instance_type of another architecture"
         )
 
 
@@ -90,6 +105,16 @@ class Release:
         )
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
+    def lacks_wheels(self, architecture: str) -> list[str]:
+        """Return the packages of which all wheels are for other architectures.
+
+        A wheel's file name ends with its platform: https://packaging.python.org/specifications/binary-distribution-format/.
+        """
+        wheels = [PurePosixPath(path).name for path in self.files if path.startswith("wheels/")]
+        others = [f"_{other}.whl" for other in ARCHITECTURES if other != architecture]
+        packages = {name.partition("-")[0] for name in wheels}
+        return sorted(packages - {name.partition("-")[0] for name in wheels if not name.endswith(tuple(others))})
+
     @classmethod
     def from_manifest(cls, uri: str, manifest: Mapping[str, Any]) -> Self:
         """Return the release that a manifest of infra/release.py describes."""
@@ -121,6 +146,17 @@ def read_release(s3: "S3Client", settings: Settings) -> Release:
     if version != settings.release:
         raise WrongManifest(settings, f"describes release {version!r}, not {settings.release!r}")
     return release
+
+
+def check_wheels(release: Release, settings: Settings, instance_type: str) -> None:
+    """Check that a release can be installed on instances of a type. Releases of earlier versions are for x86_64 only.
+
+    Raises:
+        NoWheels: a package has no wheel for the architecture of the type.
+    """
+    packages = release.lacks_wheels(INSTANCE_TYPES[instance_type].architecture)
+    if packages:
+        raise NoWheels(settings, instance_type, packages)
 
 
 def damaged_files(s3: "S3Client", settings: Settings, release: Release) -> list[str]:

@@ -1,3 +1,5 @@
+import platform
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +69,13 @@ def test_the_steps_python_is_installed_from_the_wheels_of_the_release(
     done = install("--release", f"s3://{bucket}/releases/{version}/", "--prefix", "/opt/orchard")
     assert done.returncode == 0, done.stderr
     assert "venv is ready after" in done.stdout
+    fitting = sum(
+        file.stat().st_size
+        for file in (build_dir / "wheels").glob("*.whl")
+        if file.name.endswith(("-any.whl", f"_{platform.machine()}.whl"))
+    )
+    (downloaded_mib,) = re.findall(r"downloaded after \d+ s: (\d+)M", done.stdout)
+    assert int(downloaded_mib) <= 1.05 * fitting / 1024**2, "the wheels for other architectures are not downloaded"
     python = node.root / "opt/orchard/venv/bin/python"
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
     names = {line.split()[0] for line in listed.splitlines()[2:]}
@@ -91,10 +100,26 @@ def test_a_missing_wheel_fails_with_its_name(release_uri: str, install: Install)
     assert "install.sh: failed at line" in done.stderr
 
 
+def test_a_release_for_another_architecture_fails_with_what_to_do_in_the_last_line(
+    s3: "S3Client", bucket: str, release_uri: str, install: Install
+) -> None:
+    machine = platform.machine()
+    (other,) = {*release.ARCHITECTURES} - {machine}
+    for name in (f"ai_edge_litert-2.3.0-cp311-cp311-manylinux_2_27_{other}.whl", "boto3-1.43.117-py3-none-any.whl"):
+        s3.put_object(Bucket=bucket, Key=f"releases/1/wheels/{name}", Body=b"1")
+    done = install("--release", release_uri, "--prefix", "/opt/other")
+    assert done.returncode != 0
+    assert "install.sh: failed at line" in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"install.sh: {release_uri} has no wheels for {machine}. Upload a new release with `make release`, and set "
+        "ORCHARD_RELEASE to the version that it prints"
+    )
+
+
 def test_a_modified_wheel_is_refused(
     s3: "S3Client", bucket: str, release_uri: str, build_dir: Path, install: Install
 ) -> None:
-    (wheel,) = (build_dir / "wheels").glob("ai_edge_litert-*.whl")
+    (wheel,) = (build_dir / "wheels").glob(f"ai_edge_litert-*_{platform.machine()}.whl")
     s3.put_object(Bucket=bucket, Key=f"releases/1/wheels/{wheel.name}", Body=wheel.read_bytes() + b"more")
     done = install("--release", release_uri, "--prefix", "/opt/changed")
     assert done.returncode != 0

@@ -18,6 +18,7 @@ from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.cluster.prices import read_prices
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+EMR = {"softwareType": "EMR"}
 
 
 def product(*usd_per_hour: str, unit: str = "Hrs", term: str = "OnDemand") -> str:
@@ -74,6 +75,35 @@ def test_no_price_and_several_are_refused_with_the_type(
     answers.add_response("get_products", {"PriceList": found})
     with pytest.raises(NoPrice, match=rf"AmazonEC2 has {count} hourly prices for .*m5\.xlarge"):
         prices.on_demand_usd(client, "AmazonEC2", {"instanceType": "m5.xlarge"})
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_every_type_is_asked_for_with_the_attributes_that_the_price_list_has_for_it(
+    pricing: tuple[Any, Stubber], name: str
+) -> None:
+    # The attributes of a Graviton type have the same values as those of an Intel type. Only its processor has another
+    # name, by which the reader does not filter.
+    asked = {"instanceType": name, "regionCode": "eu-west-1"}
+    ec2_product = {"operatingSystem": "Linux", "tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"}
+    client, answers = pricing
+    ec2 = boto3.client("ec2", region_name="eu-west-1")
+    with Stubber(ec2) as spot:
+        for service, attributes in (("AmazonEC2", asked | ec2_product), ("ElasticMapReduce", asked | EMR)):
+            filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in attributes.items()]
+            answers.add_response(
+                "get_products", {"PriceList": [product("0.5")]}, {"ServiceCode": service, "Filters": filters}
+            )
+        spot.add_response(
+            "describe_spot_price_history",
+            {"SpotPriceHistory": [{"SpotPrice": "0.2"}]},
+            {
+                "InstanceTypes": [name],
+                "ProductDescriptions": ["Linux/UNIX"],
+                "StartTime": NOW - prices.SPOT_HISTORY,
+            },
+        )
+        found = prices.read_prices(client, ec2, [name], "eu-west-1", NOW)
+    assert found["usd_per_hour"] == {name: {"ec2": 0.5, "emr": 0.5, "spot": [0.2, 0.2]}}
 
 
 def test_the_file_is_written_as_orchard_reads_it(

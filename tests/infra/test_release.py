@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,29 @@ def test_the_error_about_a_missing_part_says_how_to_build_it(parts: Path, missin
     (parts / missing).unlink()
     with pytest.raises(release.PartMissing, match="build it with `make release-parts`"):
         release.collect(parts)
+
+
+@pytest.mark.parametrize(("present", "missing"), [("x86_64", "aarch64"), ("aarch64", "x86_64")])
+def test_a_release_without_the_wheels_of_an_architecture_is_not_uploaded(
+    parts: Path, present: str, missing: str
+) -> None:
+    wheel = parts / f"wheels/pyarrow-26.0.1-cp311-cp311-manylinux_2_28_{present}.whl"
+    wheel.write_bytes(b"1")
+    with pytest.raises(release.PartMissing, match=f"no wheel of pyarrow for {missing} in .*make release-parts"):
+        release.collect(parts)
+    wheel.with_name(wheel.name.replace(present, missing)).write_bytes(b"2")
+    assert sorted(path for path in release.collect(parts) if "pyarrow" in path) == [
+        "wheels/pyarrow-26.0.1-cp311-cp311-manylinux_2_28_aarch64.whl",
+        "wheels/pyarrow-26.0.1-cp311-cp311-manylinux_2_28_x86_64.whl",
+    ]
+
+
+def test_a_wheel_of_pure_python_is_in_the_release_once(build_dir: Path) -> None:
+    wheels = [path for path in release.collect(build_dir) if path.startswith("wheels/")]
+    per_package = Counter(path.partition("-")[0] for path in wheels)
+    architectures = len(release.ARCHITECTURES)
+    for path in wheels:
+        assert per_package[path.partition("-")[0]] == (1 if path.endswith("-any.whl") else architectures)
 
 
 def test_a_release_cannot_contain_two_models(parts: Path) -> None:

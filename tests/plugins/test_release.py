@@ -8,8 +8,18 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
+from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.errors import PermanentError
-from orchard.release import File, NoRelease, Release, WrongManifest, damaged_files, read_release
+from orchard.release import (
+    File,
+    NoRelease,
+    NoWheels,
+    Release,
+    WrongManifest,
+    check_wheels,
+    damaged_files,
+    read_release,
+)
 from orchard.settings import Settings
 from orchard_spark.mobilenet import model_name
 
@@ -50,6 +60,53 @@ def test_the_decoder_changes_with_pillow_and_with_the_package_of_the_steps_only(
     assert same == {"spark/ingest.py", "wheels/numpy-2.4.6-cp311.whl", "model/mobilenet.tflite"}
     del files["wheels/pillow-13.0.0-cp311.whl"]
     assert release_of(**files, **{"wheels/Pillow-13.1.0-cp311.whl": "1"}).decoder != decoder
+
+
+def with_wheels(*names: str) -> Release:
+    return release_of(**{f"wheels/{name}": "1" for name in names}, **{"spark/ingest.py": "1"})
+
+
+ANY = "boto3-1.43.117-py3-none-any.whl"
+NUMPY = "numpy-2.4.6-cp311-cp311-manylinux_2_27_{0}.manylinux_2_28_{0}.whl"
+PROTOBUF = "protobuf-7.36.2-cp310-abi3-manylinux2014_{}.whl"
+BOTH = [wheel.format(architecture) for wheel in (NUMPY, PROTOBUF) for architecture in ("x86_64", "aarch64")]
+
+
+@pytest.mark.parametrize(
+    ("wheels", "architecture", "missing"),
+    [
+        ([ANY, *BOTH], "x86_64", []),
+        ([ANY, *BOTH], "aarch64", []),
+        ([ANY], "aarch64", []),
+        ([ANY, NUMPY.format("x86_64"), PROTOBUF.format("x86_64")], "x86_64", []),
+        ([ANY, NUMPY.format("x86_64"), PROTOBUF.format("x86_64")], "aarch64", ["numpy", "protobuf"]),
+        ([ANY, *BOTH[:3]], "x86_64", []),
+        ([ANY, *BOTH[:3]], "aarch64", ["protobuf"]),
+        ([ANY, NUMPY.format("aarch64")], "x86_64", ["numpy"]),
+    ],
+)
+def test_a_release_lacks_the_packages_whose_wheels_are_all_for_other_architectures(
+    wheels: list[str], architecture: str, missing: list[str]
+) -> None:
+    assert with_wheels(*wheels).lacks_wheels(architecture) == missing
+
+
+@pytest.mark.parametrize("instance_type", INSTANCE_TYPES)
+def test_a_release_of_an_earlier_version_is_refused_for_graviton_only(instance_type: str) -> None:
+    settings = Settings(bucket="fruits-data", release="0123")
+    earlier = with_wheels(ANY, NUMPY.format("x86_64"), PROTOBUF.format("x86_64"))
+    if INSTANCE_TYPES[instance_type].architecture == "x86_64":
+        check_wheels(earlier, settings, instance_type)
+        return
+    with pytest.raises(NoWheels) as error:
+        check_wheels(earlier, settings, instance_type)
+    assert str(error.value) == (
+        f"release '0123' has no wheels for aarch64, the architecture of {instance_type}: numpy, protobuf are missing. "
+        "Upload a new release with `make release BUCKET=fruits-data`, and set ORCHARD_RELEASE to the version that it "
+        "prints, or choose an instance_type of another architecture"
+    )
+    assert isinstance(error.value, PermanentError)
+    check_wheels(with_wheels(ANY, *BOTH), settings, instance_type)
 
 
 def test_a_complete_release_has_no_damaged_files_and_none_of_its_files_are_read(

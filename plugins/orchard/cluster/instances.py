@@ -3,50 +3,64 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# The architectures of the nodes' wheels, in the words of Python's platform.machine(). EC2 calls the second one arm64:
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ProcessorInfo.html
+ARCHITECTURES = X86_64, AARCH64 = "x86_64", "aarch64"
+
 
 @dataclass(frozen=True)
 class InstanceType:
     """An EC2 instance type.
 
     `yarn_memory_mib` is the memory of a node that YARN can allocate, EMR's yarn.nodemanager.resource.memory-mb:
-    https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html.
+    https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html. `architecture` is that of its
+    processors, as Python's platform.machine() names it there.
     """
 
     vcpus: int
     memory_gib: int
     yarn_memory_mib: int
+    architecture: str
 
 
-# x86_64 only: a release contains wheels for one architecture. The YARN memory of m5 is the documented one. The other
-# types have the smallest value that is documented for their size: m6g for the m types, c6g for the c types.
+# The m7g and c7g types have Graviton processors. All values of YARN's memory are documented.
 INSTANCE_TYPES: Mapping[str, InstanceType] = {
-    "m5.xlarge": InstanceType(4, 16, 12_288),
-    "m6i.xlarge": InstanceType(4, 16, 11_712),
-    "m7i.xlarge": InstanceType(4, 16, 11_712),
-    "m5.2xlarge": InstanceType(8, 32, 24_576),
-    "m6i.2xlarge": InstanceType(8, 32, 23_424),
-    "m7i.2xlarge": InstanceType(8, 32, 23_424),
-    "m5.4xlarge": InstanceType(16, 64, 57_344),
-    "m6i.4xlarge": InstanceType(16, 64, 54_272),
-    "m7i.4xlarge": InstanceType(16, 64, 54_272),
-    "c6i.xlarge": InstanceType(4, 8, 5_632),
-    "c7i.xlarge": InstanceType(4, 8, 5_632),
-    "c6i.2xlarge": InstanceType(8, 16, 11_712),
-    "c7i.2xlarge": InstanceType(8, 16, 11_712),
-    "c6i.4xlarge": InstanceType(16, 32, 23_424),
-    "c7i.4xlarge": InstanceType(16, 32, 23_424),
+    "m5.xlarge": InstanceType(4, 16, 12_288, X86_64),
+    "m6i.xlarge": InstanceType(4, 16, 11_712, X86_64),
+    "m7i.xlarge": InstanceType(4, 16, 11_712, X86_64),
+    "m5.2xlarge": InstanceType(8, 32, 24_576, X86_64),
+    "m6i.2xlarge": InstanceType(8, 32, 23_424, X86_64),
+    "m7i.2xlarge": InstanceType(8, 32, 23_424, X86_64),
+    "m5.4xlarge": InstanceType(16, 64, 57_344, X86_64),
+    "m6i.4xlarge": InstanceType(16, 64, 54_272, X86_64),
+    "m7i.4xlarge": InstanceType(16, 64, 54_272, X86_64),
+    "c6i.xlarge": InstanceType(4, 8, 5_632, X86_64),
+    "c7i.xlarge": InstanceType(4, 8, 5_632, X86_64),
+    "c6i.2xlarge": InstanceType(8, 16, 11_712, X86_64),
+    "c7i.2xlarge": InstanceType(8, 16, 11_712, X86_64),
+    "c6i.4xlarge": InstanceType(16, 32, 23_424, X86_64),
+    "c7i.4xlarge": InstanceType(16, 32, 23_424, X86_64),
+    "m7g.xlarge": InstanceType(4, 16, 11_712, AARCH64),
+    "m7g.2xlarge": InstanceType(8, 32, 23_424, AARCH64),
+    "m7g.4xlarge": InstanceType(16, 64, 54_272, AARCH64),
+    "c7g.xlarge": InstanceType(4, 8, 5_632, AARCH64),
+    "c7g.2xlarge": InstanceType(8, 16, 11_712, AARCH64),
+    "c7g.4xlarge": InstanceType(16, 32, 23_424, AARCH64),
 }
 
 
 def alternatives(name: str) -> list[str]:
-    """Return an instance type, followed by the types of equal vCPUs and memory that can replace it.
+    """Return an instance type, followed by the types that can replace it.
 
-    >>> alternatives("m6i.xlarge"), alternatives("c6i.xlarge")
-    (['m6i.xlarge', 'm5.xlarge', 'm7i.xlarge'], ['c6i.xlarge', 'c7i.xlarge'])
+    These have the same architecture, vCPUs and memory, so that the settings of Spark, and the check of the release's
+    wheels, hold for every node of a cluster.
+
+    >>> alternatives("m6i.xlarge"), alternatives("c6i.xlarge"), alternatives("m7g.xlarge")
+    (['m6i.xlarge', 'm5.xlarge', 'm7i.xlarge'], ['c6i.xlarge', 'c7i.xlarge'], ['m7g.xlarge'])
     """
 
-    def size(kind: InstanceType) -> tuple[int, int]:
-        return kind.vcpus, kind.memory_gib
+    def size(kind: InstanceType) -> tuple[str, int, int]:
+        return kind.architecture, kind.vcpus, kind.memory_gib
 
     return [
         name,

@@ -25,9 +25,9 @@ class Work:
 class Speed:
     """How fast a cluster works. The rates are per task slot, which is a vCPU.
 
-    The defaults were measured on a machine of another type: see docs/performance.md. The two times are assumptions,
-    because the local AWS has no virtual machines to start, and no YARN. `orchard.cluster.history` learns from the runs
-    of a deployment.
+    The defaults were measured on a machine of another type, with an x86_64 processor: see docs/performance.md. They
+    were not measured on Graviton. The two times are assumptions, because the local AWS has no virtual machines to
+    start, and no YARN. `orchard.cluster.history` learns from the runs of a deployment.
     """
 
     ready_seconds: float = 420

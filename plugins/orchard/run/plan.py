@@ -11,7 +11,7 @@ from pyiceberg.catalog import Catalog
 from orchard.cluster.request import ClusterSpec, run_job_flow_request
 from orchard.cluster.sizing import Workers
 from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
-from orchard.release import Release, read_release
+from orchard.release import Release, check_wheels, read_release
 from orchard.run.changes import Code, plan_changes
 from orchard.run.names import cluster_name, dataset_name, run_id_of, run_name
 from orchard.run.params import RunParams
@@ -70,11 +70,13 @@ def plan_run(
         UnknownParams: a param is misspelt.
         BadParams: a param has a value that a run cannot use.
         NoRelease: the release of the settings is not on S3.
+        NoWheels: the release has no wheels for the architecture of the instance type.
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
         PermanentError: see `plan_changes`.
     """
     parsed = RunParams.parse(params)
     release = read_release(s3, settings)
+    check_wheels(release, settings, parsed.instance_type)
     name = run_name(run_after, run_id, settings.deployment)
     tags = {
         # AmazonEMRServicePolicy_v2 requires this tag.

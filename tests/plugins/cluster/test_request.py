@@ -49,6 +49,7 @@ def test_the_request_is_valid_for_emr(instance_type: str) -> None:
         ("m5.xlarge", ["m5.xlarge", "m6i.xlarge", "m7i.xlarge"]),
         ("m7i.xlarge", ["m7i.xlarge", "m5.xlarge", "m6i.xlarge"]),
         ("c7i.xlarge", ["c7i.xlarge", "c6i.xlarge"]),
+        ("m7g.2xlarge", ["m7g.2xlarge"]),
     ],
 )
 def test_every_fleet_has_the_types_of_its_size_and_starts_the_requested_one_first(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore.exceptions import ClientError
 
+from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.preflight.emr import (
     missing_security_configuration,
     unknown_release_label,
@@ -35,6 +36,11 @@ def test_an_instance_type_that_emr_does_not_support_is_named(emr: "EMRClient") -
     assert unsupported_instance_types(emr, with_instance_types(cluster_request(), "m5.xlarge", "t2.nano")) == [
         "instance type 't2.nano' is not supported by emr-7.14.0; choose another instance_type"
     ]
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_emr_supports_every_instance_type_of_orchard(emr: "EMRClient", name: str) -> None:
+    assert unsupported_instance_types(emr, with_instance_types(cluster_request(), name)) == []
 
 
 def test_the_instance_types_of_an_unknown_release_label_are_not_checked_and_the_log_contains_why(

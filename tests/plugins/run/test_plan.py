@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from local_aws.emr.checks import check_parameters
 from orchard.dataset.listing import CannotList, NoImages
 from orchard.errors import PermanentError
-from orchard.release import NoRelease
+from orchard.release import NoRelease, NoWheels
 from orchard.run import steps
 from orchard.run.changes import TooFewImages, TooManyRejects
 from orchard.run.names import cluster_name, run_name
@@ -101,6 +101,32 @@ def test_a_dataset_without_images_fails_before_anything_is_created(s3: "S3Client
 def test_a_missing_release_fails_before_anything_is_created(s3: "S3Client", with_images: Settings) -> None:
     with pytest.raises(NoRelease, match="release 'gone' is not in"):
         plan(s3, replace(with_images, release="gone"))
+
+
+def test_a_release_without_wheels_for_the_instance_type_is_refused_before_the_dataset_is_listed(
+    s3: "S3Client", with_images: Settings
+) -> None:
+    # As a release of an earlier version: all of its wheels with compiled code are for x86_64.
+    files = {
+        path: {"size": 1, "sha256": "0" * 64}
+        for path in (
+            "spark/orchard_spark.zip",
+            "model/mobilenet.tflite",
+            "wheels/boto3-1.43.117-py3-none-any.whl",
+            "wheels/numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl",
+        )
+    }
+    earlier = replace(with_images, release="0123456789ab")
+    manifest = {"version": earlier.release, "model": "model/mobilenet.tflite", "files": files}
+    key = f"releases/{earlier.release}/manifest.json"
+    s3.put_object(Bucket=earlier.bucket, Key=key, Body=json.dumps(manifest).encode())
+    assert plan(s3, earlier, instance_type="c6i.xlarge")["cluster"], "it stays usable on x86_64"
+    with failing(s3, "ListObjectsV2", "SlowDown", 503), pytest.raises(NoWheels) as error:
+        plan(s3, earlier, instance_type="c7g.xlarge")
+    assert "'0123456789ab' has no wheels for aarch64, the architecture of c7g.xlarge: numpy is missing. Upload" in str(
+        error.value
+    )
+    assert plan(s3, with_images, instance_type="c7g.xlarge")["cluster"]
 
 
 def test_whole_floats_become_the_whole_numbers_that_emr_and_the_steps_expect(

@@ -7,7 +7,7 @@ from pyspark import SparkConf, SparkContext
 from local_aws.emr.checks import check_parameters
 from local_aws.emr.offerings import instance_types, release_labels
 from orchard.cluster import request as requests
-from orchard.cluster.instances import INSTANCE_TYPES, alternatives, smallest_yarn_memory_mib
+from orchard.cluster.instances import INSTANCE_TYPES, alternatives, primary_type, smallest_yarn_memory_mib
 from orchard.cluster.memory import executor_memory
 from orchard.cluster.request import (
     ClusterSpec,
@@ -57,10 +57,10 @@ def test_every_fleet_has_the_types_of_its_size_and_starts_the_requested_one_firs
 ) -> None:
     fleets = instance_fleets(run_job_flow_request(spec(requested, 3), SETTINGS))
     assert [fleet["TargetOnDemandCapacity"] for fleet in fleets] == [1, 3]
-    for fleet in fleets:
+    for fleet, expected in zip(fleets, (alternatives(primary_type(requested)), types), strict=True):
         configs = sorted(fleet["InstanceTypeConfigs"], key=lambda config: config["Priority"])
-        assert [config["InstanceType"] for config in configs] == types
-        assert len({config["Priority"] for config in configs}) == len(types)
+        assert [config["InstanceType"] for config in configs] == expected
+        assert len({config["Priority"] for config in configs}) == len(expected)
         assert fleet["LaunchSpecifications"] == {"OnDemandSpecification": {"AllocationStrategy": "prioritized"}}
 
 
@@ -150,7 +150,8 @@ def test_the_task_instances_are_a_fleet_on_spot_of_all_types_of_the_size(name: s
         "OnDemandSpecification": {"AllocationStrategy": "prioritized"},
     }
     assert [config["InstanceType"] for config in task["InstanceTypeConfigs"]] == alternatives(name)
-    assert len(task["InstanceTypeConfigs"]) > 1
+    # Orchard knows one Graviton type of each size and memory.
+    assert len(task["InstanceTypeConfigs"]) > (0 if INSTANCE_TYPES[name].architecture == "aarch64" else 1)
     assert not any(key.startswith("BidPrice") for config in task["InstanceTypeConfigs"] for key in config)
     assert (requested_instances(request), spot_instances(request)) == (5, 3)
 
@@ -206,3 +207,12 @@ def test_a_negative_number_of_task_instances_is_refused() -> None:
 def test_a_cluster_without_a_worker_is_refused() -> None:
     with pytest.raises(ValueError, match="core_instances is 0"):
         spec(core_instances=0)
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_the_primary_node_has_the_smallest_type_of_the_family_of_the_workers(name: str) -> None:
+    primary, core = instance_fleets(run_job_flow_request(spec(name), SETTINGS))
+    first = primary["InstanceTypeConfigs"][0]["InstanceType"]
+    assert first == f"{name.partition('.')[0]}.xlarge"
+    assert core["InstanceTypeConfigs"][0]["InstanceType"] == name
+    assert INSTANCE_TYPES[first].architecture == INSTANCE_TYPES[name].architecture

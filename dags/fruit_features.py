@@ -240,11 +240,12 @@ def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
 def publish(plan: Any, cluster_id: str, *, ti: Any = None, outlet_events: Any = None) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
     from orchard.run.publish import publish_run
+    from orchard.run.quality import shorten
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id)
     outlet_events[EMBEDDINGS].extra = {key: summary[key] for key in EVENT_KEYS}
-    return summary
+    return shorten(summary)
 
 
 @dag(

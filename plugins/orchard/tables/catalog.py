@@ -155,6 +155,11 @@ TABLES: Mapping[str, Schema] = {
         step_seconds=_map(DoubleType()),
         cluster_id=_TEXT,
         snapshots=_map(_LONG),
+        explained_variance=DoubleType(),
+        drift=DoubleType(),
+        label_accuracy=DoubleType(),
+        label_sample=_LONG,
+        labels=_map(_LONG),
     ),
 }
 

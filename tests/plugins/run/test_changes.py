@@ -396,7 +396,7 @@ def test_kept_images_count_for_the_number_of_components(s3: "S3Client", settings
     ("changed", "listed"), [({}, 1), ({"model": "another"}, 0), ({"pca_model": "pca-of-old"}, 0)], ids=repr
 )
 def test_a_new_basis_is_compared_with_that_of_the_published_run_if_it_fits(
-    s3: "S3Client", settings: Settings, catalog: Catalog, changed: dict[str, str], listed: int
+    s3: "S3Client", settings: Settings, catalog: Catalog, changed: dict[str, Any], listed: int
 ) -> None:
     put_images(s3, settings.bucket, count=3)
     publish(s3, catalog, settings, **changed)

@@ -244,12 +244,13 @@ def publish(
 ) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
     from orchard.run.publish import publish_run
+    from orchard.run.quality import shorten
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id)
     cost = find_cost(SETTINGS, plan, dag_run.run_after)  # so far: the cluster is still active
     outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": cost and cost.usd}
-    return summary
+    return shorten(summary)
 
 
 @dag(

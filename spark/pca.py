@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from functools import reduce
 from operator import add
@@ -23,6 +24,7 @@ from pyspark import RDD, Accumulator, SparkContext
 from orchard_spark import compaction, locations, parts, schemas, step
 from orchard_spark.locations import CurrentImages, Selection
 from orchard_spark.moments import CannotFit, Drift, Moments, Pca, fit
+from orchard_spark.neighbours import LabelAccuracy, Sample
 from orchard_spark.parts import Part, TaskUsage
 from orchard_spark.prefetch import prefetch
 
@@ -122,12 +124,13 @@ def embeddings_batch(
 
 
 def embed(
-    selections: Sequence[Selection], images: pa.Table, pca: Pca, dataset: str, run_id: str, drift: Drift
+    selections: Sequence[Selection], images: pa.Table, pca: Pca, dataset: str, run_id: str, drift: Drift, sample: Sample
 ) -> Iterator[pa.RecordBatch]:
     """Yield the EMBEDDINGS of the images whose features are in some rows of files of FEATURES.
 
     `images` has the columns of `locations.LOCATED`: each image with the position of its features in the selections.
-    `drift` collects the variance of the images that are new in this run.
+    `drift` collects the variance of the images that are new in this run, and the mean of all. `sample` collects the
+    vectors of the sample.
     """
     images = images.sort_by([("position", "ascending"), ("path", "ascending")])
     positions = images["position"].to_numpy()
@@ -135,11 +138,14 @@ def embed(
     for matrix in prefetch(read_features(selections)):
         vectors = pca.transform(matrix)
         begin, end = np.searchsorted(positions, [first, first + len(matrix)])
+        drift.add_current(matrix, np.bincount(positions[begin:end] - first, minlength=len(matrix)))
         for start in range(begin, end, IMAGE_ROWS):
             of_batch = images.slice(start, min(IMAGE_ROWS, end - start))
             rows = of_batch["position"].to_numpy() - first
             drift.add(pca, matrix, vectors, rows[of_batch["is_new"].to_numpy()])
-            yield embeddings_batch(of_batch, vectors[rows], dataset, pca.name, run_id)
+            of_images = vectors[rows]
+            sample.add(of_batch, of_images)
+            yield embeddings_batch(of_batch, of_images, dataset, pca.name, run_id)
         first += len(matrix)
 
 
@@ -152,23 +158,43 @@ def write_embeddings(
     run_id: str,
     uri: str,
     usage: Usage,
-) -> tuple[list[Part], Drift]:
-    """Write the EMBEDDINGS of all current images, and return the files and the drift of the new images.
+) -> tuple[list[Part], Drift, Sample]:
+    """Write the EMBEDDINGS of all current images. Return the files, the drift of the new images, and the sample.
 
     Spark's shuffle brings the path and the label of each image to the task that reads its features.
     """
     groups = locations.in_groups(selections, context.defaultParallelism)
-    fitted = context.broadcast(pca)
+    fitted, count = context.broadcast(pca), current.images
 
-    def write_group(group: Sequence[Selection], images: pa.Table) -> tuple[Part | None, Drift]:
-        drift = Drift()
+    def write_group(group: Sequence[Selection], images: pa.Table) -> tuple[Part | None, Drift, Sample]:
+        drift, sample = Drift(), Sample.of(count)
         with parts.Writer(uri, schemas.EMBEDDINGS) as writer:
-            for batch in embed(group, images, fitted.value, dataset, run_id, drift):
+            for batch in embed(group, images, fitted.value, dataset, run_id, drift, sample):
                 writer.write(batch)
-        return writer.part, drift
+        return writer.part, drift, sample
 
     written = locations.map_groups(context, current, groups, write_group, usage)
-    return [part for part, _ in written if part is not None], reduce(add, (drift for _, drift in written), Drift())
+    drift = reduce(add, (drift for _, drift, _ in written), Drift())
+    sample = reduce(add, (sample for _, _, sample in written), Sample.of(count))
+    return [part for part, _, _ in written if part is not None], drift, sample
+
+
+def measure_accuracy(sample: Sample) -> LabelAccuracy:
+    """Compute the label accuracy of a sample, and log it."""
+    started = time.monotonic()
+    found = sample.label_accuracy()
+    if found.accuracy is None:
+        log.info("pca: no label accuracy: the sample has fewer than two labels, or no label with two contents")
+    else:
+        log.info(
+            "pca: label accuracy %.4f: of %d sampled images of %d labels, the share whose nearest other image has the "
+            "same label; %.1f s",
+            found.accuracy,
+            found.images,
+            found.labels,
+            time.monotonic() - started,
+        )
+    return found
 
 
 def pca_model_table(pca: Pca, dataset: str, model: str, run_id: str) -> pa.Table:
@@ -230,8 +256,10 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
         )
         if not current.images:
             raise CannotFit("the dataset has no readable image: see the rejects of the run")
-        if pca_mode == "frozen":
-            pca = read_pca(step.files_of(plan, "basis"))
+        basis = step.files_of(plan, "basis")
+        before = read_pca(basis) if basis or pca_mode == "frozen" else None
+        if before is not None and pca_mode == "frozen":
+            pca = before
         else:
             pca = fit(moments(context, selections, fit_usage), n_components)
         explained_variance = float(pca.explained_variance_ratio_.sum())
@@ -243,7 +271,7 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
             pca.n_samples_,
             pca.name,
         )
-        embeddings, drift = write_embeddings(
+        embeddings, drift, sample = write_embeddings(
             context, current, selections, pca, dataset, run_id, f"{warehouse_uri}/embeddings/data", embed_usage
         )
         rows_out = parts.count_rows(embeddings)
@@ -259,6 +287,7 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
                 drift.images,
                 1 - explained_variance,
             )
+        accuracy = measure_accuracy(sample)
         replaced = compaction.small_files([selected.part for selected in selections], of_table)
         compacted = compaction.rewrite(context, replaced, f"{warehouse_uri}/features/data", compact_usage)
         fitted = []
@@ -279,7 +308,12 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
             explained_variance=explained_variance,
             pca_model=pca.name,
             pca_mode=pca_mode,
-            drift={"new": drift.share, "fit": 1 - explained_variance},
+            drift={
+                "new": drift.share,
+                "fit": 1 - explained_variance,
+                "shift": drift.shift(before) if before is not None else None,
+            },
+            label_accuracy=asdict(accuracy),
         )
 
 

@@ -3,10 +3,11 @@
 import difflib
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from orchard.dataset.uri import BUCKET_PATTERN, BadDatasetUri, check_dataset_uri
 
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 PREFIX = "ORCHARD_"
 # bootstrap/install.sh needs python3.11 on the node.
 FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
+# A threshold of a figure of quality, None if it is off.
+Threshold: TypeAlias = float | None
+OFF = "off"
 # The variables that are not settings and of which this process has warned.
 _warned: set[str] = set()
 
@@ -32,9 +36,20 @@ def default_deployment(bucket: str, airflow: str) -> str:
     return hashlib.sha256(f"{bucket}\n{airflow}".encode()).hexdigest()[:8]
 
 
+def _range(threshold: str) -> str:
+    return "0 or a positive number" if threshold.endswith("_drift") else "a number from 0 to 1"
+
+
+def _is_in_range(threshold: str, value: Threshold) -> bool:
+    return value is None or (math.isfinite(value) and value >= 0 and (value <= 1 or threshold.endswith("_drift")))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A deployment. Each field is the environment variable ORCHARD_<FIELD>. Lists are separated by commas."""
+    """A deployment. Each field is the environment variable ORCHARD_<FIELD>. Lists are separated by commas.
+
+    The fields `warn_*` and `stop_*` are the thresholds of `orchard.run.quality`.
+    """
 
     bucket: str
     release: str
@@ -60,6 +75,15 @@ class Settings:
     max_running_clusters: int = 4
     max_cluster_hours: int = 12
     keep_scratch_days: int = 0
+    warn_label_accuracy: Threshold = 0.5
+    stop_label_accuracy: Threshold = None
+    warn_drift: Threshold = 0.25
+    stop_drift: Threshold = None
+    warn_explained_variance: Threshold = 0.5
+    stop_explained_variance: Threshold = None
+    warn_label_loss: Threshold = 0.5
+    stop_label_loss: Threshold = None
+    warn_reject_ratio: Threshold = 0.01
 
     def __post_init__(self) -> None:
         """Check the values. Without a deployment, set the one that `default_deployment` returns for the bucket.
@@ -102,6 +126,11 @@ class Settings:
         ]
         if self.keep_scratch_days < 0:
             faults.append(f"{PREFIX}KEEP_SCRATCH_DAYS is {self.keep_scratch_days}: use 0 or a positive number")
+        faults += [
+            f"{PREFIX}{field.name.upper()} is {getattr(self, field.name)}: use {_range(field.name)}, or {OFF}"
+            for field in fields(self)
+            if field.type == Threshold and not _is_in_range(field.name, getattr(self, field.name))
+        ]
         shortest_minutes = min(getattr(self, field.name) for field in fields(self) if field.name.endswith("_minutes"))
         if self.poll_seconds > 60 * shortest_minutes > 0:
             faults.append(f"{PREFIX}POLL_SECONDS is {self.poll_seconds}: use a value below the shortest timeout")
@@ -147,6 +176,11 @@ class Settings:
                     values[field.name] = int(value)
                 except ValueError:
                     faults.append(f"{name} is {value!r}: use a whole number")
+            elif field.type == Threshold:
+                try:
+                    values[field.name] = None if value == OFF else float(value)
+                except ValueError:
+                    faults.append(f"{name} is {value!r}: use {_range(field.name)}, or {OFF}")
             elif field.type is str:
                 values[field.name] = value
             else:

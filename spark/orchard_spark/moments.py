@@ -81,6 +81,12 @@ class Pca:
         content = hashlib.sha256(self.mean_.tobytes() + self.components_.tobytes()).hexdigest()
         return f"pca-{len(self.components_)}-{content[:8]}"
 
+    @property
+    def total_deviation(self) -> float:
+        """The root of the total variance of the data, of which the components keep a part."""
+        kept = self.explained_variance_ratio_.sum()
+        return float(np.sqrt(self.explained_variance_.sum() / kept)) if kept else 0.0
+
     def transform(self, rows: Singles) -> Singles:
         """Return the vectors [n, k] of rows [n, p], centred as in scikit-learn (Spark's PCA does not centre)."""
         return ((rows.astype(np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
@@ -90,12 +96,15 @@ class Pca:
 class Drift:
     """How well a basis describes rows that it may not have been fitted to: sums over `images` rows.
 
-    `squares` is the sum of the squared distances from the mean, `kept` the part of it that the components keep.
+    `squares` is the sum of the squared distances from the mean, `kept` the part of it that the components keep. `total`
+    is the sum over all `current` rows [p], of which the `images` rows are a part.
     """
 
     images: int = 0
     squares: float = 0.0
     kept: float = 0.0
+    current: int = 0
+    total: Doubles | float = 0.0
 
     def add(self, pca: Pca, rows: Singles, vectors: Singles, counted: npt.NDArray[np.int64]) -> None:
         """Add some of the rows [n, p] with the vectors [n, k]. `counted` has their numbers, some of them repeatedly."""
@@ -106,8 +115,31 @@ class Drift:
             self.squares += float(squares[counted].sum())
             self.kept += float(kept[counted].sum())
 
+    def add_current(self, rows: Singles, counts: npt.NDArray[np.int64]) -> None:
+        """Add rows [n, p], each as often as `counts` [n] says, to the sum of all rows."""
+        self.current += int(counts.sum())
+        self.total = self.total + counts.astype(np.float64) @ rows.astype(np.float64)
+
     def __add__(self, other: "Drift") -> "Drift":
-        return Drift(self.images + other.images, self.squares + other.squares, self.kept + other.kept)
+        return Drift(
+            self.images + other.images,
+            self.squares + other.squares,
+            self.kept + other.kept,
+            self.current + other.current,
+            self.total + other.total,
+        )
+
+    def shift(self, before: Pca) -> float | None:
+        """Return how far the mean of all current rows is from the mean of an earlier fit, None without rows.
+
+        The unit is the standard deviation of the rows of that fit around their mean in all p columns, which is the root
+        of the trace of their covariance matrix. 0 is the same mean. At 1, the mean of the rows is as far from the
+        earlier mean as a typical row was.
+        """
+        deviation = before.total_deviation
+        if not self.current or not deviation:
+            return None
+        return float(np.linalg.norm(self.total / self.current - before.mean_) / deviation)
 
     @property
     def share(self) -> float | None:

@@ -40,7 +40,7 @@ class Run:
 
     Images are numbered from 0. The first `kept` ones are those of `base`, the run before. An image has the content of
     its own number, but the last `copies` images have the content of image 0. `known` has the contents that other runs
-    have inferred before, with the run_id of that run.
+    have inferred before, with the run_id of that run. The `labels` are those of the images in turn.
     """
 
     bucket: str
@@ -55,6 +55,7 @@ class Run:
     copies: int = 0
     known: Mapping[int, str] = field(default_factory=dict)
     model: str = MODEL
+    labels: Sequence[str] = ("Kiwi",)
     changed_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -225,7 +226,8 @@ class Run:
                 "explained_variance": 0.96,
                 "pca_model": self.pca_model,
                 "pca_mode": "refit",
-                "drift": {"new": 0.05, "fit": 0.04},
+                "drift": {"new": 0.05, "fit": 0.04, "shift": 0.125 if self.base else None},
+                "label_accuracy": {"accuracy": 0.75, "images": self.images, "labels": 1},
             },
         }
         common = {"run_id": self.name, "plan_id": self.name, "seconds": 2.5, "images_per_second": 3.6}
@@ -243,7 +245,7 @@ class Run:
         return {
             "dataset": self.dataset_uri,
             "path": f"{self.dataset_uri}Kiwi/{number}.jpg",
-            "label": "Kiwi",
+            "label": self.labels[number % len(self.labels)],
             "etag": f"{number:032x}",
             "size": number,
             "modified": datetime(2026, 11, 22, tzinfo=UTC),

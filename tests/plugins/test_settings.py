@@ -1,9 +1,10 @@
 import logging
+from dataclasses import fields
 
 import pytest
 
 from orchard import settings as settings_module
-from orchard.settings import BadSettings, Settings
+from orchard.settings import BadSettings, Settings, Threshold
 from tests.plugins.dataset_uris import ACCEPTED, REFUSED
 
 REQUIRED = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab"}
@@ -31,6 +32,24 @@ def test_lists_numbers_and_text_are_read() -> None:
     assert settings.subnet_ids == ("subnet-a", "subnet-b")
     assert settings.poll_seconds == 5
     assert settings.owner == "pears"
+
+
+def test_thresholds_are_numbers_or_off_and_only_those_that_warn_are_on_by_default() -> None:
+    thresholds = {
+        "ORCHARD_WARN_DRIFT": "3",
+        "ORCHARD_STOP_LABEL_ACCURACY": "0.9",
+        "ORCHARD_STOP_LABEL_LOSS": "1e-3",
+        "ORCHARD_STOP_EXPLAINED_VARIANCE": "0",
+        "ORCHARD_WARN_REJECT_RATIO": "off",
+    }
+    read = Settings.from_env({**REQUIRED, **thresholds})
+    assert (read.warn_drift, read.stop_label_accuracy, read.stop_label_loss) == (3, 0.9, 0.001)
+    assert (read.stop_explained_variance, read.warn_reject_ratio) == (0, None)
+    default = Settings.from_env(REQUIRED)
+    of_all = {field.name: getattr(default, field.name) for field in fields(Settings) if field.type == Threshold}
+    assert len(of_all) == 9
+    assert {name.partition("_")[0] for name, value in of_all.items() if value is not None} == {"warn"}
+    assert {name.partition("_")[0] for name, value in of_all.items() if value is None} == {"stop"}
 
 
 def test_by_default_four_clusters_may_run_for_at_most_twelve_hours() -> None:
@@ -99,6 +118,17 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
         ("ORCHARD_KEEP_SCRATCH_DAYS", "-1", "use 0 or a positive number"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
+        ("ORCHARD_WARN_DRIFT", "-0.1", "use 0 or a positive number, or off"),
+        ("ORCHARD_STOP_DRIFT", "inf", "use 0 or a positive number, or off"),
+        ("ORCHARD_STOP_DRIFT", "", "use 0 or a positive number, or off"),
+        ("ORCHARD_WARN_LABEL_ACCURACY", "nan", "use a number from 0 to 1, or off"),
+        ("ORCHARD_STOP_LABEL_ACCURACY", "0,5", "use a number from 0 to 1, or off"),
+        ("ORCHARD_STOP_LABEL_ACCURACY", "50%", "use a number from 0 to 1, or off"),
+        ("ORCHARD_WARN_EXPLAINED_VARIANCE", "95", "use a number from 0 to 1, or off"),
+        ("ORCHARD_STOP_EXPLAINED_VARIANCE", "none", "use a number from 0 to 1, or off"),
+        ("ORCHARD_WARN_LABEL_LOSS", "-1", "use a number from 0 to 1, or off"),
+        ("ORCHARD_STOP_LABEL_LOSS", "1.5", "use a number from 0 to 1, or off"),
+        ("ORCHARD_WARN_REJECT_RATIO", "OFF", "use a number from 0 to 1, or off"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],
 )

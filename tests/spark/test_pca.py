@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 import pca
 from orchard_spark import compaction, locations, objects, parts, schemas
 from orchard_spark.moments import CannotFit, Moments
+from orchard_spark.neighbours import label_accuracy
 from orchard_spark.parts import Part
 from tests.spark.ingested import (
     DATASET,
@@ -69,6 +70,8 @@ def test_embeddings_and_model_equal_scikit_learns(folders: RunFolders, n_compone
     assert (model["n_samples_"], model["dataset"], model["model"]) == (300, DATASET, "m")
     assert metrics["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
     assert set(embeddings["pca_model"].to_pylist()) == {model["pca_model"]}
+    assert metrics["drift"]["shift"] is None, "no run before"
+    assert metrics["label_accuracy"] == {"accuracy": None, "images": 0, "labels": 0}, "all images have the same label"
 
 
 def test_images_that_the_plan_keeps_are_reduced_with_the_new_ones(folders: RunFolders) -> None:
@@ -191,6 +194,44 @@ def test_with_a_frozen_basis_old_images_keep_their_vectors(folders: RunFolders, 
     assert_close(now[60:], earlier.theirs.transform(values[60:].astype(np.float64)))
     assert (metrics["pca_model"], metrics["n_components"], metrics["pca_mode"]) == (earlier.pca_model, 20, "frozen")
     assert folders.parts("pca_model") == []
+    assert metrics["drift"]["shift"] == pytest.approx(shift(values, earlier), rel=1e-6)
+
+
+def shift(values: Matrix, earlier: Earlier) -> float:
+    """Return how far the mean has moved, in standard deviations of the earlier run."""
+    before = earlier.values.astype(np.float64)
+    deviation = np.sqrt(before.var(axis=0, ddof=1).sum())
+    return float(np.linalg.norm(values.astype(np.float64).mean(axis=0) - before.mean(axis=0)) / deviation)
+
+
+def test_a_fit_is_compared_with_the_run_before_and_its_vectors_with_the_labels(
+    folders: RunFolders, earlier: Earlier, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images 60 to 79 are new, and their content differs. Five more have the content of image 3."""
+    values = np.concatenate([earlier.values, matrix(80)[60:] + np.float32(0.5)])
+    contents = [*range(80), *[3] * 5]
+    labels = [f"label {content % 4}" if content % 9 else "Kiwi" for content in contents]
+    images = [image_info(number, content) for number, content in enumerate(contents)]
+    images = [{**image, "label": label} for image, label in zip(images, labels, strict=True)]
+    before = earlier.folders
+    new = write_features(folders, list(values[60:]), first=60)
+    write_plan(folders, kept_images=images[:60], of_table=before.parts("features"), basis=before.parts("pca_model"))
+    write_featurised(folders, images[60:], [new])
+    with caplog.at_level(logging.INFO, "pca"):
+        metrics = folders.reduce(6)
+    assert metrics["pca_model"] != earlier.pca_model, "the basis of the run before is only compared"
+    assert metrics["drift"]["shift"] == pytest.approx(shift(values[contents], earlier), rel=1e-6)
+    vectors = vectors_by_row(folders.read("embeddings"))
+    expected = label_accuracy(vectors, pa.array(labels), pa.array([str(content) for content in contents]))
+    assert expected.accuracy is not None
+    assert metrics["label_accuracy"] == {
+        "accuracy": pytest.approx(expected.accuracy),
+        "images": expected.images,
+        "labels": expected.labels,
+    }
+    assert any(
+        f"label accuracy {expected.accuracy:.4f}: of 85 sampled images of 5 labels" in m for m in caplog.messages
+    )
 
 
 def test_a_frozen_run_without_a_basis_is_refused(folders: RunFolders) -> None:

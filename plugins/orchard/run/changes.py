@@ -187,7 +187,8 @@ def plan_changes(
                 "estimate": {**asdict(size), "usd_with_spot": list(size.usd_with_spot)},  # as in JSON
             }
             delete_made_from_plan(s3, plan["run_uri"])
-            basis = find_basis(catalog, settings, dataset_uri, base, code) if params.pca_mode == FROZEN else None
+            known_basis = find_basis if params.pca_mode == FROZEN else basis_before
+            basis = known_basis(catalog, settings, dataset_uri, base, code)
             files: dict[str, Any] = {
                 **write_files(s3, folder, plan["scratch_uri"], difference, basis, slots),
                 "features": feature_files(catalog, settings),
@@ -318,3 +319,15 @@ def find_basis(
     if basis is None:
         raise NoBasis(dataset_uri, f"table pca_models has no row {base.pca_model}")
     return basis
+
+
+def basis_before(
+    catalog: Catalog, settings: Settings, dataset_uri: str, base: PublishedState | None, code: Code
+) -> pa.Table | None:
+    """Return the basis of a dataset's published run, with which the step `pca` compares a new one.
+
+    Return None if there is none, or it is of another model.
+    """
+    if base is None or not base.is_complete or base.pca_model is None or base.model != code.model:
+        return None
+    return pca_basis(catalog, settings, dataset_uri, base.pca_model)

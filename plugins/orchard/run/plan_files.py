@@ -3,7 +3,7 @@
 SCRATCH/inventory/     new and changed objects, one file per Spark task
 SCRATCH/kept_images/   images that the run takes over from the published run
 SCRATCH/kept_rejects/  objects that stay rejected without being read
-SCRATCH/basis/         the basis of the PCA, if it is frozen
+SCRATCH/basis/         the basis of the published run: the PCA's own, if it is frozen, otherwise to compare with
 RUN/plan.metrics.json  the counts and all files, written last
 """
 

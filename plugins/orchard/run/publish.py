@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,17 @@ from pyiceberg.table import FileScanTask, Table
 from orchard.errors import PermanentError
 from orchard.run.names import run_id_of
 from orchard.run.plan import RunPlan
+from orchard.run.quality import (
+    LabelChanges,
+    PoorQuality,
+    add_counts,
+    beyond,
+    count_labels,
+    counts_of,
+    figures,
+    most_common,
+    shorten,
+)
 from orchard.run.scratch import delete_scratch
 from orchard.run.step_files import Listed, check_files, data_files, read_files
 from orchard.run.summary import Metrics, read_metrics, read_summary, summarise, write_summary
@@ -65,6 +77,7 @@ class Publication:
     """A run with what it needs to be published. All files have been checked."""
 
     s3: "S3Client"
+    settings: Settings
     tables: Mapping[str, Table]
     plan: RunPlan
     metrics: Metrics
@@ -91,6 +104,7 @@ def publish_run(
     the run are replaced by those of its new files.
 
     Raises:
+        PoorQuality: a figure of the run is beyond a threshold that stops. No table has changed.
         InconsistentRun: the steps or their files disagree about the number of images. No table has changed.
         DatasetChanged: since the plan, another run of the dataset was published, or the tables were rolled back.
         LostFeatures: features that the run refers to have been removed since the plan.
@@ -107,9 +121,9 @@ def publish_run(
         summary = summarise(plan, metrics, cluster_id)
         tables = {name: open_table(catalog, settings, name) for name in TABLES}
         summary["database"] = settings.catalog_database
-        summary["tables"] = change_tables(Publication(s3, tables, plan, metrics, summary))
+        summary["tables"] = change_tables(Publication(s3, settings, tables, plan, metrics, summary))
         write_summary(s3, summary)
-        log.info("published %s: %s", plan["run_uri"], json.dumps(summary))
+        log.info("published %s: %s", plan["run_uri"], json.dumps(shorten(summary)))
     delete_scratch(s3, settings, plan["scratch_uri"], now=datetime.now(UTC))
     return summary
 
@@ -126,7 +140,7 @@ def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
     All that can be checked is checked before the first change.
     """
     tables, metrics = run.tables, run.metrics
-    check_base(run, tables["images"])
+    shown = check_base(run, tables["images"])
     io = tables["images"].io
     kept_images, new_images = metrics.files("plan", "kept_images"), metrics.files("features", "new_images")
     kept_rejects, rejects = metrics.files("plan", "kept_rejects"), metrics.files("ingest", "rejects")
@@ -138,6 +152,7 @@ def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
     basis = list(read_files(io, fitted, arrow_schema(TABLES["pca_models"])))
     replaced = metrics.files("pca", "replaced")
     check_features(run)
+    check_quality(run, shown)
 
     images = write_files(run.s3, tables["images"], rows_of_dataset(run, "images", [*kept_images, *new_images]))
     refused = write_files(run.s3, tables["rejects"], rows_of_dataset(run, "rejects", [*kept_rejects, *rejects]))
@@ -183,8 +198,8 @@ def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
     return {name: {"snapshot_id": str(snapshots[name]), "rows": rows[name]} for name in tables}
 
 
-def check_base(run: Publication, images: Table, *accepted: str) -> None:
-    """Check that the tables show one of the accepted runs: by default the run's base, or the run itself.
+def check_base(run: Publication, images: Table, *accepted: str) -> str | None:
+    """Check that the tables show one of the accepted runs: by default the run's base, or the run itself. Return it.
 
     Raises:
         DatasetChanged: they do not.
@@ -192,6 +207,7 @@ def check_base(run: Publication, images: Table, *accepted: str) -> None:
     base, shown = run.metrics.plan["base_run_id"], run_of_rows(images, run.dataset)
     if shown not in (accepted or (base, run.run_id)):
         raise DatasetChanged(run.dataset, run.run_id, base, shown)
+    return shown
 
 
 def check_features(run: Publication) -> None:
@@ -225,6 +241,58 @@ def check_features(run: Publication) -> None:
     kept = lost(metrics.files("plan", "kept_images"))
     if new or kept:
         raise LostFeatures(run.plan["run_uri"], new, kept)
+
+
+def check_quality(run: Publication, shown: str | None) -> None:
+    """Check the figures of a run, and add its labels and the warnings to its summary. `shown` is the run in the tables.
+
+    Raises:
+        PoorQuality: a figure is beyond a threshold that stops.
+    """
+    summary, counts, before = run.summary, labels_of_run(run), labels_before(run, shown)
+    changes = before and LabelChanges.between(before[0], counts, are_all=before[1])
+    found = figures(summary, float(run.metrics.plan["n_components"]), changes)
+    stops = beyond(found, run.settings, "stop")
+    # If the tables show a part of the run already, its publication was broken off, and has to be completed.
+    is_broken_off = shown == run.run_id and not rows_of_run(run.tables["runs"], run.dataset, run.run_id)
+    if stops and not is_broken_off:
+        raise PoorQuality(run.dataset, run.run_id, shown, list(stops.values()))
+    texts = beyond(found, run.settings, "warn") | stops
+    warnings = [texts[figure.name] for figure in found if figure.name in texts]
+    for warning in warnings:
+        log.warning("publish: %s: %s", run.plan["run_uri"], warning)
+    summary["labels"], summary["label_count"] = most_common(counts), counts.num_rows
+    summary["labels_changed"] = changes and changes.largest()
+    summary["warnings"] = warnings
+
+
+def labels_of_run(run: Publication) -> pa.Table:
+    """Return how many images each label has in a run, as a table of COUNTS. Only the labels of the images are read."""
+    schema, io = arrow_schema(TABLES["images"], ["label"]), run.tables["images"].io
+
+    def count(file: Mapping[str, Any]) -> pa.Table:
+        return count_labels(batch["label"] for batch in read_files(io, [file], schema))
+
+    with ThreadPoolExecutor() as pool:
+        files = [*run.metrics.files("plan", "kept_images"), *run.metrics.files("features", "new_images")]
+        return add_counts(pool.map(count, files))
+
+
+def labels_before(run: Publication, shown: str | None) -> tuple[pa.Table, bool] | None:
+    """Return how many images each label had in the base of a run, and whether these are all of its labels.
+
+    Return None without a base. A row of an earlier release has no labels: then the images in the tables are counted, if
+    they still are those of the base.
+    """
+    base = run.metrics.plan["base_run_id"]
+    row = next(iter(rows_of_run(run.tables["runs"], run.dataset, base)), {}) if base else {}
+    labels = row.get("labels")
+    if labels is not None:
+        return counts_of(dict(labels)), sum(dict(labels).values()) == row["images"]
+    if base is None or shown != base:
+        return None
+    images = stream_rows(run.tables["images"], where(dataset=run.dataset), ["label"])
+    return count_labels(batch["label"] for batch in images), True
 
 
 def rows_of_dataset(run: Publication, name: str, files: Listed) -> Iterator[pa.RecordBatch]:
@@ -308,6 +376,9 @@ def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]
         "estimated_usd": estimate.get("usd"),
         # The upper end of the range, as in the real cost.
         "estimated_usd_with_spot": estimate.get("usd_with_spot", [None])[-1],
+        **{key: summary[key] for key in ("explained_variance", "label_accuracy", "label_sample")},
+        "drift": summary["drift"].get("shift"),
+        "labels": sorted(summary["labels"].items()),
     }
 
 

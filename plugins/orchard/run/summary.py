@@ -104,6 +104,9 @@ def summarise(plan: RunPlan, metrics: Metrics, cluster_id: str | None) -> dict[s
         "pca_mode": pca["pca_mode"],
         "drift": pca["drift"],
         "estimate": planned.get("estimate"),
+        # A release before these figures does not measure them.
+        "label_accuracy": (accuracy := pca.get("label_accuracy", {})).get("accuracy"),
+        "label_sample": accuracy.get("images"),
         "step_seconds": {name: step["seconds"] for name, step in metrics.steps.items()},
         "step_images_per_second": {name: step["images_per_second"] for name, step in metrics.steps.items()},
     }

@@ -168,6 +168,11 @@ TABLES: Mapping[str, Schema] = {
         cluster_minutes=DoubleType(),
         cost_usd=DoubleType(),
         cost_usd_per_million=DoubleType(),
+        explained_variance=DoubleType(),
+        drift=DoubleType(),
+        label_accuracy=DoubleType(),
+        label_sample=_LONG,
+        labels=_map(_LONG),
     ),
 }
 

@@ -402,6 +402,21 @@ def test_kept_images_count_for_the_number_of_components(s3: "S3Client", settings
         planned(s3, settings, n_components=5)
 
 
+@pytest.mark.parametrize(
+    ("changed", "listed"), [({}, 1), ({"model": "another"}, 0), ({"pca_model": "pca-of-old"}, 0)], ids=repr
+)
+def test_a_new_basis_is_compared_with_that_of_the_published_run_if_it_fits(
+    s3: "S3Client", settings: Settings, catalog: Catalog, changed: dict[str, Any], listed: int
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    publish(s3, catalog, settings, **changed)
+    publish_basis(s3, catalog, settings)
+    put(s3, settings, "new.jpg")
+    run = planned(s3, settings)
+    assert len(metrics(s3, run)["files"]["basis"]) == listed
+    assert [row["pca_model"] for row in rows(s3, run, "basis")] == [PCA_MODEL] * listed
+
+
 def test_a_frozen_basis_decides_about_the_number_of_components(
     s3: "S3Client", settings: Settings, catalog: Catalog
 ) -> None:

@@ -110,7 +110,13 @@ def test_the_row_of_a_run_tells_how_it_was_made_and_what_it_changed(published: P
                 *("ready_seconds", "cluster_minutes", "cost_usd", "cost_usd_per_million"),
             )
         ),
+        "explained_variance": 0.96,
+        "drift": None,
+        "label_accuracy": 0.75,
+        "label_sample": 5,
+        "labels": [("Kiwi", 5)],
     }
+    assert (second["drift"], second["labels"]) == (0.125, [("Kiwi", 7)])
     assert (second["new"], second["unchanged"], second["images"], second["inferences"]) == (5, 4, 7, 4)
     assert second["rejects"] == [("undecodable", 2)]
 
@@ -121,6 +127,8 @@ def test_the_summary_contains_the_run_its_snapshots_and_its_counts(published: Pu
     assert (summary["run_id"], summary["dataset_uri"], summary["cluster_id"]) == (first.name, first.dataset_uri, "j-1")
     assert (summary["images_listed"], summary["images_ingested"], summary["images_rejected"]) == (6, 5, 1)
     assert (summary["inferences"], summary["duplicates"], summary["deleted"]) == (4, 1, 0)
+    assert (summary["label_accuracy"], summary["label_sample"], summary["drift"]["shift"]) == (0.75, 5, None)
+    assert (summary["labels"], summary["label_count"], summary["labels_changed"]) == ({"Kiwi": 5}, 1, None)
     rows = {"features": 4, "images": 5, "rejects": 1, "embeddings": 5, "pca_models": 1, "runs": 1}
     assert {name: table["rows"] for name, table in summary["tables"].items()} == rows
     for name, table in summary["tables"].items():

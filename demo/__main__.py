@@ -24,6 +24,9 @@ RUN_KEYS = (
     "embeddings_rows",
     "n_components",
     "explained_variance",
+    "label_accuracy",
+    "label_sample",
+    "warnings",
     "step_seconds",
     "step_images_per_second",
     "model",
@@ -68,6 +71,8 @@ def run_demo(
     return {
         "run_state": run.state,
         **{key: published.get(key) for key in RUN_KEYS},
+        "estimated_usd": (run.planned or {}).get("estimate", {}).get("usd"),
+        "cost_usd": run.cost["usd"] if run.cost else None,
         "clusters_created": len(run.clusters),
         "clusters_alive": run.clusters_alive,
         "clusters": {cluster["Id"]: cluster["Status"]["State"] for cluster in run.clusters},
@@ -98,11 +103,15 @@ def table(summary: Mapping[str, Any]) -> str:
                 for name, seconds in summary["step_seconds"].items()
             ),
             ("n_components", f"{summary['n_components']}, {summary['explained_variance']:.1%} of the variance kept"),
+            *_quality_rows(summary),
             *(
                 (f"{summary['database']}.{name}", f"{table['rows']} rows, snapshot {table['snapshot_id']}")
                 for name, table in summary["tables"].items()
             ),
         ]
+    if summary["cost_usd"] is not None:
+        estimated = f", estimated {summary['estimated_usd']:.2f}" if summary["estimated_usd"] is not None else ""
+        rows.append(("cost", f"{summary['cost_usd']:.4f} USD at the prices of eu-west-1{estimated}"))
     rows += [("cluster", f"{cluster} {state}") for cluster, state in summary["clusters"].items()]
     rows += [("task failed", name) for name, state in summary["tasks"].items() if state == "failed"]
     rows += [
@@ -117,6 +126,15 @@ def _with_counts(total: int, counts: Mapping[str, int] | None) -> str:
     """Format a total and what it consists of, the most common first."""
     ordered = sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))
     return f"{total}: {', '.join(f'{count} {name}' for name, count in ordered)}" if ordered else str(total)
+
+
+def _quality_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row with the label accuracy, if it is known, and a row per warning."""
+    rows = [("warning", warning) for warning in summary["warnings"] or []]
+    if summary["label_accuracy"] is None:
+        return rows
+    share = f"{summary['label_accuracy']:.1%} of {summary['label_sample']} images"
+    return [("label accuracy", f"{share}, by the nearest neighbour"), *rows]
 
 
 def _ignored_rows(ignored: Mapping[str, int], images: int) -> list[tuple[str, str]]:

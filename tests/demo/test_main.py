@@ -13,6 +13,11 @@ SUCCESS: dict[str, Any] = {
     "images_rejected": 1,
     "n_components": 17,
     "explained_variance": 0.9512,
+    "label_accuracy": 0.875,
+    "label_sample": 24,
+    "warnings": ["the drift is 0.3"],
+    "estimated_usd": 0.07,
+    "cost_usd": 0.0087,
     "step_seconds": {"ingest": 2.0, "features": 4.0, "pca": 3.0},
     "step_images_per_second": {"ingest": 12.5, "features": 6.0, "pca": 8.0},
     "database": "orchard",
@@ -33,8 +38,11 @@ def test_the_table_of_a_successful_run_shows_counts_times_variance_tables_and_th
         ["features", "4.0 s, 6 images/s, including Spark's start"],
         ["pca", "3.0 s, 8 images/s, including Spark's start"],
         ["n_components", "17, 95.1% of the variance kept"],
+        ["label", "accuracy      87.5% of 24 images, by the nearest neighbour"],
+        ["warning", "the drift is 0.3"],
         ["orchard.rejects", "1 rows, snapshot 71"],
         ["orchard.embeddings", "24 rows, snapshot 72"],
+        ["cost", "0.0087 USD at the prices of eu-west-1, estimated 0.07"],
         ["cluster", "j-1 TERMINATED"],
     ]
 
@@ -82,3 +90,10 @@ def test_a_demo_with_a_file_name_that_is_not_utf8_fails_with_the_name(
         r"failed: the names of 1 files are not UTF-8, as keys on S3 must be: Kiwi/caf\xe9.jpg"
         in capsys.readouterr().out
     )
+
+
+def test_figures_that_a_run_does_not_have_are_left_out() -> None:
+    text = table({**SUCCESS, **dict.fromkeys(("label_accuracy", "label_sample", "warnings", "cost_usd"))})
+    assert "label accuracy" not in text
+    assert "warning" not in text
+    assert "USD" not in text

@@ -106,6 +106,8 @@ def test_the_run_succeeds_and_every_image_is_accounted_for(success: Finished) ->
     assert (summary["features_rows"], summary["embeddings_rows"]) == (24, 24)
     assert 1 <= summary["n_components"] < 24
     assert 0.95 <= summary["explained_variance"] <= 1
+    assert 0 <= summary["label_accuracy"] <= 1
+    assert 0 < summary["cost_usd"] < summary["estimated_usd"], "a local cluster is ready at once"
     assert summary["model"].startswith("mobilenetv2-1.0-224-imagenet-")
 
 

@@ -117,6 +117,7 @@ def test_a_run_with_a_new_prefix_and_one_with_the_defaults_succeed_in_parallel(s
         "images": 12,
         "by-hand": 6,
     }
+    assert all(event["cost_usd"] > 0 and event["tables"]["embeddings"]["snapshot_id"] for event in published)
     clusters = aws.client("emr", started.aws_url).list_clusters()["Clusters"]
     assert [cluster["Status"]["State"] for cluster in clusters] == ["TERMINATED", "TERMINATED"]
 

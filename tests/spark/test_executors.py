@@ -18,6 +18,7 @@ from pyspark import SparkContext
 import features
 from local_aws.client import LocalAwsClient
 from local_aws.emr.standalone import Executors, Standalone
+from orchard.cluster.request import SPOT_DEFAULTS
 from orchard_spark import locations, objects, parts, step
 from sandbox import pictures
 from tests.conftest import ROOT
@@ -228,6 +229,28 @@ def test_features_survive_a_worker(
     check_once(folders.read("new_images"), 24)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, SPOT_DEFAULTS], ids=["by-default", "with-spot"])
+def test_a_task_may_lose_five_executors_only_with_the_settings_for_spot(
+    workers: list[Any], tmp_path: Path, settings: dict[str, str]
+) -> None:
+    def lose_executor(number: int) -> int:
+        if len(list(tmp_path.glob("attempt-*"))) < 5:
+            (tmp_path / f"attempt-{time.monotonic_ns()}").touch()
+            daemon = os.getppid()
+            os.kill(int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+            time.sleep(60)
+        return number
+
+    with spark_settings(**settings), step.spark_context("test") as context:
+        job = context.parallelize([7], 1).map(lose_executor)
+        if settings:
+            assert job.collect() == [7]
+        else:
+            with pytest.raises(Exception, match=r"failed 4 times, most recent failure: .*ExecutorLostFailure"):
+                job.collect()
+
+
 def vectors_of(folders: RunFolders) -> dict[str, bytes]:
     """Return the features by content. Each content has one row."""
     table = folders.read("features")
@@ -237,16 +260,10 @@ def vectors_of(folders: RunFolders) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_features_are_the_same_although_executors_are_taken_away_twice(
-    workers: list[Any],
-    rendered: Path,
-    tmp_path: Path,
-    model_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,
+    workers: list[Any], rendered: Path, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "FILE_ROWS", 1)  # so that there are 24 tasks
+    monkeypatch.setattr(features, "FILE_ROWS", 3)  # so that there are eight tasks
     calm, interrupted = (RunFolders.below(f"file://{tmp_path}/{name}") for name in ("calm", "interrupted"))
     for folders in (calm, interrupted):
         write_ingested(folders, rendered)
@@ -255,7 +272,7 @@ def test_features_are_the_same_although_executors_are_taken_away_twice(
 
     def take_away() -> None:
         # A worker starts another executor when its own ends, as on an instance that replaces an interrupted one.
-        for worker, files in zip(workers, (2, 8), strict=True):
+        for worker, files, number in zip(workers, (1, 4), (signal.SIGTERM, signal.SIGKILL), strict=True):
             while len(files_in(f"{interrupted.warehouse_uri}/features/data")) < files:
                 time.sleep(0.02)
             for pid in executors_below(worker):

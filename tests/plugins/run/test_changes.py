@@ -670,6 +670,18 @@ def test_a_run_above_its_cost_limit_is_refused_before_anything_exists(
     assert issubclass(TooExpensive, PermanentError)
 
 
+def test_the_cost_limit_is_compared_with_the_price_without_spot(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    found = planned(s3, settings, core_instances=None, max_cost_usd=1).changes["estimate"]
+    limit = (found["usd_with_spot"][1] + found["usd"]) / 2
+    assert found["usd_with_spot"][1] < limit < found["usd"]
+    with pytest.raises(TooExpensive):
+        planned(s3, settings, core_instances=None, max_cost_usd=limit)
+
+
 def test_a_night_with_nothing_to_do_costs_nothing_whatever_the_limit(
     s3: "S3Client", settings: Settings, catalog: Catalog
 ) -> None:

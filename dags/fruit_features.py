@@ -160,7 +160,8 @@ PARAMS = {
         minimum=1,
         maximum=MAX_CORE_INSTANCES,
         title="Workers",
-        description="Number of core instances, in addition to the primary node. Empty: as many as the target needs.",
+        description="Number of On-Demand core instances, in addition to the primary node. Empty: as many workers as "
+        "the target needs, all but one on Spot.",
     ),
     "target_minutes": Param(
         DEFAULT_TARGET_MINUTES,

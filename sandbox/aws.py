@@ -79,6 +79,7 @@ def provision(endpoint_url: str, build_dir: Path) -> str:
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     for role in (SERVICE_ROLE, INSTANCE_PROFILE):
         iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     iam.create_instance_profile(InstanceProfileName=INSTANCE_PROFILE)
     iam.add_role_to_instance_profile(InstanceProfileName=INSTANCE_PROFILE, RoleName=INSTANCE_PROFILE)
     return release.upload(s3, BUCKET, release.collect(build_dir))

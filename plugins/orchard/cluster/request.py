@@ -12,35 +12,63 @@ from orchard.settings import Settings
 # The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
 NODE_PREFIX = "/opt/orchard"
 NODE_PYTHON = f"{NODE_PREFIX}/venv/bin/python"
+# The shortest time that EMR allows. After it, EMR starts On-Demand instances in place of missing Spot instances:
+# https://docs.aws.amazon.com/emr/latest/APIReference/API_SpotProvisioningSpecification.html
+SPOT_TIMEOUT_MINUTES = 5
+# By default, Spark ends a step after 4 failed attempts of one task. An attempt can count as failed if its executor is
+# lost (https://spark.apache.org/docs/3.5.8/configuration.html, spark.task.maxFailures). Interruptions must not do that.
+TASK_ATTEMPTS_WITH_SPOT = 10
 # The steps run in Python, and the JVM only schedules them. In a step of a few minutes, its optimising compiler costs
 # more time than it saves.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 
+# With these settings, an interruption of Spot workers costs the interrupted tasks, and not the run. The rest are EMR's
+# defaults (https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-spark-configure.html). Spark starts no tasks on
+# nodes that are being decommissioned. With dynamic allocation, it starts executors on new nodes while tasks wait, and
+# has no limit of lost executors (spark.executor.maxNumFailures), because it has none of executors. Spark's own
+# decommissioning (spark.decommission.enabled) is not needed: it copies shuffle files and cached blocks to other nodes,
+# and the steps have neither. Their results are on S3, or with the driver on the primary node.
+SPOT_DEFAULTS: Mapping[str, str] = {"spark.task.maxFailures": str(TASK_ATTEMPTS_WITH_SPOT)}
+# If the node of an application master is lost, so are all of its executors. From EMR 6 on, application masters run on
+# any node, unless these properties restrict them to core nodes, which are On-Demand here. Executors run on all nodes:
+# https://repost.aws/knowledge-center/emr-configure-node-labeling-yarn,
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/managed-scaling-allocation-strategy.html
+SPOT_YARN_SITE: Mapping[str, str] = {
+    "yarn.node-labels.enabled": "true",
+    "yarn.node-labels.am.default-node-label-expression": "CORE",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSpec:
-    """The cluster of one run: a primary node and `core_instances` workers of an instance type or its alternatives."""
+    """The cluster of one run: a primary node and workers, all of an instance type or its alternatives.
+
+    The `core_instances` are On-Demand, as the primary node is. The `task_instances` are on Spot.
+    """
 
     name: str
     instance_type: str
     core_instances: int
     tags: Mapping[str, str]
+    task_instances: int = 0
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ValueError: the instance type is unknown, or there is no worker.
+            ValueError: the instance type is unknown, there is no core instance, or a negative number of task instances.
         """
         if self.instance_type not in INSTANCE_TYPES:
             raise ValueError(f"instance_type is {self.instance_type!r}: choose from {', '.join(INSTANCE_TYPES)}")
         if self.core_instances < 1:
             raise ValueError(f"core_instances is {self.core_instances}: a cluster needs at least 1")
+        if self.task_instances < 0:
+            raise ValueError(f"task_instances is {self.task_instances}: use 0 or more")
 
     @property
     def task_slots(self) -> int:
         """The number of Spark tasks that run at the same time."""
-        return task_slots(self.instance_type, self.core_instances)
+        return task_slots(self.instance_type, self.core_instances + self.task_instances)
 
 
 def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any]:
@@ -50,6 +78,7 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
         "InstanceFleets": [
             _fleet("MASTER", spec.instance_type, 1),
             _fleet("CORE", spec.instance_type, spec.core_instances),
+            *([_spot_fleet("TASK", spec.instance_type, spec.task_instances)] if spec.task_instances else []),
         ],
         "KeepJobFlowAliveWhenNoSteps": True,
         "TerminationProtected": False,
@@ -85,7 +114,7 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
 
 
 def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
-    """Return EMR's configuration classifications for Spark: the steps' Python and the executors' memory."""
+    """Return EMR's configuration classifications: the steps' Python, the executors' memory, and tolerance of Spot."""
     memory = executor_memory(spec.instance_type)
     defaults = {
         "spark.pyspark.python": NODE_PYTHON,
@@ -102,6 +131,8 @@ def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str
         # boto3 does not read the region from the instance metadata.
         "spark.executorEnv.AWS_DEFAULT_REGION": settings.region,
     }
+    if spec.task_instances:
+        defaults |= SPOT_DEFAULTS
     exported = {"PYSPARK_PYTHON": NODE_PYTHON, "AWS_DEFAULT_REGION": settings.region}
     return [
         {"Classification": "spark-defaults", "Properties": defaults},
@@ -110,6 +141,7 @@ def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str
             "Properties": {},
             "Configurations": [{"Classification": "export", "Properties": exported}],
         },
+        *([{"Classification": "yarn-site", "Properties": dict(SPOT_YARN_SITE)}] if spec.task_instances else []),
     ]
 
 
@@ -126,6 +158,21 @@ def _fleet(role: str, instance_type: str, count: int) -> dict[str, Any]:
         # EMR has no provisioning timeout for On-Demand instances: ClusterReadySensor limits each launch.
         "LaunchSpecifications": {"OnDemandSpecification": {"AllocationStrategy": "prioritized"}},
     }
+
+
+def _spot_fleet(role: str, instance_type: str, count: int) -> dict[str, Any]:
+    """Return a fleet on Spot. The priorities of its types are for the On-Demand instances that replace missing Spot."""
+    fleet = _fleet(role, instance_type, 0)
+    # Of the instance types, EC2 starts those that it is least likely to interrupt, and of these the cheapest. No bid
+    # price is set, so that none costs more than its On-Demand price:
+    # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-instance-fleet.html
+    spot = {
+        "AllocationStrategy": "price-capacity-optimized",
+        "TimeoutDurationMinutes": SPOT_TIMEOUT_MINUTES,
+        "TimeoutAction": "SWITCH_TO_ON_DEMAND",
+    }
+    specifications = {**fleet["LaunchSpecifications"], "SpotSpecification": spot}
+    return {**fleet, "TargetSpotCapacity": count, "LaunchSpecifications": specifications}
 
 
 def instance_fleets(request: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -147,6 +194,11 @@ def requested_instance_types(request: Mapping[str, Any]) -> list[str]:
 def subnet_ids(request: Mapping[str, Any]) -> list[str]:
     """Return the subnets that a request names."""
     return list(request["Instances"].get("Ec2SubnetIds", []))
+
+
+def spot_instances(request: Mapping[str, Any]) -> int:
+    """Return the capacity of a request's fleets that is on Spot, if EC2 has it."""
+    return sum(fleet.get("TargetSpotCapacity", 0) for fleet in instance_fleets(request))
 
 
 def requested_instances(request: Mapping[str, Any]) -> int:

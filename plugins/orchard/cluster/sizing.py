@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from orchard.cluster.instances import task_slots
+from orchard.cluster.instances import alternatives, task_slots
 from orchard.cluster.prices import Prices
 
 # More workers would wait for Spark longer than they work.
@@ -49,12 +49,47 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """The workers of a cluster: core instances, which are On-Demand, and task instances, which are on Spot."""
+
+    core: int
+    task: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of all workers."""
+        return self.core + self.task
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """The time and the On-Demand price of a run, from the creation of its cluster to its end."""
+    """The time and the price of a run, from the creation of its cluster to its end.
+
+    `usd` is the price if all instances are On-Demand, as they are if EC2 lacks Spot capacity. `usd_with_spot` is the
+    lowest and the highest price if all task instances are on Spot.
+    """
 
     core_instances: int
     minutes: float
     usd: float
+    task_instances: int
+    usd_with_spot: tuple[float, float]
+
+    @property
+    def workers(self) -> Workers:
+        """The workers of the cluster."""
+        return Workers(self.core_instances, self.task_instances)
+
+
+def with_spot(workers: int) -> Workers:
+    """Return which of a number of workers are on Spot: all but one.
+
+    A cluster needs a core instance. It holds HDFS and the application master, so that it must not be interrupted.
+
+    >>> with_spot(4), with_spot(1)
+    (Workers(core=1, task=3), Workers(core=1, task=0))
+    """
+    return Workers(1, workers - 1)
 
 
 def workers_needed(work: Work, instance_type: str, target_minutes: float, most: int, speed: Speed) -> int:
@@ -71,13 +106,24 @@ def workers_needed(work: Work, instance_type: str, target_minutes: float, most: 
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 
 
-def estimate(work: Work, instance_type: str, core_instances: int, prices: Prices, speed: Speed) -> Estimate:
-    """Return what a run takes on a primary node and this many workers.
+def estimate(
+    work: Work, instance_type: str, core_instances: int, prices: Prices, speed: Speed, task_instances: int = 0
+) -> Estimate:
+    """Return what a run takes on an On-Demand primary node, On-Demand core instances, and task instances on Spot.
+
+    EC2 chooses the types of the Spot instances, so that their price is in the range of all alternatives.
 
     >>> from orchard.cluster.prices import read_prices
     >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", 4, read_prices(), Speed())
-    Estimate(core_instances=4, minutes=18.1, usd=0.4)
+    Estimate(core_instances=4, minutes=18.1, usd=0.4, task_instances=0, usd_with_spot=(0.4, 0.4))
     """
-    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, core_instances)
-    usd = seconds / 3600 * (1 + core_instances) * prices.by_type[instance_type].on_demand
-    return Estimate(core_instances, round(seconds / 60, 1), round(usd, 2))
+    workers = core_instances + task_instances
+    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers)
+    hours, on_demand = seconds / 3600, prices.by_type[instance_type].on_demand
+    spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
+    low, high = (
+        round(hours * ((1 + core_instances) * on_demand + task_instances * price), 2)
+        for price in (min(low for low, _ in spot), max(high for _, high in spot))
+    )
+    usd = round(hours * (1 + workers) * on_demand, 2)
+    return Estimate(core_instances, round(seconds / 60, 1), usd, task_instances, (low, high))

@@ -100,6 +100,7 @@ def _checks(clients: Clients, settings: Settings, plan: "RunPlan") -> list[tuple
         (subnets, partial(ec2.unusable_subnets, clients.ec2, request)),
         (f"service role {request['ServiceRole']}", partial(iam.missing_service_role, clients.iam, request)),
         (f"instance profile {request['JobFlowRole']}", partial(iam.missing_instance_profile, clients.iam, request)),
+        ("service-linked role for Spot", partial(iam.missing_spot_role, clients.iam, request)),
         ("security configuration", partial(emr.missing_security_configuration, clients.emr, request)),
         ("active clusters", partial(_unlisted_clusters, clients.emr)),
     ]

@@ -9,6 +9,7 @@ from orchard.cluster.request import (
     instance_types,
     requested_instance_types,
     requested_instances,
+    spot_instances,
     subnet_ids,
 )
 
@@ -34,9 +35,10 @@ def unusable_subnets(ec2: Any, request: Request) -> list[str]:
     needed = requested_instances(request)
     free = ", ".join(f"{subnet['SubnetId']} has {subnet['AvailableIpAddressCount']}" for subnet in subnets)
     if subnets and not with_free_addresses(subnets, needed):
+        fewer = "use a longer target_minutes" if spot_instances(request) else "lower core_instances"
         faults.append(
-            f"no subnet has {needed} free addresses, one per instance: {free}; free some, lower core_instances, or add "
-            "a larger subnet to ORCHARD_SUBNET_IDS"
+            f"no subnet has {needed} free addresses, one per instance: {free}; free some, {fewer}, or add a larger "
+            "subnet to ORCHARD_SUBNET_IDS"
         )
     if not faults:
         log.info("preflight: free addresses for %d instances: %s", needed, free)

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from orchard.cluster.request import spot_instances
+
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
 
 log = logging.getLogger(__name__)
 
 Request = Mapping[str, Any]
+
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 
 def missing_service_role(iam: "IAMClient", request: Request) -> list[str]:
@@ -35,6 +39,25 @@ def missing_instance_profile(iam: "IAMClient", request: Request) -> list[str]:
             f"instance profile {profile!r}: {_no_such_entity(error)}; set ORCHARD_INSTANCE_PROFILE to one that exists"
         ]
     log.info("preflight: instance profile %s exists", profile)
+    return []
+
+
+def missing_spot_role(iam: "IAMClient", request: Request) -> list[str]:
+    """Check that EC2's service-linked role for Spot exists, if the request has Spot instances.
+
+    EC2 creates the role only for users of its console, and AmazonEMRServicePolicy_v2 does not allow EMR to create it:
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+    """
+    if not spot_instances(request):
+        return []
+    try:
+        iam.get_role(RoleName=SPOT_ROLE)
+    except ClientError as error:
+        return [
+            f"service-linked role {SPOT_ROLE!r}: {_no_such_entity(error)}; create it once per account with `aws iam "
+            "create-service-linked-role --aws-service-name spot.amazonaws.com`, or set core_instances"
+        ]
+    log.info("preflight: service-linked role %s exists", SPOT_ROLE)
     return []
 
 

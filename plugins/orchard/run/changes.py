@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
 from orchard.cluster.instances import task_slots
+from orchard.cluster.sizing import Workers
 from orchard.dataset.listing import LISTED, REMEDIES, Listing, NoImages, list_images
 from orchard.errors import PermanentError
 from orchard.run.difference import KNOWN, Difference, Rules, compare, known_rows
@@ -123,11 +124,18 @@ class Code:
 
 
 def plan_changes(
-    s3: "S3Client", catalog: Catalog, settings: Settings, plan: Mapping[str, Any], params: RunParams, code: Code
+    s3: "S3Client",
+    catalog: Catalog,
+    settings: Settings,
+    plan: Mapping[str, Any],
+    params: RunParams,
+    code: Code,
+    existing: Workers | None = None,
 ) -> dict[str, Any]:
     """Compare a dataset with its published run, and write what the steps need. Return the counts.
 
-    If the run would publish what is published already, `nothing_to_do` is true, `why` says so, and nothing is written.
+    `existing` are the workers of the run's cluster, if its size is decided. If the run would publish what is published
+    already, `nothing_to_do` is true, `why` says so, and nothing is written.
 
     Raises:
         NoImages: the dataset's prefix contains no image.
@@ -166,11 +174,16 @@ def plan_changes(
         }
         why = why_nothing_to_do(difference, dataset_uri, base, params)
         if not why:
-            size = size_run(difference, dataset_uri, params, settings, planned_at)
-            counts |= {"core_instances": size.core_instances, "estimate": asdict(size)}
+            size = size_run(difference, dataset_uri, params, settings, planned_at, existing)
+            estimated = {**asdict(size), "usd_with_spot": list(size.usd_with_spot)}  # as in JSON
+            counts |= {
+                "core_instances": size.core_instances,
+                "task_instances": size.task_instances,
+                "estimate": estimated,
+            }
             delete_made_from_plan(s3, plan["run_uri"])
             basis = find_basis(catalog, settings, dataset_uri, base, code) if params.pca_mode == FROZEN else None
-            slots = task_slots(params.instance_type, size.core_instances)
+            slots = task_slots(params.instance_type, size.workers.total)
             files: dict[str, Any] = {
                 **write_files(s3, folder, plan["scratch_uri"], difference, basis, slots),
                 "features": feature_files(catalog, settings),

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyiceberg.catalog import Catalog
 
 from orchard.cluster.request import ClusterSpec, run_job_flow_request
+from orchard.cluster.sizing import Workers
 from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
 from orchard.release import Release, read_release
 from orchard.run.changes import Code, plan_changes
@@ -92,7 +93,11 @@ def plan_run(
     changes = plan_changes(s3, catalog, settings, run, parsed, code)
     if not changes["nothing_to_do"]:
         spec = ClusterSpec(
-            name=cluster, instance_type=parsed.instance_type, core_instances=changes["core_instances"], tags=tags
+            name=cluster,
+            instance_type=parsed.instance_type,
+            core_instances=changes["core_instances"],
+            task_instances=changes["task_instances"],
+            tags=tags,
         )
         run["cluster"] = run_job_flow_request(spec, settings)
     return Planned(run, changes)
@@ -148,6 +153,7 @@ def plan_again(
     earlier = read_plan(s3, run["run_uri"])
     code = Code(model=earlier["model"], decoder=earlier["decoder"])
     parsed = RunParams.parse(params)
-    # The request for the cluster stays as it is. Plans of earlier releases lack this key.
+    # The request for the cluster stays as it is. Plans of earlier releases lack these keys.
     core_instances = earlier.get("core_instances", parsed.core_instances)
-    return plan_changes(s3, catalog, settings, run, replace(parsed, core_instances=core_instances), code)
+    existing = Workers(core_instances, earlier.get("task_instances", 0)) if core_instances else None
+    return plan_changes(s3, catalog, settings, run, parsed, code, existing)

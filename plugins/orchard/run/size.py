@@ -4,7 +4,7 @@ import logging
 from datetime import datetime
 
 from orchard.cluster.prices import read_prices
-from orchard.cluster.sizing import Estimate, Speed, Work, estimate, workers_needed
+from orchard.cluster.sizing import Estimate, Speed, Work, Workers, estimate, with_spot, workers_needed
 from orchard.errors import PermanentError
 from orchard.run.difference import Difference
 from orchard.run.params import MAX_CORE_INSTANCES, RunParams
@@ -19,15 +19,23 @@ class TooExpensive(PermanentError):
     def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
         super().__init__(
             f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.2f} USD "
-            f"({found.minutes:g} minutes on 1 + {found.core_instances} {params.instance_type}), above max_cost_usd "
+            f"({found.minutes:g} minutes on 1 + {found.workers.total} {params.instance_type}), above max_cost_usd "
             f"{params.max_cost_usd:g}. Set a higher max_cost_usd, a longer target_minutes, or a cheaper instance_type"
         )
 
 
 def size_run(
-    difference: Difference, dataset_uri: str, params: RunParams, settings: Settings, now: datetime
+    difference: Difference,
+    dataset_uri: str,
+    params: RunParams,
+    settings: Settings,
+    now: datetime,
+    existing: Workers | None = None,
 ) -> Estimate:
     """Return how many workers a run has, how long it takes, and what that costs. Log it.
+
+    The workers are the `existing` ones of its cluster, if given, or `core_instances` of its params. Without both, the
+    run has as many as it needs, all but one on Spot.
 
     Raises:
         TooExpensive: the estimated price is above the limit of the run.
@@ -37,18 +45,19 @@ def size_run(
     for fault in prices.faults(settings.region, now.date()):
         log.warning("plan: %s, so that the estimate may be wrong. Refresh them with `make prices`", fault)
     work = Work(objects=difference.new + difference.changed, images=difference.readable)
-    workers = params.core_instances or workers_needed(
-        work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed
-    )
-    found = estimate(work, params.instance_type, workers, prices, speed)
+    needed = workers_needed(work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed)
+    workers = existing or (Workers(params.core_instances) if params.core_instances else with_spot(needed))
+    found = estimate(work, params.instance_type, workers.core, prices, speed, workers.task)
+    low, high = found.usd_with_spot
     log.info(
-        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s",
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s%s",
         work.objects,
-        workers,
+        workers.total,
         params.instance_type,
         found.minutes,
         found.usd,
         prices.region,
+        f", {low:.2f} to {high:.2f} USD with {workers.task} workers on Spot" if workers.task else "",
     )
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)

@@ -2,20 +2,32 @@ from typing import Any
 
 import botocore.session
 import pytest
+from pyspark import SparkConf, SparkContext
 
 from local_aws.emr.checks import check_parameters
 from local_aws.emr.offerings import instance_types, release_labels
+from orchard.cluster import request as requests
 from orchard.cluster.instances import INSTANCE_TYPES, alternatives, smallest_yarn_memory_mib
 from orchard.cluster.memory import executor_memory
-from orchard.cluster.request import ClusterSpec, instance_fleets, run_job_flow_request
+from orchard.cluster.request import (
+    ClusterSpec,
+    instance_fleets,
+    requested_instances,
+    run_job_flow_request,
+    spot_instances,
+)
 from orchard.settings import Settings
 
 SETTINGS = Settings(bucket="fruits-data", release="0123456789ab")
 
 
-def spec(instance_type: str = "m5.xlarge", core_instances: int = 2) -> ClusterSpec:
+def spec(instance_type: str = "m5.xlarge", core_instances: int = 2, task_instances: int = 0) -> ClusterSpec:
     return ClusterSpec(
-        name="orchard-fruits", instance_type=instance_type, core_instances=core_instances, tags={"orchard:owner": "me"}
+        name="orchard-fruits",
+        instance_type=instance_type,
+        core_instances=core_instances,
+        task_instances=task_instances,
+        tags={"orchard:owner": "me"},
     )
 
 
@@ -120,6 +132,74 @@ def test_subnets_and_security_configuration_are_sent_only_if_they_are_set() -> N
 def test_an_unknown_instance_type_is_refused_and_the_known_ones_are_listed() -> None:
     with pytest.raises(ValueError, match=r"'t3\.nano': choose from m5\.xlarge, "):
         spec("t3.nano")
+
+
+@pytest.mark.parametrize("name", INSTANCE_TYPES)
+def test_the_task_instances_are_a_fleet_on_spot_of_all_types_of_the_size(name: str) -> None:
+    request = run_job_flow_request(spec(name, 1, 3), SETTINGS)
+    *_, task = instance_fleets(request)
+    assert (task["InstanceFleetType"], task["TargetSpotCapacity"], task["TargetOnDemandCapacity"]) == ("TASK", 3, 0)
+    assert task["LaunchSpecifications"] == {
+        "SpotSpecification": {
+            "AllocationStrategy": "price-capacity-optimized",
+            "TimeoutDurationMinutes": requests.SPOT_TIMEOUT_MINUTES,
+            "TimeoutAction": "SWITCH_TO_ON_DEMAND",
+        },
+        # For the On-Demand instances that replace missing Spot capacity.
+        "OnDemandSpecification": {"AllocationStrategy": "prioritized"},
+    }
+    assert [config["InstanceType"] for config in task["InstanceTypeConfigs"]] == alternatives(name)
+    assert len(task["InstanceTypeConfigs"]) > 1
+    assert not any(key.startswith("BidPrice") for config in task["InstanceTypeConfigs"] for key in config)
+    assert (requested_instances(request), spot_instances(request)) == (5, 3)
+
+
+def test_the_primary_and_the_core_instances_are_on_demand_whatever_the_number_of_task_instances() -> None:
+    for task_instances in (0, 3):
+        primary, core, *_ = instance_fleets(run_job_flow_request(spec(task_instances=task_instances), SETTINGS))
+        assert primary["TargetOnDemandCapacity"] == 1
+        assert core["TargetOnDemandCapacity"] == 2
+        assert "TargetSpotCapacity" not in {**primary, **core}
+
+
+def test_a_cluster_without_task_instances_has_no_setting_for_spot() -> None:
+    request = run_job_flow_request(spec(), SETTINGS)
+    assert len(instance_fleets(request)) == 2
+    assert spot_instances(request) == 0
+    assert not [item for item in request["Configurations"] if item["Classification"] == "yarn-site"]
+    assert "spark.task.maxFailures" not in properties(request, "spark-defaults")
+
+
+def test_the_application_master_runs_on_core_nodes_only() -> None:
+    assert properties(run_job_flow_request(spec("m5.xlarge", 1, 3), SETTINGS), "yarn-site") == {
+        "yarn.node-labels.enabled": "true",
+        "yarn.node-labels.am.default-node-label-expression": "CORE",
+    }
+
+
+def test_all_workers_are_task_slots() -> None:
+    with_spot = spec("m5.xlarge", 1, 3)
+    assert with_spot.task_slots == 16
+    defaults = properties(run_job_flow_request(with_spot, SETTINGS), "spark-defaults")
+    assert defaults["spark.default.parallelism"] == "16"
+
+
+def test_with_the_dynamic_allocation_of_emr_lost_executors_have_no_limit() -> None:
+    SparkContext._ensure_initialized()
+    defaults = properties(run_job_flow_request(spec("m5.xlarge", 1, 3), SETTINGS), "spark-defaults")
+    assert not [name for name in defaults if name.startswith(("spark.dynamicAllocation.", "spark.executor.instances"))]
+    conf = SparkConf(loadDefaults=False)
+    for name, value in {**defaults, "spark.dynamicAllocation.enabled": "true", "spark.master": "yarn"}.items():
+        conf.set(name, value)
+    jvm: Any = SparkContext._jvm
+    # What Spark's application master uses, too.
+    limit = jvm.org.apache.spark.deploy.ExecutorFailureTracker.maxNumExecutorFailures(conf._jconf)
+    assert limit == 2**31 - 1
+
+
+def test_a_negative_number_of_task_instances_is_refused() -> None:
+    with pytest.raises(ValueError, match="task_instances is -1: use 0 or more"):
+        spec(task_instances=-1)
 
 
 def test_a_cluster_without_a_worker_is_refused() -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from orchard.cluster.instances import INSTANCE_TYPES
 from orchard.cluster.prices import read_prices
-from orchard.cluster.sizing import Speed, Work, estimate, workers_needed
+from orchard.cluster.sizing import Speed, Work, Workers, estimate, with_spot, workers_needed
 
 SPEED = Speed()
 COUNTS = st.integers(min_value=0, max_value=10**8)
@@ -45,6 +45,34 @@ def test_the_price_is_that_of_all_nodes_for_the_whole_time() -> None:
     found = estimate(Work(10**7, 10**7), "m5.xlarge", 20, read_prices(), SPEED)
     on_demand = read_prices().by_type["m5.xlarge"].on_demand
     assert found.usd == pytest.approx(found.minutes / 60 * 21 * on_demand, rel=0.01)
+
+
+@given(objects=COUNTS, instance_type=TYPES, workers=st.integers(min_value=1, max_value=20))
+def test_spot_workers_take_the_same_time_and_cost_at_most_as_much(
+    objects: int, instance_type: str, workers: int
+) -> None:
+    work, prices, size = Work(objects, objects), read_prices(), with_spot(workers)
+    on_demand = estimate(work, instance_type, workers, prices, SPEED)
+    found = estimate(work, instance_type, size.core, prices, SPEED, size.task)
+    assert (found.minutes, found.usd) == (on_demand.minutes, on_demand.usd), "the price if all of Spot falls back"
+    assert on_demand.usd_with_spot == (on_demand.usd, on_demand.usd)
+    low, high = found.usd_with_spot
+    assert low <= high <= found.usd
+    if size.task and found.usd > 0.1:
+        assert high < found.usd
+
+
+def test_the_first_worker_is_on_demand_and_all_others_are_on_spot() -> None:
+    assert [with_spot(workers) for workers in (1, 2, 20)] == [Workers(1), Workers(1, 1), Workers(1, 19)]
+
+
+def test_the_range_with_spot_has_the_prices_of_all_types_of_the_size() -> None:
+    work, prices = Work(10**7, 10**7), read_prices().by_type
+    found = estimate(work, "m5.xlarge", 1, read_prices(), SPEED, 19)
+    spot = [prices[name].spot for name in ("m5.xlarge", "m6i.xlarge", "m7i.xlarge")]
+    hours = found.minutes / 60
+    for usd, price in zip(found.usd_with_spot, (min(spot)[0], max(high for _, high in spot)), strict=True):
+        assert usd == pytest.approx(hours * (2 * prices["m5.xlarge"].on_demand + 19 * price), rel=0.01)
 
 
 def test_known_images_cost_only_their_part_of_the_pca() -> None:

@@ -9,9 +9,12 @@ from orchard.settings import Settings
 SETTINGS = Settings(bucket="fruits-data", release="1")
 
 
-def cluster_request(*subnets: str, workers: int = 2, **settings: Any) -> dict[str, Any]:
-    """Return the request of a cluster of m5.xlarge in the given subnets, with other settings if given."""
-    spec = ClusterSpec(name="orchard", instance_type="m5.xlarge", core_instances=workers, tags={})
+def cluster_request(*subnets: str, workers: int = 2, spot: int = 0, **settings: Any) -> dict[str, Any]:
+    """Return the request of a cluster of m5.xlarge in the given subnets, with other settings if given.
+
+    It has `workers` core instances, and `spot` task instances.
+    """
+    spec = ClusterSpec(name="orchard", instance_type="m5.xlarge", core_instances=workers, task_instances=spot, tags={})
     return run_job_flow_request(spec, replace(SETTINGS, subnet_ids=subnets, **settings))
 
 

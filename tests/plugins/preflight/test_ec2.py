@@ -72,6 +72,22 @@ def test_a_subnet_without_one_address_per_instance_is_named_with_its_free_addres
     ]
 
 
+def test_each_spot_instance_needs_a_free_address(ec2: Any, small_subnet: str) -> None:
+    assert unusable_subnets(ec2, cluster_request(small_subnet, workers=1, spot=9)) == []
+    assert unusable_subnets(ec2, cluster_request(small_subnet, workers=1, spot=10)) == [
+        f"no subnet has 12 free addresses, one per instance: {small_subnet} has 11; free some, use a longer "
+        "target_minutes, or add a larger subnet to ORCHARD_SUBNET_IDS"
+    ]
+
+
+def test_the_zone_of_a_subnet_must_offer_a_type_of_the_spot_fleet(ec2: Any, subnet_c: str) -> None:
+    request = cluster_request(subnet_c, workers=1, spot=3)
+    assert types_not_offered(ec2, request) == []
+    request["Instances"]["InstanceFleets"][2]["InstanceTypeConfigs"] = [{"InstanceType": TYPE_IN_ZONES_A_AND_B}]
+    (fault,) = types_not_offered(ec2, request)
+    assert "eu-west-1c has no c8a.xlarge;" in fault
+
+
 def test_each_missing_subnet_is_named(ec2: Any, subnet_a: str) -> None:
     assert unusable_subnets(ec2, cluster_request("subnet-1", subnet_a, "subnet-2")) == [
         "subnet 'subnet-1' is not in eu-west-1; set ORCHARD_SUBNET_IDS to subnets that are",

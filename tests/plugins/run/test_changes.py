@@ -28,7 +28,7 @@ from orchard.run.changes import (
 from orchard.run.difference import IMAGE_INFO, INVENTORY, REJECTS
 from orchard.run.names import run_id_of
 from orchard.run.plan import Planned, plan_again, why_outdated
-from orchard.run.plan_files import NoPlan
+from orchard.run.plan_files import NoPlan, write_plan
 from orchard.run.size import TooExpensive
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -130,7 +130,14 @@ def test_the_first_run_of_a_dataset_reads_everything(s3: "S3Client", settings: S
         "max_bytes": 67_108_864,
         "max_pixels": 50_000_000,
         "core_instances": 2,
-        "estimate": {"core_instances": 2, "minutes": 8.5, "usd": 0.11},
+        "task_instances": 0,
+        "estimate": {
+            "core_instances": 2,
+            "task_instances": 0,
+            "minutes": 8.5,
+            "usd": 0.11,
+            "usd_with_spot": [0.11, 0.11],
+        },
         "bytes_listed": 15,
         "kept_reject_reasons": {},
         "ignored": {},
@@ -576,14 +583,44 @@ def test_a_run_has_as_many_workers_as_it_needs_for_its_target(
     # 30 inferences of 4 minutes on 4 task slots per worker; a cluster takes 8.5 minutes beside its tasks.
     for target, workers, minutes in ((20, 3, 18.5), (60, 1, 38.5)):
         run = planned(s3, settings, core_instances=None, target_minutes=target)
-        assert run.changes["core_instances"] == metrics(s3, run)["core_instances"] == workers
+        for counts in (run.changes, metrics(s3, run), run.changes["estimate"]):
+            assert (counts["core_instances"], counts["task_instances"]) == (1, workers - 1), "all but one are on Spot"
         assert run.changes["estimate"]["minutes"] == pytest.approx(minutes, abs=0.1)
-        core = run.run["cluster"]["Instances"]["InstanceFleets"][1]
-        assert core["TargetOnDemandCapacity"] == workers
+        _, *fleets = run.run["cluster"]["Instances"]["InstanceFleets"]
+        capacities = [(fleet["TargetOnDemandCapacity"], fleet.get("TargetSpotCapacity", 0)) for fleet in fleets]
+        assert capacities == ([(1, 0), (0, workers - 1)] if workers > 1 else [(1, 0)])
         defaults = run.run["cluster"]["Configurations"][0]["Properties"]
         assert int(defaults["spark.default.parallelism"]) == 4 * workers
         assert f"30 objects to read; cluster of 1 + {workers} m5.xlarge, about {minutes}" in caplog.text
     assert len(metrics(s3, run)["files"]["inventory"]) == 4, "a file per task slot"
+
+
+def test_the_estimate_has_the_price_without_spot_and_the_range_with_spot(
+    s3: "S3Client",
+    settings: Settings,
+    catalog: Catalog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    caplog.set_level(logging.INFO, "orchard")
+    run = planned(s3, settings, core_instances=None)
+    found = run.changes["estimate"]
+    assert found == metrics(s3, run)["estimate"]
+    low, high = found["usd_with_spot"]
+    hours = found["minutes"] / 60
+    assert found["usd"] == pytest.approx(hours * 4 * 0.262, abs=0.01)
+    # The cheapest and the most expensive Spot price of m5, m6i and m7i.
+    assert low == pytest.approx(hours * (2 * 0.262 + 2 * (0.077 + 0.048)), abs=0.01)
+    assert high == pytest.approx(hours * (2 * 0.262 + 2 * (0.1213 + 0.0504)), abs=0.01)
+    assert low < high < found["usd"]
+    prices = f"{found['usd']:.2f} USD at the On-Demand prices of eu-west-1, {low:.2f} to {high:.2f} USD with 2 workers"
+    assert f"{prices} on Spot" in caplog.text
+    caplog.clear()
+    explicit = planned(s3, settings, core_instances=3).changes["estimate"]
+    assert explicit["usd_with_spot"] == [explicit["usd"]] * 2 == [found["usd"]] * 2
+    assert "Spot" not in caplog.text
 
 
 def test_explicit_workers_and_few_images_have_no_other_size(
@@ -615,6 +652,18 @@ def test_a_run_above_its_cost_limit_is_refused_before_anything_exists(
     assert issubclass(TooExpensive, PermanentError)
 
 
+def test_the_cost_limit_is_compared_with_the_price_without_spot(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    found = planned(s3, settings, core_instances=None, max_cost_usd=1).changes["estimate"]
+    limit = (found["usd_with_spot"][1] + found["usd"]) / 2
+    assert found["usd_with_spot"][1] < limit < found["usd"]
+    with pytest.raises(TooExpensive):
+        planned(s3, settings, core_instances=None, max_cost_usd=limit)
+
+
 def test_a_night_with_nothing_to_do_costs_nothing_whatever_the_limit(
     s3: "S3Client", settings: Settings, catalog: Catalog
 ) -> None:
@@ -634,6 +683,34 @@ def test_a_plan_that_is_made_again_keeps_the_size_of_the_cluster(
     put_images(s3, settings.bucket, count=30)
     params = {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS, "core_instances": None}
     assert plan_again(s3, catalog, settings, run.run, params)["core_instances"] == 1
+
+
+def test_a_plan_that_is_made_again_keeps_the_core_and_the_task_instances(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    run = planned(s3, settings, core_instances=None)
+    params = {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS, "core_instances": None}
+    put_images(s3, settings.bucket, count=50)
+    again = plan_again(s3, catalog, settings, run.run, params)
+    for counts in (again, metrics(s3, run), again["estimate"]):
+        assert (counts["core_instances"], counts["task_instances"]) == (1, 2)
+    assert again["estimate"]["minutes"] > run.changes["estimate"]["minutes"]
+    assert len(metrics(s3, run)["files"]["inventory"]) == 12, "a file per task slot of all workers"
+
+
+def test_a_plan_of_an_earlier_release_that_is_made_again_keeps_its_core_instances(
+    s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch)
+    put_images(s3, settings.bucket, count=30)
+    run = planned(s3, settings, core_instances=4)
+    earlier = {key: value for key, value in metrics(s3, run).items() if key != "task_instances"}
+    write_plan(s3, run.run["run_uri"], earlier)
+    params = {"dataset_uri": settings.dataset_uri, **DEFAULT_PARAMS, "core_instances": None}
+    again = plan_again(s3, catalog, settings, run.run, params)
+    assert (again["core_instances"], again["task_instances"]) == (4, 0)
 
 
 def test_prices_of_another_region_and_old_ones_are_a_warning(

@@ -134,9 +134,9 @@ class Run:
         summary = self.summary()
         return None if summary is None else str(summary["run_uri"])
 
-    def summary(self, task_id: str = "plan") -> dict[str, Any] | None:
+    def summary(self, task_id: str = "plan", key: str = "summary") -> dict[str, Any] | None:
         """Return what a task has found to have changed, or None before it has succeeded."""
-        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/summary"
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/{key}"
         response = self.deployment.api.request("GET", path)
         return dict(response.json()["value"]) if response.is_success else None
 
@@ -213,14 +213,14 @@ class Deployment:
         """Kill parts and their descendant processes with SIGKILL."""
         for name in names:
             process = self.processes.pop(name)
-            for pid in [*_descendants(process.pid), process.pid]:
+            for pid in [*descendants(process.pid), process.pid]:
                 _signal(pid, signal.SIGKILL)
             process.wait()
 
     def kill_task(self, run: Run, task_id: str) -> None:
         """Kill the processes of a task with SIGKILL."""
         pid = wait_until(lambda: run.task(task_id)["pid"], f"the process of {task_id}")
-        for process_id in [*_descendants(pid), pid]:
+        for process_id in [*descendants(pid), pid]:
             _signal(process_id, signal.SIGKILL)
 
     @contextmanager
@@ -322,11 +322,14 @@ class Deployment:
         return aws.local_aws_command(self.folder / "aws", self.aws_port)
 
 
-def build(folder: Path, build_dir: Path) -> Deployment:
-    """Start a deployment. Its DAGs are not paused, but the scheduler creates no scheduled runs."""
+def build(folder: Path, build_dir: Path, **env: str) -> Deployment:
+    """Start a deployment. Its DAGs are not paused, but the scheduler creates no scheduled runs.
+
+    `env` are further variables of its processes.
+    """
     aws_port, web_port = processes.free_port(), processes.free_port()
     pictures.write_dataset(folder / "pictures", per_class=1)
-    deployment = Deployment(folder, aws_port, web_port, dict(os.environ))
+    deployment = Deployment(folder, aws_port, web_port, {**os.environ, **env})
     deployment.start("local_aws")
     release = aws.provision(deployment.aws_url, build_dir)
     password = airflow.write_password(folder / "passwords.json")
@@ -344,6 +347,7 @@ def build(folder: Path, build_dir: Path) -> Deployment:
         "ORCHARD_POLL_SECONDS": "3",
         "ORCHARD_READY_TIMEOUT_MINUTES": "2",
         "ORCHARD_ALERT_TOPIC_ARN": deployment.create_topic(),
+        **env,
     }
     airflow.migrate_airflow(deployment.env, folder / "airflow-db.log")
     deployment.start(*AIRFLOW)
@@ -369,7 +373,8 @@ def _environment(env: "dict[str, str]") -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _descendants(pid: int) -> Sequence[int]:
+def descendants(pid: int) -> Sequence[int]:
+    """Return the pids of the processes that a process has started, and of those that these have started."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -18,6 +18,7 @@ from pyspark import SparkContext
 import features
 from local_aws.client import LocalAwsClient
 from local_aws.emr.standalone import Executors, Standalone
+from orchard.cluster.request import SPOT_DEFAULTS
 from orchard_spark import locations, objects, parts, step
 from sandbox import pictures
 from tests.conftest import ROOT
@@ -172,6 +173,20 @@ def test_an_upload_whose_answer_is_lost_fails_or_has_written_the_whole_file(
         assert len(objects.read(part.uri)) == part.bytes
 
 
+def executors_below(worker: Any) -> list[int]:
+    """Return the pids of the executors that a worker has started."""
+    group = os.getpgid(worker._popen.pid)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_executor = b"CoarseGrainedExecutorBackend" in (folder / "cmdline").read_bytes()
+            if is_executor and os.getpgid(int(folder.name)) == group:
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def killing(worker: Any, is_reached: Callable[[], bool]) -> threading.Thread:
     """Kill a worker with its executor when a condition is true, from a thread."""
 
@@ -212,6 +227,66 @@ def test_features_survive_a_worker(
     assert metrics["rows_out"] == 24
     assert len(set(folders.read("features")["sha256"].to_pylist())) == folders.read("features").num_rows == 24
     check_once(folders.read("new_images"), 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, SPOT_DEFAULTS], ids=["by-default", "with-spot"])
+def test_a_task_may_lose_five_executors_only_with_the_settings_for_spot(
+    workers: list[Any], tmp_path: Path, settings: dict[str, str]
+) -> None:
+    def lose_executor(number: int) -> int:
+        if len(list(tmp_path.glob("attempt-*"))) < 5:
+            (tmp_path / f"attempt-{time.monotonic_ns()}").touch()
+            daemon = os.getppid()
+            os.kill(int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+            time.sleep(60)
+        return number
+
+    with spark_settings(**settings), step.spark_context("test") as context:
+        job = context.parallelize([7], 1).map(lose_executor)
+        if settings:
+            assert job.collect() == [7]
+        else:
+            with pytest.raises(Exception, match=r"failed 4 times, most recent failure: .*ExecutorLostFailure"):
+                job.collect()
+
+
+def vectors_of(folders: RunFolders) -> dict[str, bytes]:
+    """Return the features by content. Each content has one row."""
+    table = folders.read("features")
+    found = {row["sha256"]: np.array(row["features"], np.float32).tobytes() for row in table.to_pylist()}
+    assert len(found) == table.num_rows
+    return found
+
+
+@pytest.mark.slow
+def test_features_are_the_same_although_executors_are_taken_away_twice(
+    workers: list[Any], rendered: Path, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "FILE_ROWS", 3)  # so that there are eight tasks
+    calm, interrupted = (RunFolders.below(f"file://{tmp_path}/{name}") for name in ("calm", "interrupted"))
+    for folders in (calm, interrupted):
+        write_ingested(folders, rendered)
+    calm.featurise(model_file)
+    killed: list[int] = []
+
+    def take_away() -> None:
+        # A worker starts another executor when its own ends, as on an instance that replaces an interrupted one.
+        for worker, files, number in zip(workers, (1, 4), (signal.SIGTERM, signal.SIGKILL), strict=True):
+            while len(files_in(f"{interrupted.warehouse_uri}/features/data")) < files:
+                time.sleep(0.02)
+            for pid in executors_below(worker):
+                os.kill(pid, number)
+                killed.append(pid)
+
+    thread = threading.Thread(target=take_away, daemon=True)
+    thread.start()
+    metrics = interrupted.featurise(model_file)
+    thread.join()
+    assert len(set(killed)) >= 2
+    assert metrics["rows_out"] == 24
+    assert vectors_of(interrupted) == vectors_of(calm)
+    check_once(interrupted.read("new_images"), 24)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 PREFIX = "ORCHARD_"
 # bootstrap/install.sh needs python3.11 on the node.
 FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
+BOOLEANS = {"true": True, "false": False}
 # The variables that are not settings and of which this process has warned.
 _warned: set[str] = set()
 
@@ -60,6 +61,8 @@ class Settings:
     max_running_clusters: int = 4
     max_cluster_hours: int = 12
     keep_scratch_days: int = 0
+    kept_runs: int = 30
+    maintenance_dry_run: bool = True
 
     def __post_init__(self) -> None:
         """Check the values. Without a deployment, set the one that `default_deployment` returns for the bucket.
@@ -147,6 +150,11 @@ class Settings:
                     values[field.name] = int(value)
                 except ValueError:
                     faults.append(f"{name} is {value!r}: use a whole number")
+            elif field.type is bool:
+                if value.lower() in BOOLEANS:
+                    values[field.name] = BOOLEANS[value.lower()]
+                else:
+                    faults.append(f"{name} is {value!r}: use true or false")
             elif field.type is str:
                 values[field.name] = value
             else:

@@ -9,8 +9,10 @@ features that its runs inferred. Nothing else ever removes a dataset.
 | features that only images of the dataset have | removed |
 | features that images of other datasets have, too | kept |
 | the objects of the dataset, and the folders of its runs | kept |
-| earlier snapshots of the tables | readable until somebody expires them |
+| earlier snapshots of the tables | readable until `table_maintenance` expires them |
 
+**To delete the rows from S3, too,** trigger `table_maintenance` three days later, with *kept runs* 0 and without *dry
+run*. Then only the current state of all datasets, and snapshots with a tag, can be read.
 **To run it,** trigger it with the *dataset URI*. It waits while a run uses the dataset, and fails if that takes too
 long: clear it when the run has finished. A run that was planned before is refused by its task `publish`.
 **Results:** the XCom of `forget` has the number of removed rows of each table.

@@ -19,6 +19,7 @@ FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
 # A threshold of a figure of quality, None if it is off.
 Threshold: TypeAlias = float | None
 OFF = "off"
+BOOLEANS = {"true": True, "false": False}
 # The variables that are not settings and of which this process has warned.
 _warned: set[str] = set()
 
@@ -84,6 +85,8 @@ class Settings:
     warn_label_loss: Threshold = 0.5
     stop_label_loss: Threshold = None
     warn_reject_ratio: Threshold = 0.01
+    kept_runs: int = 30
+    maintenance_dry_run: bool = True
 
     def __post_init__(self) -> None:
         """Check the values. Without a deployment, set the one that `default_deployment` returns for the bucket.
@@ -181,6 +184,11 @@ class Settings:
                     values[field.name] = None if value == OFF else float(value)
                 except ValueError:
                     faults.append(f"{name} is {value!r}: use {_range(field.name)}, or {OFF}")
+            elif field.type is bool:
+                if value.lower() in BOOLEANS:
+                    values[field.name] = BOOLEANS[value.lower()]
+                else:
+                    faults.append(f"{name} is {value!r}: use true or false")
             elif field.type is str:
                 values[field.name] = value
             else:

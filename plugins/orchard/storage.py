@@ -1,7 +1,7 @@
 """S3 URIs, and small JSON objects on S3."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,3 +24,37 @@ def write_json(s3: "S3Client", uri: str, content: Mapping[str, Any]) -> None:
     """Write a JSON object to S3."""
     bucket, key = split_uri(uri)
     s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(content, indent=2).encode())
+
+
+def read_json(s3: "S3Client", uri: str) -> dict[str, Any] | None:
+    """Read a JSON object from S3. Return None if it does not exist."""
+    bucket, key = split_uri(uri)
+    try:
+        content: dict[str, Any] = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
+    return content
+
+
+# How many objects an error names.
+NAMED = 10
+
+
+class DeletionFailed(RuntimeError):
+    """S3 has not deleted objects."""
+
+
+def delete_objects(s3: "S3Client", bucket: str, keys: Sequence[str]) -> None:
+    """Delete at most 1,000 objects, the limit of DeleteObjects. In a versioned bucket, each gets a delete marker.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+
+    Raises:
+        DeletionFailed: S3 refuses to delete some of them. All others are deleted.
+    """
+    if not keys:
+        return
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+    if errors := answer.get("Errors"):
+        named = [f"{error.get('Key')}: {error.get('Message')}" for error in errors[:NAMED]]
+        raise DeletionFailed(f"{len(errors)} objects: {'; '.join(named)}{'; …' if len(errors) > NAMED else ''}")

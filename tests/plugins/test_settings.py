@@ -58,6 +58,12 @@ def test_by_default_four_clusters_may_run_for_at_most_twelve_hours() -> None:
     assert Settings.from_env({**REQUIRED, "ORCHARD_MAX_RUNNING_CLUSTERS": "9"}).max_running_clusters == 9
 
 
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("True", True), ("false", False), ("FALSE", False)])
+def test_a_switch_is_true_or_false(value: str, expected: bool) -> None:
+    assert Settings.from_env(REQUIRED).maintenance_dry_run is True
+    assert Settings.from_env({**REQUIRED, "ORCHARD_MAINTENANCE_DRY_RUN": value}).maintenance_dry_run is expected
+
+
 def test_each_missing_setting_is_named() -> None:
     with pytest.raises(BadSettings, match="ORCHARD_BUCKET is not set; ORCHARD_RELEASE is not set"):
         Settings.from_env({})
@@ -117,6 +123,10 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_IDLE_TIMEOUT_MINUTES", "10081", "at most 7 days"),
         ("ORCHARD_MAX_RUNNING_CLUSTERS", "0", "a positive number"),
         ("ORCHARD_KEEP_SCRATCH_DAYS", "-1", "use 0 or a positive number"),
+        ("ORCHARD_KEPT_RUNS", "0", "a positive number"),
+        ("ORCHARD_KEPT_RUNS", "all", "a whole number"),
+        ("ORCHARD_MAINTENANCE_DRY_RUN", "no", "use true or false"),
+        ("ORCHARD_MAINTENANCE_DRY_RUN", "0", "use true or false"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "half a day", "a whole number"),
         ("ORCHARD_WARN_DRIFT", "-0.1", "use 0 or a positive number, or off"),
         ("ORCHARD_STOP_DRIFT", "inf", "use 0 or a positive number, or off"),

@@ -30,8 +30,8 @@ def forget_dataset(s3: "S3Client", catalog: Catalog, settings: Settings, dataset
     """Remove the rows of a dataset from all tables, and return how many rows were removed from each.
 
     This includes the features that its runs inferred or that its images have, except those that images of other
-    datasets refer to. Earlier snapshots keep all rows until they expire. The objects of the dataset and the folders of
-    its runs stay, except the plans.
+    datasets refer to. Earlier snapshots keep all rows until the DAG table_maintenance expires them and deletes their
+    files. The objects of the dataset and the folders of its runs stay, except the plans.
 
     Raises:
         WrongWarehouse: the tables of the database are in another bucket.

@@ -9,11 +9,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orchard.run.summary import read_summary
 from orchard.settings import Settings
-from orchard.storage import split_uri
+from orchard.storage import DeletionFailed, delete_objects, split_uri
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef, ObjectTypeDef
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def delete_scratch(s3: "S3Client", settings: Settings, scratch_uri: str, *, now:
     deleted: list[str] = []
     dataset_uri, own = scratch_uri.rsplit("/", 1)
     try:
-        for name in _folders(s3, dataset_uri):
+        for name in folders_in(s3, dataset_uri):
             uri = f"{dataset_uri}/{name}"
             if (name == own and settings.keep_scratch_days == 0) or _is_old(s3, settings, uri, now):
                 count = _delete_folder(s3, uri)
@@ -42,10 +42,6 @@ def delete_scratch(s3: "S3Client", settings: Settings, scratch_uri: str, *, now:
     except (ClientError, BotoCoreError, DeletionFailed) as error:
         log.warning("scratch folders below %s are not all deleted; the next run tries again: %s", dataset_uri, error)
     return deleted
-
-
-class DeletionFailed(RuntimeError):
-    """S3 has not deleted objects."""
 
 
 def _is_old(s3: "S3Client", settings: Settings, uri: str, now: datetime) -> bool:
@@ -67,8 +63,8 @@ def _is_old(s3: "S3Client", settings: Settings, uri: str, now: datetime) -> bool
     return all(item["LastModified"] <= limit for item in _objects(s3, uri))
 
 
-def _folders(s3: "S3Client", uri: str) -> Iterator[str]:
-    """Yield the names of the folders in a folder."""
+def folders_in(s3: "S3Client", uri: str) -> Iterator[str]:
+    """Yield the names of the folders in a folder of S3."""
     bucket, prefix = split_uri(f"{uri}/")
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
         for folder in page.get("CommonPrefixes", []):
@@ -85,10 +81,5 @@ def _delete_folder(s3: "S3Client", uri: str) -> int:
     bucket, _ = split_uri(uri)
     keys = [item["Key"] for item in _objects(s3, uri)]
     for start in range(0, len(keys), BATCH):
-        batch: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys[start : start + BATCH]]
-        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
-        if errors := answer.get("Errors"):
-            raise DeletionFailed(
-                f"{len(errors)} objects, the first: {errors[0].get('Key')}: {errors[0].get('Message')}"
-            )
+        delete_objects(s3, bucket, keys[start : start + BATCH])
     return len(keys)

@@ -349,7 +349,7 @@ def published_runs(catalog: Catalog, database: str, dataset: str | None = None) 
     for batch in stream_rows(table, chosen, ["run_id", "dataset", "published_at", "snapshots"]):
         rows += batch.to_pylist()
     rows.sort(key=lambda row: row["published_at"])
-    return [PublishedRun(**{**row, "snapshots": dict(row["snapshots"])}) for row in rows]
+    return [PublishedRun(**{**row, "snapshots": dict(row["snapshots"] or ())}) for row in rows]
 
 
 def current_features(catalog: Catalog, database: str, dataset: str) -> Iterator[pa.RecordBatch]:

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import AlwaysTrue
@@ -18,6 +19,8 @@ from orchard.errors import PermanentError
 from orchard.tables.rows import stream_file, where
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # An attempt fails only if another publisher commits first, and at most four runs are active.
 COMMIT_ATTEMPTS = 10
@@ -62,16 +65,31 @@ def commit(table: Table, what: str, find_change: Callable[[Table], Change], prop
     Raises:
         CannotCommit: other publishers changed the table during each attempt.
     """
-    name = ".".join(table.name())
-    for attempt in range(1, COMMIT_ATTEMPTS + 1):
-        table.refresh()
+
+    def once() -> int:
         change = find_change(table)
         current = table.current_snapshot()
         if current is not None and not change.added and not change.removed:
-            log.info("%s needs no change for %s: snapshot %d", name, what, current.snapshot_id)
+            log.info("%s needs no change for %s: snapshot %d", ".".join(table.name()), what, current.snapshot_id)
             return current.snapshot_id
+        return _commit_once(table, what, change, properties)
+
+    return commit_planned_again(table, what, once)
+
+
+def commit_planned_again(table: Table, what: str, once: Callable[[], Result]) -> Result:
+    """Return the result of `once`, which plans a commit from the table as it is now, and sends it.
+
+    It is called again, with the table refreshed, if another publisher was first. `what` describes the change.
+
+    Raises:
+        CannotCommit: other publishers changed the table during each attempt.
+    """
+    name = ".".join(table.name())
+    for attempt in range(1, COMMIT_ATTEMPTS + 1):
+        table.refresh()
         try:
-            return _commit_once(table, what, change, properties)
+            return once()
         except CommitFailedException as error:
             log.warning("%s: attempt %d to commit %s failed: another commit was first: %s", name, attempt, what, error)
         time.sleep(random.uniform(0, FIRST_WAIT_SECONDS * 2 ** min(attempt, 5)))  # noqa: S311  # no secret

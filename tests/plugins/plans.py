@@ -1,5 +1,6 @@
 """Plans of runs, as the task `plan` returns them."""
 
+import json
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from pyiceberg.catalog import Catalog
 
 from orchard.run.plan import Planned, RunPlan, plan_run
 from orchard.settings import Settings
+from orchard.storage import split_uri
 from orchard.tables.catalog import open_catalog
 
 if TYPE_CHECKING:
@@ -70,3 +72,16 @@ def put_images(s3: "S3Client", bucket: str, prefix: str = "images/", count: int 
     """Put images below a prefix. A plan does not read them. `arguments` are those of PutObject."""
     for number in range(1, count + 1):
         s3.put_object(Bucket=bucket, Key=f"{prefix}Kiwi/{number}.jpg", **{"Body": b"12345", **arguments})
+
+
+def keys(s3: "S3Client", uri: str) -> list[str]:
+    """Return the keys of the objects below a URI."""
+    bucket, prefix = split_uri(uri)
+    return [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
+
+
+def metrics(s3: "S3Client", run: Planned) -> dict[str, Any]:
+    """Return the content of the plan.metrics.json of a run."""
+    bucket, prefix = split_uri(run.run["run_uri"])
+    content: dict[str, Any] = json.loads(s3.get_object(Bucket=bucket, Key=f"{prefix}/plan.metrics.json")["Body"].read())
+    return content

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
-from pyiceberg.manifest import DataFile
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import Table
 
 from orchard.errors import PermanentError
 from orchard.run.names import run_id_of
@@ -28,12 +27,13 @@ from orchard.run.quality import (
     most_common,
     shorten,
 )
+from orchard.run.record import add_row, row_of_run, rows_of_run
 from orchard.run.scratch import delete_scratch
 from orchard.run.step_files import Listed, check_files, data_files, read_files
 from orchard.run.summary import Metrics, read_metrics, read_summary, summarise, write_summary
 from orchard.settings import Settings
 from orchard.tables.catalog import DATASET, RUN_ID, TABLES, open_table
-from orchard.tables.commit import Change, commit, replacement, tasks_of_dataset
+from orchard.tables.commit import Change, commit, replacement, tasks_to_merge
 from orchard.tables.features import Inferred, change_of_features, keys_of_features, keys_of_images
 from orchard.tables.files import write_files
 from orchard.tables.rows import OWNER, arrow_schema, owned_rows, stream_file, stream_rows, where
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
-
-# Each run adds a small file to `runs`, and to `pca_models`. If a dataset has more, they are merged into one.
-MOST_SMALL_FILES = 200
 
 
 class DatasetChanged(PermanentError):
@@ -185,7 +182,7 @@ def change_tables(run: Publication) -> dict[str, dict[str, Any]]:
     change("images", replace_images)
     change_if_shown("rejects", lambda table: replacement(table, run.dataset, refused))
     change_if_shown("embeddings", lambda table: replacement(table, run.dataset, embeddings))
-    change_if_shown("runs", lambda table: change_of_runs(run, table, dict(snapshots)))
+    change_if_shown("runs", lambda table: add_row(run.s3, table, row_of_run(metrics.plan, run.summary, snapshots)))
     rows = {
         "features": run.summary["inferences"],
         "images": run.summary["images_ingested"],
@@ -314,74 +311,3 @@ def change_of_pca_models(run: Publication, table: Table, basis: Sequence[pa.Reco
     small = tasks_to_merge(table, run.dataset) if new else []
     merged = [batch for task in small for batch in stream_file(table, task)]
     return Change(write_files(run.s3, table, [*merged, *new]), [task.file for task in small])
-
-
-def tasks_to_merge(table: Table, dataset: str) -> list[FileScanTask]:
-    """Return all files of a dataset in a table to which each run adds a small one, if there are too many of them."""
-    tasks = tasks_of_dataset(table, dataset)
-    return tasks if len(tasks) > MOST_SMALL_FILES else []
-
-
-def change_of_runs(run: Publication, table: Table, snapshots: Mapping[str, int]) -> Change:
-    """Return the change that adds the row of a run, or replaces it if steps of the run were redone."""
-    row = row_of_run(run, snapshots)
-    present = rows_of_run(table, run.dataset, run.run_id)
-    compared = row.keys() - {"published_at"}
-    if len(present) == 1 and all(present[0].get(name) == row[name] for name in compared):
-        return Change()
-    others: list[pa.RecordBatch] = []
-    removed: list[DataFile] = []
-    small = tasks_to_merge(table, run.dataset)
-    for task in small or (tasks_of_dataset(table, run.dataset) if present else []):
-        rows = pa.Table.from_batches(stream_file(table, task))
-        is_run = pc.equal(rows["run_id"], run.run_id)
-        if small or pc.any(is_run).as_py():
-            removed.append(task.file)
-            others += rows.filter(pc.invert(is_run)).to_batches()
-    return Change(write_files(run.s3, table, [*others, *_batches([row], arrow_schema(table.schema()))]), removed)
-
-
-def rows_of_run(table: Table, dataset: str, run_id: str) -> list[dict[str, Any]]:
-    """Return the rows of the table `runs` of a run: one, or none."""
-    return [row for batch in stream_rows(table, where(dataset=dataset, run_id=run_id)) for row in batch.to_pylist()]
-
-
-def row_of_run(run: Publication, snapshots: Mapping[str, int]) -> dict[str, Any]:
-    """Return the row of a run in the table `runs`."""
-    plan, summary = run.metrics.plan, run.summary
-    estimate = plan.get("estimate", {})
-    seconds = {"plan": plan["seconds"], **summary["step_seconds"]}
-    return {
-        "run_id": run.run_id,
-        "dataset": run.dataset,
-        **{key: plan[key] for key in ("model", "decoder")},
-        "pca_model": summary["pca_model"],
-        **{key: plan[key] for key in ("pca_mode", "max_bytes", "max_pixels")},
-        "n_components": float(plan["n_components"]),
-        "planned_at": datetime.fromisoformat(plan["planned_at"]),
-        "published_at": datetime.now(UTC),
-        **{key: plan[key] for key in ("listed", "new", "changed", "deleted", "unchanged")},
-        "images": summary["images_ingested"],
-        "duplicates": summary["duplicates"],
-        "inferences": summary["inferences"],
-        "rejects": sorted(summary["reject_reasons"].items()),
-        "ignored": sorted(plan["ignored"].items()),
-        "step_seconds": sorted((name, float(value)) for name, value in seconds.items()),
-        "cluster_id": summary["cluster_id"],
-        "snapshots": sorted(snapshots.items()),
-        # Plans of earlier releases lack these. What the run has cost is known when its cluster has terminated.
-        **{key: plan.get(key) for key in ("instance_type", "task_slots")},
-        "bytes_read": plan.get("bytes_to_read"),
-        "estimated_minutes": estimate.get("minutes"),
-        "estimated_usd": estimate.get("usd"),
-        # The upper end of the range, as in the real cost.
-        "estimated_usd_with_spot": estimate.get("usd_with_spot", [None])[-1],
-        **{key: summary[key] for key in ("explained_variance", "label_accuracy", "label_sample")},
-        "drift": summary["drift"].get("shift"),
-        "labels": sorted(summary["labels"].items()),
-    }
-
-
-def _batches(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> list[pa.RecordBatch]:
-    batches: list[pa.RecordBatch] = pa.Table.from_pylist(rows, schema).to_batches()
-    return batches

@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 # An attempt fails only if another publisher commits first, and at most four runs are active.
 COMMIT_ATTEMPTS = 10
 FIRST_WAIT_SECONDS = 0.1
+# Each run adds a small file to `runs`, and to `pca_models`. If a dataset has more, they are merged into one.
+MOST_SMALL_FILES = 200
 
 
 class SharedFile(PermanentError):
@@ -171,3 +173,9 @@ def tasks_of_dataset(table: Table, dataset: str) -> list[FileScanTask]:
                 raise SharedFile(".".join(table.name()), task.file.file_path, dataset)
         found.append(task)
     return found
+
+
+def tasks_to_merge(table: Table, dataset: str) -> list[FileScanTask]:
+    """Return all files of a dataset in a table to which each run adds a small one, if there are too many of them."""
+    tasks = tasks_of_dataset(table, dataset)
+    return tasks if len(tasks) > MOST_SMALL_FILES else []

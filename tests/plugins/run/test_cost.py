@@ -11,6 +11,7 @@ from pyiceberg.table import Table
 
 from orchard.cluster.cost import ClusterCost, RunCost
 from orchard.run import cost as costs
+from orchard.run import record
 from orchard.run.cost import record_cost
 from orchard.tables.catalog import TABLES
 from orchard.tables.history import recent_runs
@@ -31,7 +32,7 @@ ESTIMATE = {
 }
 
 
-def record(deployed: Deployment, run: Run, cost: RunCost = COST) -> dict[str, Any]:
+def record_cost_of(deployed: Deployment, run: Run, cost: RunCost = COST) -> dict[str, Any]:
     return record_cost(deployed.s3, deployed.catalog, deployed.settings, run.plan, cost)
 
 
@@ -52,7 +53,7 @@ def test_the_row_of_a_run_gets_the_cost_beside_the_estimate(deployed: Deployment
     assert before["estimated_usd_with_spot"] == 0.08
     assert (before["task_slots"], before["bytes_read"], before["instance_type"]) == (8, 12_345, "m5.xlarge")
     assert (before["cost_usd"], before["ready_seconds"]) == (None, None)
-    content = record(deployed, run)
+    content = record_cost_of(deployed, run)
     expected = {
         "ready_seconds": 301.5,
         "cluster_minutes": 12.5,
@@ -70,22 +71,22 @@ def test_recording_the_same_cost_again_changes_nothing_and_another_one_replaces_
     deployed: Deployment, first: Run
 ) -> None:
     deployed.publish(first)
-    record(deployed, first)
+    record_cost_of(deployed, first)
     versions = deployed.versions()
-    record(deployed, first)
+    record_cost_of(deployed, first)
     assert deployed.versions() == versions
-    record(deployed, first, replace(COST, usd=0.5))
+    record_cost_of(deployed, first, replace(COST, usd=0.5))
     assert row_of(deployed, first)["cost_usd"] == 0.5
     assert len(deployed.rows("runs")) == 1
 
 
 def test_the_rows_of_other_runs_stay_and_a_published_run_stays_complete(deployed: Deployment, first: Run) -> None:
     deployed.publish(first)
-    record(deployed, first)
+    record_cost_of(deployed, first)
     second = second_of(first)
     deployed.publish(second)
     before = row_of(deployed, first)
-    record(deployed, second, replace(COST, usd=0.9))
+    record_cost_of(deployed, second, replace(COST, usd=0.9))
     assert row_of(deployed, first) == before
     assert row_of(deployed, second)["cost_usd"] == 0.9
     assert deployed.shows(second)
@@ -93,7 +94,7 @@ def test_the_rows_of_other_runs_stay_and_a_published_run_stays_complete(deployed
 
 def test_publishing_a_run_again_keeps_its_cost(deployed: Deployment, first: Run) -> None:
     deployed.publish(first)
-    record(deployed, first)
+    record_cost_of(deployed, first)
     versions = deployed.versions()
     deployed.s3.delete_object(Bucket=first.bucket, Key=f"{first.prefix}/summary.json")
     deployed.publish(first, write=False)
@@ -109,7 +110,7 @@ def test_a_run_that_is_not_published_has_its_cost_in_its_folder_only(
         deployed.publish(first)
     run = replace(first, name="20261125T020000-ffffff")
     versions = deployed.versions()
-    assert record(deployed, run)["usd_per_million"] is None
+    assert record_cost_of(deployed, run)["usd_per_million"] is None
     assert deployed.versions() == versions
     body = deployed.s3.get_object(Bucket=run.bucket, Key=f"{run.prefix}/cost.json")["Body"].read()
     assert json.loads(body)["usd"] == 0.1234
@@ -119,18 +120,18 @@ def test_a_run_that_another_publisher_overtakes_is_recorded_at_the_next_attempt(
     deployed: Deployment, first: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployed.publish(first)
-    second, change_of_cost = second_of(first), costs.change_of_cost
+    second = second_of(first)
     attempts: list[Table] = []
 
     def overtaken(s3: Any, table: Table, *arguments: Any) -> Any:
-        change = change_of_cost(s3, table, *arguments)
+        change = record.set_values(s3, table, *arguments)
         if not attempts:
             deployed.publish(second)
         attempts.append(table)
         return change
 
-    monkeypatch.setattr(costs, "change_of_cost", overtaken)
-    record(deployed, first)
+    monkeypatch.setattr(costs, "set_values", overtaken)
+    record_cost_of(deployed, first)
     assert len(attempts) == 2
     assert row_of(deployed, first)["cost_usd"] == 0.1234
     assert deployed.shows(second)
@@ -160,9 +161,9 @@ def test_a_table_of_an_earlier_release_gets_the_columns_and_its_rows_stay(
     assert {name: kept[name] for name in old[0]} == old[0]
     assert set(kept) == set(old[0]) | set(new)
     assert row_of(deployed, second)["task_slots"] == 8
-    record(deployed, second)
+    record_cost_of(deployed, second)
     assert row_of(deployed, second)["cost_usd"] == 0.1234
-    record(deployed, first)
+    record_cost_of(deployed, first)
     assert row_of(deployed, first) == kept | {
         "ready_seconds": 301.5,
         "cluster_minutes": 12.5,

@@ -10,10 +10,10 @@ import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchTableError
 
-from orchard.run import publish
 from orchard.run.publish import DatasetChanged
 from orchard.run.summary import InconsistentRun
 from orchard.settings import Settings
+from orchard.tables import commit
 from orchard.tables.catalog import TABLES
 from orchard.tables.features import OtherModel
 from tests.plugins.deployed import (
@@ -182,7 +182,7 @@ def test_no_snapshot_of_a_table_shows_a_dataset_without_a_run(published: Publish
 def test_many_small_files_of_a_dataset_are_merged_when_a_run_adds_another(
     deployed: Deployment, first: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "MOST_SMALL_FILES", 2)
+    monkeypatch.setattr(commit, "MOST_SMALL_FILES", 2)
     deployed.publish(other_of(first.bucket))
     runs = [first]
     for day in (23, 24, 25):

@@ -13,12 +13,13 @@ import numpy as np
 import obstore
 import pyarrow as pa
 import pytest
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 
 import features
 from local_aws.client import LocalAwsClient
 from local_aws.emr.standalone import Executors, Standalone
-from orchard.cluster.request import SPOT_DEFAULTS
+from orchard.cluster.request import SPOT_DEFAULTS, ClusterSpec, spark_configurations
+from orchard.settings import Settings
 from orchard_spark import locations, objects, parts, step
 from sandbox import pictures
 from tests.conftest import ROOT
@@ -249,6 +250,22 @@ def test_a_task_may_lose_five_executors_only_with_the_settings_for_spot(
         else:
             with pytest.raises(Exception, match=r"failed 4 times, most recent failure: .*ExecutorLostFailure"):
                 job.collect()
+
+
+def test_with_the_dynamic_allocation_of_emr_lost_executors_have_no_limit() -> None:
+    spec = ClusterSpec(name="orchard", instance_type="m5.xlarge", core_instances=1, task_instances=3, tags={})
+    (defaults,) = (
+        item["Properties"]
+        for item in spark_configurations(spec, Settings(bucket="fruits-data", release="1"))
+        if item["Classification"] == "spark-defaults"
+    )
+    SparkContext._ensure_initialized()
+    conf = SparkConf(loadDefaults=False)
+    for name, value in {**defaults, "spark.dynamicAllocation.enabled": "true", "spark.master": "yarn"}.items():
+        conf.set(name, value)
+    jvm: Any = SparkContext._jvm
+    # What Spark's application master uses, too.
+    assert jvm.org.apache.spark.deploy.ExecutorFailureTracker.maxNumExecutorFailures(conf._jconf) == 2**31 - 1
 
 
 def vectors_of(folders: RunFolders) -> dict[str, bytes]:

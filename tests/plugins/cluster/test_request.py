@@ -2,7 +2,6 @@ from typing import Any
 
 import botocore.session
 import pytest
-from pyspark import SparkConf, SparkContext
 
 from local_aws.emr.checks import check_parameters
 from local_aws.emr.offerings import instance_types, release_labels
@@ -184,19 +183,6 @@ def test_all_workers_are_task_slots() -> None:
     assert with_spot.task_slots == 16
     defaults = properties(run_job_flow_request(with_spot, SETTINGS), "spark-defaults")
     assert defaults["spark.default.parallelism"] == "16"
-
-
-def test_with_the_dynamic_allocation_of_emr_lost_executors_have_no_limit() -> None:
-    SparkContext._ensure_initialized()
-    defaults = properties(run_job_flow_request(spec("m5.xlarge", 1, 3), SETTINGS), "spark-defaults")
-    assert not [name for name in defaults if name.startswith(("spark.dynamicAllocation.", "spark.executor.instances"))]
-    conf = SparkConf(loadDefaults=False)
-    for name, value in {**defaults, "spark.dynamicAllocation.enabled": "true", "spark.master": "yarn"}.items():
-        conf.set(name, value)
-    jvm: Any = SparkContext._jvm
-    # What Spark's application master uses, too.
-    limit = jvm.org.apache.spark.deploy.ExecutorFailureTracker.maxNumExecutorFailures(conf._jconf)
-    assert limit == 2**31 - 1
 
 
 def test_a_negative_number_of_task_instances_is_refused() -> None:

@@ -5,16 +5,16 @@ run.
 
 | task | what it does |
 |---|---|
-| `plan` | lists the images, compares them with the tables, names the run, builds the requests to EMR |
+| `plan` | lists the images, compares them with the tables, names the run, sizes its cluster, builds its requests |
 | `preflight` | checks everything that can be checked before money is spent |
 | `wait_turn` | waits while another run uses the dataset, and while the cluster limit is reached; the oldest is next |
 | `create_cluster`, `cluster_ready` | creates the cluster, waits until it accepts steps |
 | `ingest` | reads and verifies the new and changed images; each is accepted or rejected with a reason |
 | `features` | computes MobileNetV2 features, 1280 numbers per image, of each content that no run has seen before |
 | `pca` | fits a centred PCA to all images of the dataset, or uses the last one; computes all vectors |
-| `publish` | checks that the steps agree, commits the run to the tables, updates the asset `fruit_embeddings` |
+| `publish` | checks the steps and the quality, commits the run to the tables, updates the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
-| `verdict` | the last task: releases the run's turn, and fails if the run has failed |
+| `verdict` | the last task: records what the run has cost, releases its turn, and fails if the run has failed |
 
 **If nothing has changed** since the published run, the run succeeds after `plan`, and all other tasks are skipped. The
 last line of the log of `plan` says so. The XCom `summary` of `plan` has the counts of every run. If another run of the

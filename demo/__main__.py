@@ -110,7 +110,7 @@ def table(summary: Mapping[str, Any]) -> str:
             ),
         ]
     if summary["cost_usd"] is not None:
-        estimated = f", estimated {summary['estimated_usd']:.2f}" if summary["estimated_usd"] is not None else ""
+        estimated = f", estimated {summary['estimated_usd']:.4f}" if summary["estimated_usd"] is not None else ""
         rows.append(("cost", f"{summary['cost_usd']:.4f} USD at the prices of eu-west-1{estimated}"))
     rows += [("cluster", f"{cluster} {state}") for cluster, state in summary["clusters"].items()]
     rows += [("task failed", name) for name, state in summary["tasks"].items() if state == "failed"]

@@ -7,6 +7,7 @@ from PIL import Image
 from benchmarks import large_images
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_workers_is_measured_for_both_steps(
     capfd: pytest.CaptureFixture[str], model_file: object
 ) -> None:

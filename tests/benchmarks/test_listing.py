@@ -38,6 +38,7 @@ def test_a_delimiter_shows_the_folders(many: "S3Client") -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_medians_of_the_rounds_are_printed_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ SUCCESS: dict[str, Any] = {
     "label_accuracy": 0.875,
     "label_sample": 24,
     "warnings": ["the drift is 0.3"],
-    "estimated_usd": 0.07,
+    "estimated_usd": 0.0742,
     "cost_usd": 0.0087,
     "step_seconds": {"ingest": 2.0, "features": 4.0, "pca": 3.0},
     "step_images_per_second": {"ingest": 12.5, "features": 6.0, "pca": 8.0},
@@ -42,7 +42,7 @@ def test_the_table_of_a_successful_run_shows_counts_times_variance_tables_and_th
         ["warning", "the drift is 0.3"],
         ["orchard.rejects", "1 rows, snapshot 71"],
         ["orchard.embeddings", "24 rows, snapshot 72"],
-        ["cost", "0.0087 USD at the prices of eu-west-1, estimated 0.07"],
+        ["cost", "0.0087 USD at the prices of eu-west-1, estimated 0.0742"],
         ["cluster", "j-1 TERMINATED"],
     ]
 

@@ -82,7 +82,7 @@ def test_a_night_costs_what_is_new(finished: Finished) -> None:
 def test_the_estimate_of_a_night_is_the_price_of_its_cluster(finished: Finished) -> None:
     # A primary node and a worker for 8.5 minutes. The later nights have learnt that a local cluster is ready at once.
     first, second, *others = column(finished, "estimated_usd")
-    assert (first, second) == (0.07, 0)
+    assert (first, second) == (0.0742, 0)
     assert [0 < usd < 0.02 for usd in others[:2]] == [True] * 2
     assert others[2:] == [None, None]
 
@@ -97,7 +97,7 @@ def test_the_real_cost_of_a_night_is_that_of_its_cluster(finished: Finished) -> 
 
 def test_the_refused_nights_say_why(finished: Finished) -> None:
     fifth, sixth = ((finished.folder / f"airflow-{number}.log").read_text() for number in (5, 6))
-    assert "is estimated at 0.07 USD" in fifth
+    assert "is estimated at 0.013" in fifth
     assert "above max_cost_usd 0.01" in fifth
     assert "too few images: 12 below" in sixth
     assert "of the 63 that run" in sixth

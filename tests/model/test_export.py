@@ -90,6 +90,7 @@ def test_the_released_model_has_the_fingerprint_of_the_imagenet_weights(model_fi
     export.check_fingerprint(features[0], str(model_file))
 
 
+@pytest.mark.slow
 def test_the_name_of_a_model_with_random_weights_contains_random(
     in_keras_process: Run, log_file: Path, tmp_path: Path
 ) -> None:

@@ -125,7 +125,7 @@ def estimate(
 
     >>> from orchard.cluster.prices import read_prices
     >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", 4, read_prices(), Speed())
-    Estimate(core_instances=4, minutes=18.1, usd=0.4, task_instances=0, usd_with_spot=(0.4, 0.4))
+    Estimate(core_instances=4, minutes=18.1, usd=0.3955, task_instances=0, usd_with_spot=(0.3955, 0.3955))
     """
     workers = core_instances + task_instances
     seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers)
@@ -133,8 +133,8 @@ def estimate(
     fixed = prices.by_type[primary_type(instance_type)].on_demand + core_instances * on_demand
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
     low, high = (
-        round(hours * (fixed + task_instances * price), 2)
+        round(hours * (fixed + task_instances * price), 4)
         for price in (min(low for low, _ in spot), max(high for _, high in spot))
     )
-    usd = round(hours * (fixed + task_instances * on_demand), 2)
+    usd = round(hours * (fixed + task_instances * on_demand), 4)
     return Estimate(core_instances, round(seconds / 60, 1), usd, task_instances, (low, high))

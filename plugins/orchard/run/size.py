@@ -21,7 +21,7 @@ class TooExpensive(PermanentError):
 
     def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
         super().__init__(
-            f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.2f} USD "
+            f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.3g} USD "
             f"({found.minutes:g} minutes on 1 + {found.workers.total} {params.instance_type}), above max_cost_usd "
             f"{params.max_cost_usd:g}. Set a higher max_cost_usd, a longer target_minutes, or a cheaper instance_type"
         )
@@ -55,14 +55,14 @@ def size_run(
     found = estimate(work, params.instance_type, workers.core, prices, speed, workers.task)
     low, high = found.usd_with_spot
     log.info(
-        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.2f USD at the On-Demand prices of %s%s",
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.3g USD at the On-Demand prices of %s%s",
         work.objects,
         workers.total,
         params.instance_type,
         found.minutes,
         found.usd,
         prices.region,
-        f", {low:.2f} to {high:.2f} USD with {workers.task} workers on Spot" if workers.task else "",
+        f", {low:.3g} to {high:.3g} USD with {workers.task} workers on Spot" if workers.task else "",
     )
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)

@@ -401,6 +401,7 @@ def test_files_of_a_run_that_can_not_be_published_any_more_are_deleted_and_publi
     assert deployed.shows(first)
 
 
+@pytest.mark.slow
 def test_a_dataset_that_was_forgotten_is_gone_from_s3_once_no_run_needs_its_snapshots(
     deployed: Deployment, first: Run, second: Run
 ) -> None:

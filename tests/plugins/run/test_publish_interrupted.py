@@ -87,8 +87,15 @@ def publish_at_once(session: boto3.Session, deployed: Deployment, url: str, runs
         return list(pool.map(publish_one, publishers, runs))
 
 
-@pytest.mark.parametrize("tables_are_there", [False, True], ids=["first-ever", "later"])
-@pytest.mark.parametrize("same_dataset", [False, True], ids=["two-datasets", "one-dataset"])
+@pytest.mark.parametrize(
+    ("same_dataset", "tables_are_there"),
+    [
+        pytest.param(False, False, id="two-datasets-first-ever"),
+        pytest.param(False, True, id="two-datasets-later", marks=pytest.mark.slow),
+        pytest.param(True, False, id="one-dataset-first-ever", marks=pytest.mark.slow),
+        pytest.param(True, True, id="one-dataset-later"),
+    ],
+)
 def test_of_two_runs_that_are_published_at_the_same_time_both_land_or_one_of_the_same_dataset_is_refused(
     deployed: Deployment,
     through_the_proxy: Deployment,

@@ -210,7 +210,14 @@ def test_a_table_without_partitions_is_published_to_as_long_as_no_file_has_rows_
     assert deployed.shows(other)
 
 
-@pytest.mark.parametrize("steps", [("pca",), ("features", "pca"), ("ingest", "features", "pca")])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(("pca",), marks=pytest.mark.slow),
+        pytest.param(("features", "pca"), marks=pytest.mark.slow),
+        ("ingest", "features", "pca"),
+    ],
+)
 def test_a_run_with_redone_steps_is_published_once_with_the_sizes_and_statistics_of_its_new_files(
     deployed: Deployment, first: Run, second: Run, steps: tuple[str, ...]
 ) -> None:

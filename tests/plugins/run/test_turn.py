@@ -428,6 +428,7 @@ def test_of_many_runs_that_ask_at_the_same_moment_one_gets_the_turn(turn: GetTur
         assert Counter(having) == {True: 1, False: WORKERS - 1}
 
 
+@pytest.mark.slow
 def test_waiters_never_take_more_slots_than_the_limit(s3: "S3Client", turn: GetTurn, settings: Settings) -> None:
     limit = {"max_running_clusters": 3}
     for round_ in range(5):

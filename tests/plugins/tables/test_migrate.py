@@ -114,6 +114,7 @@ def test_the_present_tables_refer_to_no_file_of_a_run(old: Deployment) -> None:
         assert all(path.startswith(f"{old.settings.warehouse_uri}/{name}/data/") for path in old.paths(name))
 
 
+@pytest.mark.slow
 def test_a_second_migration_changes_nothing(old: Deployment, runs: list[OldRun]) -> None:
     migrated(old)
     versions = old.versions()

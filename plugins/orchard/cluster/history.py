@@ -44,7 +44,7 @@ def learn(runs: Sequence[PastRun], default: Speed) -> Speed:
     shown: dict[str, Callable[[PastRun], float | None]] = {
         "ready_seconds": lambda run: run.ready_seconds,
         "objects_per_second": lambda run: _rate(run, "ingest", run.objects, run.bytes, default),
-        "inferences_per_second": lambda run: _rate(run, "features", run.inferences, run.bytes, default),
+        "inferences_per_second": lambda run: _rate(run, "features", run.inferences, _inferred_bytes(run), default),
         "vectors_per_second": lambda run: _rate(run, "pca", run.images, 0, default),
     }
     learnt = {}
@@ -61,12 +61,19 @@ def differences(learnt: Speed, default: Speed) -> dict[str, float]:
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def _rate(run: PastRun, step: str, count: int | None, size: int | None, default: Speed) -> float | None:
+def _inferred_bytes(run: PastRun) -> float | None:
+    """Return the size of the images that a run has inferred: it does not decode those whose content is known."""
+    if run.bytes is None or not run.objects or run.inferences is None:
+        return None
+    return run.bytes * run.inferences / run.objects
+
+
+def _rate(run: PastRun, step: str, count: int | None, size: float | None, default: Speed) -> float | None:
     """Return how many objects, inferences or vectors per second a task slot has done in a step."""
     seconds = run.step_seconds.get(step)
     if seconds is None or run.task_slots is None or count is None or size is None:
         return None
-    of_bytes = default.step_task_seconds(Work(objects=0, images=0, bytes=size))[step]
+    of_bytes = default.step_task_seconds(Work(objects=0, images=0, bytes=int(size)))[step]
     left = seconds * run.task_slots - of_bytes
     return count / left if seconds >= MIN_STEP_SECONDS and left > 0 and count > 0 else None
 

@@ -45,6 +45,14 @@ def test_the_rates_of_earlier_runs_replace_the_defaults(size: int) -> None:
     }
 
 
+def test_known_contents_are_not_decoded_and_do_not_change_the_rate_of_inferences() -> None:
+    true = replace(DEFAULT, inferences_per_second=80)
+    inferred = Work(objects=10**5, images=10**5, bytes=3 * 10**10)
+    seconds = {"features": true.step_task_seconds(inferred)["features"] / 16}
+    run = PastRun(None, 16, 10**6, 3 * 10**11, 10**5, 10**6, seconds)
+    assert learn([run], DEFAULT).inferences_per_second == pytest.approx(80)
+
+
 def test_a_short_step_shows_nothing_because_spark_starts_in_it() -> None:
     true = replace(DEFAULT, inferences_per_second=80)
     assert learn([past(Work(300, 300), 4, true)], DEFAULT).inferences_per_second == DEFAULT.inferences_per_second

@@ -12,7 +12,8 @@ features that its runs inferred. Nothing else ever removes a dataset.
 | earlier snapshots of the tables | readable until `table_maintenance` expires them |
 
 **To delete the rows from S3, too,** trigger `table_maintenance` three days later, with *kept runs* 0 and without *dry
-run*. Then only the current state of all datasets, and snapshots with a tag, can be read.
+run*. Then only the current state of all datasets, and snapshots with a tag, can be read. If its report has *reserved*
+files of `features`, first delete the folders in `scratch/` of runs that were not published.
 **To run it,** trigger it with the *dataset URI*. It waits while a run uses the dataset, and fails if that takes too
 long: clear it when the run has finished. A run that was planned before is refused by its task `publish`.
 **Results:** the XCom of `forget` has the number of removed rows of each table.

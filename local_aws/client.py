@@ -80,7 +80,7 @@ class LocalAwsClient:
         return answer["instances"], answer["executors"]
 
     def lose_instances(self, cluster_id: str) -> None:
-        """Terminate the instances of a cluster now, as after a Spot interruption."""
+        """Terminate all instances of a cluster now: the cluster ends."""
         self._request("POST", f"clusters/{cluster_id}/lose-instances")
 
     def kill_step(self, cluster_id: str, step_id: str, signal: int = 9) -> None:

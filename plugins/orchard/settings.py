@@ -181,7 +181,7 @@ class Settings:
                     faults.append(f"{name} is {value!r}: use a whole number")
             elif field.type == Threshold:
                 try:
-                    values[field.name] = None if value == OFF else float(value)
+                    values[field.name] = None if value.lower() == OFF else float(value)
                 except ValueError:
                     faults.append(f"{name} is {value!r}: use {_range(field.name)}, or {OFF}")
             elif field.type is bool:

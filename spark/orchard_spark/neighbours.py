@@ -1,8 +1,8 @@
 """The label accuracy of the vectors: how often the nearest other image of a sample has the same label.
 
 This is the leave-one-out accuracy of a classifier by the nearest neighbour, with the cosine of the vectors as in
-https://scikit-learn.org/stable/modules/metrics.html#cosine-similarity. It falls when labels are wrong, and when vectors
-no longer tell the labels apart.
+https://scikit-learn.org/stable/modules/metrics.html#cosine-similarity. It falls when labels are wrong, and when the
+vectors no longer separate the labels.
 
 The sample has the images with the smallest hashes of their paths. It is the same for the same images, however they are
 divided among tasks, and most of it stays the same from night to night.

@@ -40,7 +40,7 @@ def test_thresholds_are_numbers_or_off_and_only_those_that_warn_are_on_by_defaul
         "ORCHARD_STOP_LABEL_ACCURACY": "0.9",
         "ORCHARD_STOP_LABEL_LOSS": "1e-3",
         "ORCHARD_STOP_EXPLAINED_VARIANCE": "0",
-        "ORCHARD_WARN_REJECT_RATIO": "off",
+        "ORCHARD_WARN_REJECT_RATIO": "Off",
     }
     read = Settings.from_env({**REQUIRED, **thresholds})
     assert (read.warn_drift, read.stop_label_accuracy, read.stop_label_loss) == (3, 0.9, 0.001)
@@ -138,7 +138,6 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_STOP_EXPLAINED_VARIANCE", "none", "use a number from 0 to 1, or off"),
         ("ORCHARD_WARN_LABEL_LOSS", "-1", "use a number from 0 to 1, or off"),
         ("ORCHARD_STOP_LABEL_LOSS", "1.5", "use a number from 0 to 1, or off"),
-        ("ORCHARD_WARN_REJECT_RATIO", "OFF", "use a number from 0 to 1, or off"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],
 )

@@ -20,8 +20,8 @@ COST = "cost"
 
 def find_cost(settings: Settings, plan: Mapping[str, Any], since: datetime) -> RunCost | None:
     """Return what a run has cost until now, or None if that is unknown. `since` is a time before its first cluster."""
-    emr: Any = AwsBaseHook(client_type="emr", region_name=settings.region).conn
     try:
+        emr: Any = AwsBaseHook(client_type="emr", region_name=settings.region).conn
         return cost_of_run(emr, plan["cluster_name"], since, read_prices(), datetime.now(UTC))
     except Exception as error:
         log.warning("the cost of the run is unknown: %s: %s", type(error).__name__, error)
@@ -36,8 +36,8 @@ def record_final_cost(ti: Any, settings: Settings, plan: Mapping[str, Any], sinc
     cost = find_cost(settings, plan, since)
     if cost is None:
         return
-    s3: Any = AwsBaseHook(client_type="s3", region_name=settings.region).conn
     try:
+        s3: Any = AwsBaseHook(client_type="s3", region_name=settings.region).conn
         ti.xcom_push(COST, record_cost(s3, open_tables(settings), settings, plan, cost))
     except Exception as error:
         log.warning("the cost of the run is not recorded: %s: %s", type(error).__name__, error)

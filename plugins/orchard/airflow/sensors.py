@@ -346,7 +346,7 @@ class VerdictSensor(ClustersGoneSensor):
             return False
         if not super().poke(context):
             return False
-        record_final_cost(ti, self.settings, self.plan, context["dag_run"].run_after)
         turn_of(ti, self.settings, self.plan).release()
+        record_final_cost(ti, self.settings, self.plan, context["dag_run"].run_after)
         check_verdict(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
         return True

@@ -1,6 +1,5 @@
 """What a run's clusters have cost, from the time that EMR reports for each of their instances."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,12 +11,17 @@ from orchard.cluster.prices import Prices
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
-log = logging.getLogger(__name__)
-
 # EC2 and EMR charge per second, and at least this time: https://aws.amazon.com/emr/pricing/.
 SHORTEST_CHARGE = timedelta(minutes=1)
 # ListClusters compares a time of EMR's clock with one of Airflow's.
 CLOCK_TOLERANCE = timedelta(minutes=5)
+
+
+class NoPrice(ValueError):
+    """An instance is of a type that the file of prices does not have."""
+
+    def __init__(self, instance_type: str) -> None:
+        super().__init__(f"instance type {instance_type} has no price in prices.json")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ def cost_of_run(emr: "EMRClient", cluster_name: str, since: datetime, prices: Pr
     """Return what the clusters of a run have cost until now. `since` is a time before the first one was created.
 
     Spot instances count with the upper end of the range of Spot prices: EMR does not report what EC2 charged.
+
+    Raises:
+        NoPrice: an instance is of a type without a price.
     """
     found = clusters_named(emr, cluster_name, (*EXISTING, *TERMINATED), since - CLOCK_TOLERANCE)
     costs = [_cost_of_cluster(emr, cluster, prices, now) for cluster in found]
@@ -78,10 +85,7 @@ def _cost_of_instance(instance: Mapping[str, Any], prices: Prices, now: datetime
     """Return the price of an instance in USD, from its creation until its end, or until now."""
     timeline, price = instance["Status"]["Timeline"], prices.by_type.get(instance["InstanceType"])
     if price is None:
-        log.warning(
-            "instance %s is not in the cost: %s has no price", instance.get("Ec2InstanceId"), instance["InstanceType"]
-        )
-        return 0.0
+        raise NoPrice(instance["InstanceType"])
     if "CreationDateTime" not in timeline:
         return 0.0
     lived = max(timeline.get("EndDateTime", now) - timeline["CreationDateTime"], SHORTEST_CHARGE)

@@ -1,7 +1,6 @@
 """What the earlier runs of a deployment show about the speed of its clusters."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import median
 
@@ -11,10 +10,16 @@ from orchard.cluster.sizing import Speed, Work
 RUNS_TO_LEARN_FROM = 10
 # Spark's start takes a large share of a shorter step, and says nothing about its tasks.
 MIN_STEP_SECONDS = 60
-# A value that differs more from the default has another cause than the speed, for instance a wrong clock.
-MAX_FACTOR = 20
+# No instance type is so much slower or faster. Such a value has another cause, for instance a wrong clock.
+MAX_FACTOR = 5
 # EMR takes minutes to start a cluster, the local AWS a second.
 READY_SECONDS_RANGE = (0.5, 3600)
+# The rates of Speed that a step has.
+RATES: Mapping[str, Sequence[str]] = {
+    "ingest": ("objects_per_second", "verified_bytes_per_second"),
+    "features": ("inferences_per_second", "decoded_bytes_per_second"),
+    "pca": ("vectors_per_second",),
+}
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,22 @@ class PastRun:
 
 
 def learn(runs: Sequence[PastRun], default: Speed) -> Speed:
-    """Return the default speed, with the medians that earlier runs show instead. `runs` has the last run first.
+    """Return the default speed as earlier runs correct it. `runs` has the last run first.
 
-    Runs without a value, and values that cannot be true, do not count.
+    Of the time until a cluster is ready, the median counts. For each step, it is the median of the factor by which its
+    tasks took longer than the default predicts. It applies to all rates of the step, because a run does not show how
+    much of the time its bytes took. Runs without a value, and values that cannot be true, do not count.
 
     >>> learn([PastRun(300.0, None, None, None, None, None, {}), PastRun(-1, 0, 1, 1, 1, 1, {})], Speed()).ready_seconds
     300.0
     """
-    shown: dict[str, Callable[[PastRun], float | None]] = {
-        "ready_seconds": lambda run: run.ready_seconds,
-        "objects_per_second": lambda run: _rate(run, "ingest", run.objects, run.bytes, default),
-        "inferences_per_second": lambda run: _rate(run, "features", run.inferences, _inferred_bytes(run), default),
-        "vectors_per_second": lambda run: _rate(run, "pca", run.images, 0, default),
-    }
-    learnt = {}
-    for name, find in shown.items():
-        values = [value for value in map(find, runs) if value is not None and _is_credible(name, value, default)]
-        if values:
-            learnt[name] = float(median(values[:RUNS_TO_LEARN_FROM]))
+    least, most = READY_SECONDS_RANGE
+    ready = _median([run.ready_seconds for run in runs], least, most)
+    learnt: dict[str, float] = {} if ready is None else {"ready_seconds": ready}
+    for step, rates in RATES.items():
+        factor = _median([_factor(run, step, default) for run in runs], 1 / MAX_FACTOR, MAX_FACTOR)
+        if factor is not None:
+            learnt |= {name: getattr(default, name) / factor for name in rates}
     return replace(default, **learnt)
 
 
@@ -61,27 +64,29 @@ def differences(learnt: Speed, default: Speed) -> dict[str, float]:
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def _inferred_bytes(run: PastRun) -> float | None:
-    """Return the size of the images that a run has inferred: it does not decode those whose content is known."""
-    if run.bytes is None or not run.objects or run.inferences is None:
+def _factor(run: PastRun, step: str, default: Speed) -> float | None:
+    """Return how many times longer the tasks of a step took than the default predicts."""
+    seconds, work = run.step_seconds.get(step), _work_of_step(run, step)
+    if seconds is None or run.task_slots is None or work is None or not seconds >= MIN_STEP_SECONDS:
         return None
-    return run.bytes * run.inferences / run.objects
+    predicted = default.step_task_seconds(work)[step]
+    return seconds * run.task_slots / predicted if predicted > 0 else None
 
 
-def _rate(run: PastRun, step: str, count: int | None, size: float | None, default: Speed) -> float | None:
-    """Return how many objects, inferences or vectors per second a task slot has done in a step."""
-    seconds = run.step_seconds.get(step)
-    if seconds is None or run.task_slots is None or count is None or size is None:
+def _work_of_step(run: PastRun, step: str) -> Work | None:
+    """Return what a step of a run had to do. `features` decodes and infers only contents that no run has seen."""
+    if step == "pca":
+        return None if run.images is None else Work(objects=0, images=run.images)
+    if run.objects is None or run.bytes is None or run.objects <= 0:
         return None
-    of_bytes = default.step_task_seconds(Work(objects=0, images=0, bytes=int(size)))[step]
-    left = seconds * run.task_slots - of_bytes
-    return count / left if seconds >= MIN_STEP_SECONDS and left > 0 and count > 0 else None
+    if step == "ingest":
+        return Work(objects=run.objects, images=0, bytes=run.bytes)
+    if run.inferences is None:
+        return None
+    return Work(objects=run.inferences, images=0, bytes=run.bytes * run.inferences // run.objects)
 
 
-def _is_credible(name: str, value: float, default: Speed) -> bool:
-    if not math.isfinite(value):
-        return False
-    if name == "ready_seconds":
-        return READY_SECONDS_RANGE[0] <= value <= READY_SECONDS_RANGE[1]
-    expected: float = getattr(default, name)
-    return expected / MAX_FACTOR <= value <= expected * MAX_FACTOR
+def _median(values: Sequence[float | None], least: float, most: float) -> float | None:
+    """Return the median of the first values within limits. Return None if there is none."""
+    credible = [value for value in values if value is not None and least <= value <= most]
+    return float(median(credible[:RUNS_TO_LEARN_FROM])) if credible else None

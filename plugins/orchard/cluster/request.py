@@ -7,6 +7,7 @@ from typing import Any
 
 from orchard.cluster.instances import INSTANCE_TYPES, alternatives, primary_type, task_slots
 from orchard.cluster.memory import DRIVER_HEAP_MIB, MASTER_HEAP_MIB, MASTER_OVERHEAD_MIB, executor_memory
+from orchard.cluster.sizing import Workers
 from orchard.settings import Settings
 
 # The folder in which bootstrap/install.sh creates the Python environment of the steps on each node.
@@ -199,6 +200,16 @@ def subnet_ids(request: Mapping[str, Any]) -> list[str]:
 def spot_instances(request: Mapping[str, Any]) -> int:
     """Return the capacity of a request's fleets that is on Spot, if EC2 has it."""
     return sum(fleet.get("TargetSpotCapacity", 0) for fleet in instance_fleets(request))
+
+
+def requested_workers(request: Mapping[str, Any]) -> Workers | None:
+    """Return the workers of a request that has a fleet of core instances. Return None for any other request."""
+    fleets = request.get("Instances", {}).get("InstanceFleets", [])
+    capacity = {fleet["InstanceFleetType"]: fleet for fleet in fleets}
+    core, task = (capacity.get(role, {}) for role in ("CORE", "TASK"))
+    if not core:
+        return None
+    return Workers(core["TargetOnDemandCapacity"], task.get("TargetSpotCapacity", 0))
 
 
 def requested_instances(request: Mapping[str, Any]) -> int:

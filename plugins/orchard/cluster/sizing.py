@@ -8,6 +8,7 @@ from orchard.cluster.prices import Prices
 
 # More workers would wait for Spark longer than they work.
 MIN_SECONDS_PER_WORKER = 60
+MIN_SHARE_FOR_TASKS = 0.25
 STEPS_PER_RUN = 3
 
 
@@ -105,14 +106,16 @@ def with_spot(workers: int) -> Workers:
 def workers_needed(work: Work, instance_type: str, target_minutes: float, most: int, speed: Speed) -> int:
     """Return the smallest number of workers with which a run takes at most `target_minutes`.
 
-    There are at most `most`, and no more than have a minute of work each.
+    There are at most `most`, and no more than have a minute of work each. If the start of a cluster takes most of the
+    target, the tasks still get a quarter of it: more workers would wait for the start as long as the others.
 
     >>> work = Work(objects=1_000_000, images=1_000_000)
     >>> workers_needed(work, "m5.xlarge", 20, 20, Speed()), workers_needed(work, "m5.xlarge", 60, 20, Speed())
     (4, 1)
     """
     worker_seconds = speed.task_seconds(work) / task_slots(instance_type, 1)
-    seconds = max(60 * target_minutes - speed.fixed_seconds(), MIN_SECONDS_PER_WORKER)
+    target_seconds = 60 * target_minutes
+    seconds = max(target_seconds - speed.fixed_seconds(), MIN_SHARE_FOR_TASKS * target_seconds, MIN_SECONDS_PER_WORKER)
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 
 

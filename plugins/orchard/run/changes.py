@@ -326,8 +326,13 @@ def basis_before(
 ) -> pa.Table | None:
     """Return the basis of a dataset's published run, with which the step `pca` compares a new one.
 
-    Return None if there is none, or it is of another model.
+    Return None if there is none, or it is of another model. If it cannot be read, log a warning and return None: a run
+    that fits a new basis does not need it.
     """
     if base is None or not base.is_complete or base.pca_model is None or base.model != code.model:
         return None
-    return pca_basis(catalog, settings, dataset_uri, base.pca_model)
+    try:
+        return pca_basis(catalog, settings, dataset_uri, base.pca_model)
+    except Exception as error:  # PyArrow has no common class for what is wrong with a file
+        log.warning("plan: the basis of run %s cannot be read, so that there is no drift: %s", base.run_id, error)
+        return None

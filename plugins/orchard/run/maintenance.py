@@ -83,7 +83,7 @@ def maintain_tables(
 
 
 def files_of_unfinished_runs(s3: "S3Client", settings: Settings) -> Iterator[str]:
-    """Yield the URIs of the files that runs need which have not been published and still can be.
+    """Yield the URIs of the files of runs that have not been published, and still can be.
 
     The steps write files of `features` and `embeddings` into the warehouse before a snapshot refers to them. A run that
     has failed can be cleared days later. `publish` refuses a run without its plan, or without its scratch folder, which

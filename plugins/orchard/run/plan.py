@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyiceberg.catalog import Catalog
 
-from orchard.cluster.request import ClusterSpec, run_job_flow_request
-from orchard.cluster.sizing import Workers
+from orchard.cluster.request import ClusterSpec, requested_workers, run_job_flow_request
 from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
 from orchard.release import Release, check_wheels, read_release
 from orchard.run.changes import Code, plan_changes
@@ -155,7 +154,5 @@ def plan_again(
     earlier = read_plan(s3, run["run_uri"])
     code = Code(model=earlier["model"], decoder=earlier["decoder"])
     parsed = RunParams.parse(params)
-    # The request for the cluster stays as it is. Plans of earlier releases lack these keys.
-    core_instances = earlier.get("core_instances", parsed.core_instances)
-    existing = Workers(core_instances, earlier.get("task_instances", 0)) if core_instances else None
-    return plan_changes(s3, catalog, settings, run, parsed, code, existing)
+    # The request for the cluster stays as it is.
+    return plan_changes(s3, catalog, settings, run, parsed, code, requested_workers(run["cluster"]))

@@ -7,7 +7,6 @@ SCRATCH/basis/         the basis of the published run: the PCA's own, if it is f
 RUN/plan.metrics.json  the counts and all files, written last
 """
 
-import json
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from orchard.errors import PermanentError
 from orchard.run.difference import INVENTORY, Difference
 from orchard.run.row_files import LocalFile, RowWriter, deal, file_count
 from orchard.run.steps import STEPS
-from orchard.storage import split_uri, write_json
+from orchard.storage import read_json, split_uri, write_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,10 +90,7 @@ def read_plan(s3: "S3Client", run_uri: str) -> dict[str, Any]:
     Raises:
         NoPlan: there is none.
     """
-    bucket, prefix = split_uri(run_uri)
-    try:
-        content = s3.get_object(Bucket=bucket, Key=f"{prefix}/{PLAN}")["Body"].read()
-    except s3.exceptions.NoSuchKey as error:
-        raise NoPlan(run_uri) from error
-    metrics: dict[str, Any] = json.loads(content)
+    metrics = read_json(s3, f"{run_uri}/{PLAN}")
+    if metrics is None:
+        raise NoPlan(run_uri)
     return metrics

@@ -29,6 +29,9 @@ MOST_LABELS = 10_000
 # In logs and XComs.
 MOST_SHOWN = 20
 MOST_CHARACTERS = 100
+# The accuracy of a smaller sample, and the loss of a smaller label, say little.
+FEWEST_SAMPLED = 50
+FEWEST_IMAGES_OF_LABEL = 10
 COUNTS = pa.schema([("label", pa.string()), ("images", pa.int64())])
 
 
@@ -112,8 +115,9 @@ class LabelChanges:
         return dict(zip(first["label"].to_pylist(), first["change"].to_pylist(), strict=True))
 
     def loss(self) -> Figure:
-        """Return the largest share of its images that a label has lost."""
-        lost = self.changed.filter(pc.and_(pc.less(self.changed["change"], 0), pc.greater(self.changed["before"], 0)))
+        """Return the largest share of its images that a label has lost which had at least FEWEST_IMAGES_OF_LABEL."""
+        had_enough = pc.greater_equal(self.changed["before"], FEWEST_IMAGES_OF_LABEL)
+        lost = self.changed.filter(pc.and_(pc.less(self.changed["change"], 0), had_enough))
         share = pc.divide(pc.cast(pc.negate(lost["change"]), pa.float64()), lost["before"])
         order = [("share", "descending"), ("before", "descending"), ("label", "ascending")]
         worst = lost.append_column("share", share).sort_by(order).slice(0, 1).to_pylist()
@@ -158,7 +162,7 @@ def figures(summary: Mapping[str, Any], n_components: float, changes: LabelChang
     return [
         Figure(
             "label_accuracy",
-            summary["label_accuracy"],
+            summary["label_accuracy"] if (summary["label_sample"] or 0) >= FEWEST_SAMPLED else None,
             True,
             f"the share of {summary['label_sample']} sampled images whose nearest other image has the same label. Look "
             "for images in wrong folders",
@@ -184,7 +188,7 @@ def figures(summary: Mapping[str, Any], n_components: float, changes: LabelChang
 
 
 def beyond(found: Sequence[Figure], settings: Settings, kind: str) -> dict[str, str]:
-    """Return what is to be said of each figure that is beyond its threshold. `kind` is "warn" or "stop".
+    """Return a message for each figure that is beyond its threshold, by its name. `kind` is "warn" or "stop".
 
     There is no threshold for rejects that stops: the param `max_reject_ratio` stops the run before.
     """

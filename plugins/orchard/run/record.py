@@ -73,7 +73,7 @@ def add_row(s3: "S3Client", table: Table, row: Row) -> Change:
     removed: list[DataFile] = []
     small = tasks_to_merge(table, dataset)
     for task in small or (tasks_of_dataset(table, dataset) if present else []):
-        rows = pa.Table.from_batches(stream_file(table, task))
+        rows = pa.Table.from_batches(stream_file(table, task), arrow_schema(table.schema()))
         is_run = pc.equal(rows["run_id"], run_id)
         if small or pc.any(is_run).as_py():
             removed.append(task.file)

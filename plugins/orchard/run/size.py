@@ -16,14 +16,25 @@ from orchard.settings import Settings
 log = logging.getLogger(__name__)
 
 
+def usd_text(usd: float) -> str:
+    """Format a price in USD.
+
+    >>> usd_text(0.01342), usd_text(12.344)
+    ('0.0134', '12.34')
+    """
+    return f"{usd:.2f}" if usd >= 1 else f"{usd:.4f}"
+
+
 class TooExpensive(PermanentError):
     """The estimated price of a run is above the limit. Nothing exists yet."""
 
     def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
+        fewer = "fewer core_instances" if params.core_instances else "a longer target_minutes"
+        remedies = ["a higher max_cost_usd", *([fewer] if found.workers.total > 1 else []), "a cheaper instance_type"]
         super().__init__(
-            f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {found.usd:.3g} USD "
+            f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {usd_text(found.usd)} USD "
             f"({found.minutes:g} minutes on 1 + {found.workers.total} {params.instance_type}), above max_cost_usd "
-            f"{params.max_cost_usd:g}. Set a higher max_cost_usd, a longer target_minutes, or a cheaper instance_type"
+            f"{params.max_cost_usd:g}. Set {' or '.join(remedies)}"
         )
 
 
@@ -55,15 +66,23 @@ def size_run(
     found = estimate(work, params.instance_type, workers.core, prices, speed, workers.task)
     low, high = found.usd_with_spot
     log.info(
-        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %.3g USD at the On-Demand prices of %s%s",
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %s USD at the On-Demand prices of %s%s",
         work.objects,
         workers.total,
         params.instance_type,
         found.minutes,
-        found.usd,
+        usd_text(found.usd),
         prices.region,
-        f", {low:.3g} to {high:.3g} USD with {workers.task} workers on Spot" if workers.task else "",
+        f", {usd_text(low)} to {usd_text(high)} USD with {workers.task} workers on Spot" if workers.task else "",
     )
+    if found.minutes > params.target_minutes:
+        log.warning(
+            "plan: the run takes about %.1f minutes, longer than target_minutes %g: the start of the cluster and the "
+            "start of its steps take %.1f minutes, whatever the number of workers",
+            found.minutes,
+            params.target_minutes,
+            speed.fixed_seconds() / 60,
+        )
     if params.max_cost_usd is not None and found.usd > params.max_cost_usd:
         raise TooExpensive(dataset_uri, work, found, params)
     return found
@@ -74,7 +93,7 @@ def learnt_speed(earlier: Sequence[Mapping[str, Any]]) -> Speed:
     default = Speed()
     speed = learn([_past_run(row) for row in earlier], default)
     shown = {name: f"{value:.4g}" for name, value in differences(speed, default).items()}
-    log.info("plan: speed learnt from %d earlier runs: %s", len(earlier), shown or "none of it, so that defaults apply")
+    log.info("plan: %d earlier runs show %s", len(earlier), shown or "no other speed than the default")
     return speed
 
 

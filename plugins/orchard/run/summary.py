@@ -11,7 +11,7 @@ from orchard.run.names import run_id_of
 from orchard.run.plan import RunPlan
 from orchard.run.plan_files import read_plan
 from orchard.run.steps import STEPS
-from orchard.storage import split_uri, write_json
+from orchard.storage import read_json, split_uri, write_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -58,10 +58,7 @@ def read_metrics(s3: "S3Client", run_uri: str) -> Metrics:
 
 def read_summary(s3: "S3Client", run_uri: str) -> dict[str, Any] | None:
     """Return the content of a run's `summary.json`, or None if there is none."""
-    try:
-        return _read_json(s3, f"{run_uri}/{SUMMARY}")
-    except s3.exceptions.NoSuchKey:
-        return None
+    return read_json(s3, f"{run_uri}/{SUMMARY}")
 
 
 def _read_json(s3: "S3Client", uri: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@
 | rejects | object that is refused now | the same |
 | embeddings | readable image that a dataset holds now | the same |
 | pca_models | fitted basis of a dataset | runs append |
-| runs | published run | runs append, as their last commit |
+| runs | published run | runs append, as the last commit of `publish`; `verdict` adds the cost |
 
 All rows of a dataset in `images`, `rejects` and `embeddings` have the run_id of the run that published them. Readers
 and publishers rely on the columns `dataset` and `run_id` only. They do not rely on names of files, or on summaries of
@@ -261,12 +261,7 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
         TableProperties.COMMIT_NUM_RETRIES: "0",
         # Each run appends one manifest. Readers open all of them, so an append merges them when there are many.
         TableProperties.MANIFEST_MERGE_ENABLED: "true",
-        # The files have no statistics of the values inside lists and maps.
-        **{
-            f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{column}": "none"
-            for column in schema.column_names
-            if "." in column
-        },
+        **_without_statistics(schema),
     }
     catalog.create_namespace_if_not_exists(identifier[0])
     table = catalog.create_table_if_not_exists(
@@ -283,8 +278,10 @@ def add_missing_columns(table: Table, name: str) -> Table:
         if not missing:
             return table
         try:
-            with table.update_schema() as update:
-                update.union_by_name(TABLES[name].select(*missing))
+            with table.transaction() as transaction:
+                with transaction.update_schema() as update:
+                    update.union_by_name(TABLES[name].select(*missing))
+                transaction.set_properties(_without_statistics(TABLES[name]))
         except CommitFailedException:
             if attempt == SCHEMA_ATTEMPTS:
                 raise
@@ -292,6 +289,12 @@ def add_missing_columns(table: Table, name: str) -> Table:
         else:
             log.info("table %s: added columns %s", ".".join(table.name()), ", ".join(missing))
     return table
+
+
+def _without_statistics(schema: Schema) -> dict[str, str]:
+    """Return the properties of a table whose files have no statistics of the values inside lists and maps."""
+    nested = [column for column in schema.column_names if "." in column]
+    return {f"{TableProperties.METRICS_MODE_COLUMN_CONF_PREFIX}.{column}": "none" for column in nested}
 
 
 def _columns(schema: Schema) -> list[str]:
@@ -348,6 +351,8 @@ def published_runs(catalog: Catalog, database: str, dataset: str | None = None) 
     rows: list[dict[str, Any]] = []
     for batch in stream_rows(table, chosen, ["run_id", "dataset", "published_at", "snapshots"]):
         rows += batch.to_pylist()
+    # Another program may have added rows without these.
+    rows = [row for row in rows if None not in (row["run_id"], row["dataset"], row["published_at"])]
     rows.sort(key=lambda row: row["published_at"])
     return [PublishedRun(**{**row, "snapshots": dict(row["snapshots"] or ())}) for row in rows]
 

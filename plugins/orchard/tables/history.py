@@ -41,7 +41,7 @@ def recent_runs(catalog: Catalog, settings: Settings, now: datetime) -> list[dic
     try:
         for batch in stream_rows(table, newer("published_at", since), present):
             rows += batch.to_pylist()
-    except OSError as error:
+    except Exception as error:  # PyArrow has no common class for what is wrong with a file
         log.warning("the earlier runs cannot be read, so that estimates use default rates: %s", error)
         return []
     rows.sort(key=lambda row: row["published_at"], reverse=True)

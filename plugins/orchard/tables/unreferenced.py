@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ClientError
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.exceptions import NoSuchTableError
@@ -54,6 +55,16 @@ class UnreadableTable(RuntimeError):
         super().__init__(
             f"no file was deleted, because table {table} cannot be read: {error}. Clear this task. If it fails again, "
             "repair the table, or drop it if nobody needs it"
+        )
+
+
+class UnknownTables(RuntimeError):
+    """Glue does not list the tables of a database, which may have files in the warehouse."""
+
+    def __init__(self, database: str, error: Exception) -> None:
+        super().__init__(
+            f"nothing was changed, because Glue does not list the tables of database {database}: {error}. Grant "
+            "Airflow glue:GetDatabases and glue:GetTables on all databases of the account"
         )
 
 
@@ -232,7 +243,7 @@ def other_tables(catalog: GlueCatalog, settings: Settings) -> list[tuple[str, st
     For example those that a migration has renamed, and those of another deployment in the same bucket.
 
     Raises:
-        botocore.exceptions.ClientError: Glue does not list the tables of a database, for example because it is denied.
+        UnknownTables: Glue does not list the tables of a database, for example because it is denied.
     """
     own = {(settings.catalog_database, name) for name in TABLES}
     warehouse = f"{settings.warehouse_uri.partition('://')[2]}/"
@@ -242,6 +253,8 @@ def other_tables(catalog: GlueCatalog, settings: Settings) -> list[tuple[str, st
             pages = list(catalog.glue.get_paginator("get_tables").paginate(DatabaseName=database))
         except catalog.glue.exceptions.EntityNotFoundException:
             continue  # it has just been deleted
+        except ClientError as error:
+            raise UnknownTables(database, error) from error
         for table in (table for page in pages for table in page["TableList"]):
             parameters = table.get("Parameters", {})
             places = (table.get("StorageDescriptor", {}).get("Location", ""), parameters.get("metadata_location", ""))

@@ -9,7 +9,7 @@ import pytest
 
 from local_aws.client import LocalAwsClient
 from local_aws.server import LocalAws
-from orchard.cluster.cost import RunCost, cost_of_run
+from orchard.cluster.cost import NoPrice, RunCost, cost_of_run
 from orchard.cluster.prices import read_prices
 from tests.local_aws.user import LOG_URI, ROLES, User
 
@@ -118,3 +118,9 @@ def test_more_instances_than_a_page_of_emr_are_all_counted(user: User, name: str
     end(user, cluster_id)
     assert found.clusters[0].instances == 121
     assert found.usd == pytest.approx(121 * M5.on_demand, rel=0.01)
+
+
+def test_a_cost_with_an_instance_without_a_price_is_unknown(user: User, name: str) -> None:
+    end(user, start(user, name, fleet("MASTER", "r5.xlarge", on_demand=1)))
+    with pytest.raises(NoPrice, match=r"instance type r5.xlarge has no price in prices.json"):
+        cost(user, name)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchard.cluster.history import RUNS_TO_LEARN_FROM, PastRun, differences, learn
+from orchard.cluster.history import MAX_FACTOR, RATES, RUNS_TO_LEARN_FROM, PastRun, differences, learn
 from orchard.cluster.sizing import Speed, Work
 
 DEFAULT = Speed()
+ALL_RATES = [name for rates in RATES.values() for name in rates]
 NOTHING = PastRun(None, None, None, None, None, None, {})
 
 
@@ -32,29 +33,33 @@ def test_the_time_to_ready_is_the_median_of_the_last_runs() -> None:
     assert learn([*new, *old], DEFAULT).ready_seconds == 200
 
 
-@pytest.mark.parametrize("size", [0, 5_000, 300_000])
-def test_the_rates_of_earlier_runs_replace_the_defaults(size: int) -> None:
-    true = replace(DEFAULT, ready_seconds=200, objects_per_second=900, inferences_per_second=80, vectors_per_second=700)
-    work = Work(objects=10**6, images=2 * 10**6, bytes=10**6 * size)
-    learnt = learn([past(work, 16, true)], DEFAULT)
-    for name in ("ready_seconds", "objects_per_second", "inferences_per_second", "vectors_per_second"):
+@pytest.mark.parametrize("size", [0, 5_000, 3_000_000])
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.25, 3])
+def test_the_factor_by_which_a_step_was_slower_applies_to_all_its_rates(size: int, factor: float) -> None:
+    true = replace(DEFAULT, ready_seconds=200, **{name: getattr(DEFAULT, name) / factor for name in ALL_RATES})
+    learnt = learn([past(Work(10**7, 2 * 10**7, 10**7 * size), 16, true)], DEFAULT)
+    for name in ("ready_seconds", *ALL_RATES):
         assert getattr(learnt, name) == pytest.approx(getattr(true, name))
     assert learnt.step_seconds == DEFAULT.step_seconds
-    assert set(differences(learnt, DEFAULT)) == {
-        *("ready_seconds", "objects_per_second", "inferences_per_second", "vectors_per_second")
-    }
+    assert set(differences(learnt, DEFAULT)) == {"ready_seconds", *ALL_RATES}
 
 
-def test_known_contents_are_not_decoded_and_do_not_change_the_rate_of_inferences() -> None:
-    true = replace(DEFAULT, inferences_per_second=80)
+def test_each_step_has_its_own_factor() -> None:
+    true = replace(DEFAULT, vectors_per_second=DEFAULT.vectors_per_second / 2)
+    assert differences(learn([past(Work(10**6, 10**7), 16, true)], DEFAULT), DEFAULT) == pytest.approx(
+        {"vectors_per_second": DEFAULT.vectors_per_second / 2}
+    )
+
+
+def test_known_contents_are_not_decoded_and_do_not_count_as_inferences() -> None:
     inferred = Work(objects=10**5, images=10**5, bytes=3 * 10**10)
-    seconds = {"features": true.step_task_seconds(inferred)["features"] / 16}
+    seconds = {"features": 2 * DEFAULT.step_task_seconds(inferred)["features"] / 16}
     run = PastRun(None, 16, 10**6, 3 * 10**11, 10**5, 10**6, seconds)
-    assert learn([run], DEFAULT).inferences_per_second == pytest.approx(80)
+    assert learn([run], DEFAULT).inferences_per_second == pytest.approx(DEFAULT.inferences_per_second / 2)
 
 
 def test_a_short_step_shows_nothing_because_spark_starts_in_it() -> None:
-    true = replace(DEFAULT, inferences_per_second=80)
+    true = replace(DEFAULT, inferences_per_second=40)
     assert learn([past(Work(300, 300), 4, true)], DEFAULT).inferences_per_second == DEFAULT.inferences_per_second
 
 
@@ -83,7 +88,7 @@ def test_values_that_cannot_be_true_do_not_count(odd: dict[str, Any]) -> None:
     learnt = learn([replace(good, **odd)], DEFAULT)
     for name in odd:
         assert name != "ready_seconds" or learnt.ready_seconds == DEFAULT.ready_seconds
-    for name in ("objects_per_second", "inferences_per_second", "vectors_per_second"):
+    for name in ALL_RATES:
         assert getattr(learnt, name) == pytest.approx(getattr(DEFAULT, name)), "the default, or what a good value shows"
 
 
@@ -106,4 +111,4 @@ def test_no_history_makes_an_estimate_impossible(runs: list[PastRun], objects: i
     learnt = learn(runs, DEFAULT)
     assert 0 < learnt.ready_seconds <= 3600
     expected = DEFAULT.task_seconds(Work(objects, objects))
-    assert expected / 20.1 <= learnt.task_seconds(Work(objects, objects)) <= expected * 20.1
+    assert expected / MAX_FACTOR * 0.99 <= learnt.task_seconds(Work(objects, objects)) <= expected * MAX_FACTOR * 1.01

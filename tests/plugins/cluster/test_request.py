@@ -12,9 +12,11 @@ from orchard.cluster.request import (
     ClusterSpec,
     instance_fleets,
     requested_instances,
+    requested_workers,
     run_job_flow_request,
     spot_instances,
 )
+from orchard.cluster.sizing import Workers
 from orchard.settings import Settings
 
 SETTINGS = Settings(bucket="fruits-data", release="0123456789ab")
@@ -202,3 +204,11 @@ def test_the_primary_node_has_the_smallest_type_of_the_family_of_the_workers(nam
     assert first == f"{name.partition('.')[0]}.xlarge"
     assert core["InstanceTypeConfigs"][0]["InstanceType"] == name
     assert INSTANCE_TYPES[first].architecture == INSTANCE_TYPES[name].architecture
+
+
+def test_the_workers_of_a_request_are_those_of_its_cluster() -> None:
+    for task_instances in (0, 3):
+        request = run_job_flow_request(spec("m5.xlarge", 2, task_instances), SETTINGS)
+        assert requested_workers(request) == Workers(2, task_instances)
+    assert requested_workers({"Instances": {"InstanceCount": 3}}) is None
+    assert requested_workers({}) is None

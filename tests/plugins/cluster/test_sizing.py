@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def test_the_number_of_workers_is_the_smallest_that_meets_the_target(
     work = Work(objects, objects + kept)
     workers = workers_needed(work, instance_type, target, 20, SPEED)
     assert 1 <= workers <= 20
-    least = (SPEED.fixed_seconds() + 60) / 60  # no target is shorter than this
+    least = (SPEED.fixed_seconds() + max(60, 60 * target / 4)) / 60  # no target is shorter than this
     if workers < 20:
         assert minutes(work, instance_type, workers) <= max(target, least) + 0.1
     if workers > 1:
@@ -78,3 +80,12 @@ def test_the_range_with_spot_has_the_prices_of_all_types_of_the_size() -> None:
 def test_known_images_cost_only_their_part_of_the_pca() -> None:
     nothing_new, all_new = Work(0, 10**6), Work(10**6, 10**6)
     assert SPEED.task_seconds(nothing_new) < SPEED.task_seconds(all_new) / 10
+
+
+def test_a_slow_start_of_the_cluster_does_not_make_it_large() -> None:
+    work = Work(10**6, 10**6)
+    workers = [
+        workers_needed(work, "m5.xlarge", 20, 20, replace(SPEED, ready_seconds=seconds))
+        for seconds in (420, 1100, 3600)
+    ]
+    assert workers == [4, 8, 8]

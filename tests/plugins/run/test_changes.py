@@ -401,6 +401,24 @@ def test_a_new_basis_is_compared_with_that_of_the_published_run_if_it_fits(
     assert [row["pca_model"] for row in rows(s3, run, "basis")] == [PCA_MODEL] * listed
 
 
+def test_a_run_that_fits_a_basis_needs_no_readable_basis_of_an_earlier_run(
+    s3: "S3Client", settings: Settings, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    publish(s3, catalog, settings)
+    publish_basis(s3, catalog, settings)
+    put(s3, settings, "new.jpg")
+    table = find_table(catalog, settings, "pca_models")
+    assert table is not None
+    (task,) = table.scan().plan_files()
+    bucket, key = split_uri(task.file.file_path)
+    s3.delete_object(Bucket=bucket, Key=key)
+    assert metrics(s3, planned(s3, settings))["files"]["basis"] == []
+    assert f"the basis of run {BASE} cannot be read, so that there is no drift" in caplog.text
+    with pytest.raises(FileNotFoundError):
+        planned(s3, settings, pca_mode="frozen")
+
+
 def test_a_frozen_basis_decides_about_the_number_of_components(
     s3: "S3Client", settings: Settings, catalog: Catalog
 ) -> None:

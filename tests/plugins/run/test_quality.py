@@ -20,10 +20,10 @@ from orchard.run.quality import (
 )
 from orchard.settings import Settings, Threshold
 
-COUNTS = st.dictionaries(st.sampled_from(["a", "b", "c", "d", ""]), st.integers(1, 9))
+COUNTS = st.dictionaries(st.sampled_from(["a", "b", "c", "d", ""]), st.integers(1, 20))
 SUMMARY: dict[str, Any] = {
     "label_accuracy": 0.9,
-    "label_sample": 40,
+    "label_sample": 50,
     "drift": {"new": 0.05, "fit": 0.04, "shift": 0.1},
     "explained_variance": 0.8,
     "n_components": 5,
@@ -59,7 +59,7 @@ def test_the_changes_lead_from_the_labels_before_to_those_now(before: dict[str, 
     }
     assert 0 not in found.values()
     assert list(map(abs, found.values())) == sorted(map(abs, found.values()), reverse=True)
-    lost = [(before[label] - now.get(label, 0)) / before[label] for label in before]
+    lost = [(before[label] - now.get(label, 0)) / before[label] for label in before if before[label] >= 10]
     assert changes.loss().value == pytest.approx(max(0, *lost, 0))
     assert between(before, now, are_all=False).largest() == {
         label: change for label, change in found.items() if label in before
@@ -67,13 +67,18 @@ def test_the_changes_lead_from_the_labels_before_to_those_now(before: dict[str, 
 
 
 def test_the_label_with_the_largest_loss_is_named_with_its_images() -> None:
-    figure = between({"a": 10, "b": 2, "c": 4, 'x"\n': 9}, {"a": 1, "c": 5, "d": 1}).loss()
+    figure = between({"a": 30, "b": 12, "c": 14, 'x"\n': 19}, {"a": 1, "c": 15, "d": 1}).loss()
     assert figure.value == 1
     assert figure.explanation.startswith(
-        'label "x\\"\\n" has 0 of 9 images left; 3 labels have lost images, 2 of them all'
+        'label "x\\"\\n" has 0 of 19 images left; 3 labels have lost images, 2 of them all'
     )
-    long = between({"x" * 1024: 1}, {}).loss().explanation
+    long = between({"x" * 1024: 10}, {}).loss().explanation
     assert len(long) < 250
+
+
+def test_the_loss_of_a_label_with_few_images_does_not_count() -> None:
+    assert between({"a": 9, "b": 100}, {"b": 99}).loss().value == 0.01
+    assert between({"a": 10, "b": 100}, {"b": 99}).loss().value == 1
 
 
 def test_of_very_many_labels_those_with_the_most_images_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +124,7 @@ NAMES = ["label_accuracy", "drift", "explained_variance", "label_loss", "reject_
 def test_a_figure_may_be_equal_to_its_threshold_and_not_beyond(
     kind: str, name: str, within: float, beyond_it: float
 ) -> None:
-    found = figures(SUMMARY, 5, between({"a": 4, "b": 1}, {"a": 3, "b": 2}))
+    found = figures(SUMMARY, 5, between({"a": 40, "b": 1}, {"a": 30, "b": 2}))
     assert [figure.name for figure in found] == NAMES
     if (kind, name) == ("stop", "reject_ratio"):  # max_reject_ratio stops the run before
         assert beyond(found, settings(warn_reject_ratio=beyond_it), kind) == {}
@@ -136,6 +141,7 @@ def test_a_figure_may_be_equal_to_its_threshold_and_not_beyond(
     ("changed", "n_components", "name"),
     [
         ({"label_accuracy": None, "label_sample": None}, 5, "label_accuracy"),
+        ({"label_sample": 49}, 5, "label_accuracy"),
         ({"drift": {"new": 0.9, "fit": 0.04, "shift": None}}, 5, "drift"),
         ({"drift": {"new": 0.9, "fit": 0.04}}, 5, "drift"),
         ({}, 0.7, "explained_variance"),

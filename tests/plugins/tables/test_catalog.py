@@ -6,6 +6,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.schema import Schema
+from pyiceberg.table import Table
 from pyiceberg.types import NestedField, StringType
 
 from orchard.settings import Settings
@@ -13,6 +14,7 @@ from orchard.tables.catalog import (
     TABLES,
     OldLayout,
     WrongWarehouse,
+    add_missing_columns,
     find_table,
     open_catalog,
     open_table,
@@ -21,6 +23,7 @@ from orchard.tables.catalog import (
 from orchard.tables.rows import arrow_schema, stream_rows
 from orchard_spark import schemas
 from tests.plugins.deployed import Deployment, in_order
+from tests.plugins.published import append
 from tests.plugins.runs import SCHEMAS, Run
 
 SETTINGS = Settings(bucket="fruits-data", release="1")
@@ -134,3 +137,41 @@ def test_on_aws_pyarrow_uses_its_own_s3_endpoint_and_the_sessions_credentials(mo
 def test_a_call_to_glue_is_sent_once_because_a_retried_update_looks_like_a_conflict() -> None:
     config: Any = open_catalog(boto3.Session(), SETTINGS).glue.meta.config
     assert config.retries == {"total_max_attempts": 1, "mode": "legacy"}
+
+
+def without(table: Table, *columns: str) -> None:
+    """Remove columns from a table, as if an earlier release had created it."""
+    with table.update_schema(allow_incompatible_changes=True) as update:
+        for column in columns:
+            update.delete_column(column)
+    with table.transaction() as transaction:
+        transaction.remove_properties(*(f"write.metadata.metrics.column.labels.{part}" for part in ("key", "value")))
+
+
+def test_a_table_of_an_earlier_release_gets_the_columns_and_properties_that_it_lacks(
+    deployed: Deployment, first: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = open_table(deployed.catalog, deployed.settings, "runs")
+    properties = dict(new.properties)
+    without(new, "labels", "cost_usd")
+    deployed.publish(first)
+    table = deployed.table("runs")
+    assert set(table.schema().column_names) == set(TABLES["runs"].column_names)
+    names = {name: value for name, value in properties.items() if "metrics.column" in name}
+    assert {name: table.properties.get(name) for name in names} == names
+    assert "statistics missing" not in caplog.text
+    assert dict(deployed.rows("runs")[0]["labels"]) == {"Kiwi": 5}
+
+
+def test_two_publishers_may_add_the_same_columns_at_the_same_time(deployed: Deployment) -> None:
+    without(open_table(deployed.catalog, deployed.settings, "runs"), "labels")
+    stale = deployed.table("runs")
+    added = open_table(deployed.catalog, deployed.settings, "runs")
+    table = add_missing_columns(stale, "runs")
+    assert table.metadata_location == added.metadata_location
+
+
+def test_rows_of_other_programs_without_a_time_are_no_published_runs(deployed: Deployment, first: Run) -> None:
+    deployed.publish(first)
+    append(deployed.catalog, deployed.settings, "runs", [{"run_id": "odd", "dataset": "s3://odd/images/"}])
+    assert [run.run_id for run in deployed.runs()] == [first.name]

@@ -1,8 +1,8 @@
 """Compute what a run costs for a number of new images, and write the tables of docs/cost.md.
 
 The rates, the times and the prices are those with which `plan` estimates a run: orchard.cluster.sizing and prices.json.
-So the tables are estimates, not measurements on AWS. --speed takes other rates, for instance those that the log of
-`plan` shows for your runs.
+So the tables are estimates, not measurements on AWS. Use --speed for other rates, for example the ones in the log of
+`plan`.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from benchmarks.report import replace_between
 from orchard.cluster.instances import INSTANCE_TYPES, primary_type
 from orchard.cluster.prices import Prices, read_prices
 from orchard.cluster.sizing import Estimate, Speed, Work, estimate, with_spot, workers_needed
@@ -22,6 +23,16 @@ COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 DEFAULT_TYPE = "m5.xlarge"
 # A photograph of 100 x 100 pixels.
 BYTES_PER_IMAGE = 5_000
+# The target of the table of all instance types.
+LONG_TARGET_MINUTES = 60
+COST_COLUMNS = (
+    "primary node; workers",
+    "minutes",
+    "USD On-Demand",
+    "USD with Spot",
+    "per million On-Demand",
+    "per million Spot",
+)
 EXAMPLE = """\
 example:
   PYTHONPATH=plugins python -m benchmarks.cost --write
@@ -58,7 +69,7 @@ def sized(images: int, instance_type: str, target_minutes: float, prices: Prices
     """Return the estimate of a run whose images are all new, with as many workers as `plan` gives it."""
     work = Work(objects=images, images=images, bytes=images * BYTES_PER_IMAGE)
     workers = with_spot(workers_needed(work, instance_type, target_minutes, MAX_CORE_INSTANCES, speed))
-    return estimate(work, instance_type, workers.core, prices, speed, workers.task)
+    return estimate(work, instance_type, workers, prices, speed)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -88,16 +99,6 @@ def _cells(found: Estimate, instance_type: str, images: int) -> list[str]:
         usd(1e6 * found.usd / images, digits=3),
         usd(1e6 * low / images, 1e6 * high / images, digits=3),
     ]
-
-
-COST_COLUMNS = (
-    "primary node; workers",
-    "minutes",
-    "USD On-Demand",
-    "USD with Spot",
-    "per million On-Demand",
-    "per million Spot",
-)
 
 
 def table_of_counts(target_minutes: float, prices: Prices, speed: Speed) -> str:
@@ -134,9 +135,6 @@ def tables(target_minutes: float, prices: Prices, speed: Speed) -> dict[str, str
     }
 
 
-LONG_TARGET_MINUTES = 60
-
-
 def with_tables(text: str, found: dict[str, str]) -> str:
     """Return a page in which the tables between the markers are replaced.
 
@@ -144,12 +142,7 @@ def with_tables(text: str, found: dict[str, str]) -> str:
         ValueError: a marker is missing.
     """
     for name, table in found.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        before, _, rest = text.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not found_end:
-            raise ValueError(f"{PAGE.name} lacks the markers {begin} and {end}")
-        text = f"{before}{begin}\n{table}\n{end}{after}"
+        text = replace_between(PAGE.name, text, BEGIN.format(name), END.format(name), table)
     return text
 
 

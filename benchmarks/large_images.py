@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.planned import write_plan
+from local_aws.emr.process import descendants
 
 ROOT = Path(__file__).parent.parent
 SAMPLE_SECONDS = 0.05
@@ -41,23 +42,6 @@ def write_images(folder: Path, count: int, width: int, height: int) -> None:
     content = first.read_bytes()
     for number in range(1, count):
         (folder / str(number % 2) / f"{number}.png").write_bytes(content + str(number).encode())
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that a process has started, directly or not."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-        parents.setdefault(parent, []).append(int(folder.name))
-    found, queue = [], [pid]
-    while queue:
-        children = parents.get(queue.pop(), [])
-        found += children
-        queue += children
-    return found
 
 
 @dataclass(frozen=True)

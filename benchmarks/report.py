@@ -210,8 +210,18 @@ def table(results: dict[str, Any]) -> str:
 
 
 def write_table(results: dict[str, Any]) -> None:
-    """Replace the table between the two marks of the page."""
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    """Replace the table between the two markers of the page."""
+    PAGE.write_text(replace_between(PAGE.name, PAGE.read_text(), BEGIN, END, table(results)))
+
+
+def replace_between(name: str, page: str, begin: str, end: str, content: str) -> str:
+    """Return a page in which the lines between two markers are replaced. `name` is that of its file.
+
+    Raises:
+        ValueError: the page lacks a marker.
+    """
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{name} lacks the markers {begin} and {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"

@@ -14,7 +14,7 @@ run.
 | `pca` | fits a centred PCA to all images of the dataset, or uses the last one; computes all vectors |
 | `publish` | checks the steps and the quality, commits the run to the tables, updates the asset `fruit_embeddings` |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
-| `verdict` | the last task: records what the run has cost, releases its turn, and fails if the run has failed |
+| `verdict` | the last task: releases the run's turn, records what it has cost, and fails if it has failed |
 
 **If nothing has changed** since the published run, the run succeeds after `plan`, and all other tasks are skipped. The
 last line of the log of `plan` says so. The XCom `summary` of `plan` has the counts of every run. If another run of the

@@ -114,8 +114,8 @@ class Run:
     """A run that has finished.
 
     `planned` is the XCom `summary` of the task `plan`, `published` the summary that `publish` returned, and `cost` the
-    XCom `cost` of `verdict`. Each is None if its task did not return it. `clusters` has the clusters that the run
-    created, each with its steps.
+    XCom `cost` of `verdict`. Each is None if its task did not return it. `clusters` lists the clusters of the
+    run, each with its steps.
     """
 
     state: str

@@ -55,7 +55,7 @@ def zip_package(package: Path) -> bytes:
 
 
 def missing_wheels(names: Iterable[str]) -> list[str]:
-    """Return the wheels that are missing among these: a package has one for each architecture, or one that fits all.
+    """Return the missing wheels. Each package needs a wheel for each architecture, or one wheel for all.
 
     >>> missing_wheels(["boto3-1.0-py3-none-any.whl", "numpy-2.4-cp311-cp311-manylinux_2_28_x86_64.whl"])
     ['numpy for aarch64']

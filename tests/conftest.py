@@ -128,9 +128,14 @@ def iam(aws_url: str) -> "IAMClient":
     return client
 
 
-@pytest.fixture
-def bucket(s3: "S3Client") -> str:
-    """A new bucket for each test."""
+def new_bucket(s3: "S3Client") -> str:
+    """Create a bucket that no other test uses, and return its name."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     return name
+
+
+@pytest.fixture
+def bucket(s3: "S3Client") -> str:
+    """A new bucket for each test."""
+    return new_bucket(s3)

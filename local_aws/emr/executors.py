@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from local_aws.emr.process import descendants
+
 _CLASS: Final = b"org.apache.spark.executor.CoarseGrainedExecutorBackend"
 _ID: Final = b"--executor-id"
 
@@ -26,20 +28,6 @@ def executors(home: Path) -> list[int]:
 
 def kill(pid: int) -> None:
     """Kill a process and all processes that it has started, such as the Python workers of an executor."""
-    doomed = [pid]
-    parents = _parents()
-    for parent in doomed:  # the list grows
-        doomed += [child for child, of in parents.items() if of == parent]
-    for number in doomed:
+    for number in [pid, *descendants(pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-
-
-def _parents() -> dict[int, int]:
-    """Return the pid of the parent of each process."""
-    found = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has ended
-            # The name of the program, in parentheses, can contain spaces and parentheses.
-            found[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
-    return found

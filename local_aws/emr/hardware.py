@@ -20,11 +20,11 @@ class Replacement:
     ready: datetime
 
     def state(self, state: str) -> str:
-        """Return the state of the instance, if that of the others is `state`."""
+        """Return the state of the instance. `state` is the state of the other instances."""
         return "PROVISIONING" if state == "RUNNING" and datetime.now(UTC) < self.ready else state
 
     def timeline(self, timeline: Wire) -> Wire:
-        """Return the Timeline of the instance, if that of its cluster is `timeline`."""
+        """Return the Timeline of the instance. `timeline` is the Timeline of its cluster."""
         end = {key: value for key, value in timeline.items() if key == "EndDateTime"}
         ready = {"ReadyDateTime": self.ready} if datetime.now(UTC) >= self.ready else {}
         return {"CreationDateTime": self.created, **ready, **end}

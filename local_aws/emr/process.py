@@ -118,6 +118,22 @@ def _find_marked(mark: str) -> Iterator[int]:
                 yield int(file.parent.name)
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the pids of the processes that a process has started, directly or not."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # the process has ended
+            # The name of the program, in parentheses, can contain spaces and parentheses.
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found, queue = [], [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
 def last_lines(logs: Path) -> str:
     """Return the last traceback or Java exception of a failed command, or else its last lines, shortened to fit.
 

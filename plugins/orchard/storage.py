@@ -26,16 +26,27 @@ def write_json(s3: "S3Client", uri: str, content: Mapping[str, Any]) -> None:
     s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(content, indent=2).encode())
 
 
-def read_json(s3: "S3Client", uri: str) -> dict[str, Any] | None:
-    """Read a JSON object from S3. Return None if it does not exist."""
+def read_json(s3: "S3Client", uri: str) -> dict[str, Any]:
+    """Read a JSON object from S3.
+
+    Raises:
+        botocore.exceptions.ClientError: NoSuchKey: it does not exist.
+    """
     bucket, key = split_uri(uri)
-    try:
-        content: dict[str, Any] = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except s3.exceptions.NoSuchKey:
-        return None
+    content: dict[str, Any] = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
     return content
 
 
+def find_json(s3: "S3Client", uri: str) -> dict[str, Any] | None:
+    """Read a JSON object from S3. Return None if it does not exist."""
+    try:
+        return read_json(s3, uri)
+    except s3.exceptions.NoSuchKey:
+        return None
+
+
+# The limit of DeleteObjects: https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+MOST_DELETED = 1000
 # How many objects an error names.
 NAMED = 10
 
@@ -45,16 +56,14 @@ class DeletionFailed(RuntimeError):
 
 
 def delete_objects(s3: "S3Client", bucket: str, keys: Sequence[str]) -> None:
-    """Delete at most 1,000 objects, the limit of DeleteObjects. In a versioned bucket, each gets a delete marker.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+    """Delete objects. In a versioned bucket, each gets a delete marker.
 
     Raises:
-        DeletionFailed: S3 refuses to delete some of them. All others are deleted.
+        DeletionFailed: S3 refuses to delete some of them. Those of the next thousands are not tried.
     """
-    if not keys:
-        return
-    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
-    if errors := answer.get("Errors"):
-        named = [f"{error.get('Key')}: {error.get('Message')}" for error in errors[:NAMED]]
-        raise DeletionFailed(f"{len(errors)} objects: {'; '.join(named)}{'; …' if len(errors) > NAMED else ''}")
+    for start in range(0, len(keys), MOST_DELETED):
+        objects: Any = [{"Key": key} for key in keys[start : start + MOST_DELETED]]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        if errors := answer.get("Errors"):
+            named = [f"{error.get('Key')}: {error.get('Message')}" for error in errors[:NAMED]]
+            raise DeletionFailed(f"{len(errors)} objects: {'; '.join(named)}{'; …' if len(errors) > NAMED else ''}")

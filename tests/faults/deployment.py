@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +17,7 @@ import httpx
 from pyiceberg.catalog import Catalog
 
 from local_aws.client import LocalAwsClient
+from local_aws.emr.process import descendants
 from orchard.run.names import run_id_of
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -381,24 +382,6 @@ def _environment(env: "dict[str, str]") -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-
-
-def descendants(pid: int) -> Sequence[int]:
-    """Return the pids of the processes that a process has started, and of those that these have started."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from orchard.run.publish import publish_run
 from orchard.settings import Settings
 from orchard.tables.catalog import TABLES, PublishedRun, current_features, open_catalog, published_runs
 from orchard.tables.state import feature_files
+from tests.conftest import new_bucket
 from tests.plugins.runs import Run, write_file
 
 if TYPE_CHECKING:
@@ -120,9 +121,7 @@ def in_order(table: pa.Table) -> list[dict[str, Any]]:
 
 def new_deployment(s3: "S3Client", session: boto3.Session, aws_url: str, *, keep_scratch_days: int = 1) -> Deployment:
     """Return a deployment with its own bucket, for the tests of a module."""
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
-    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    settings = settings_of(bucket, keep_scratch_days)
+    settings = settings_of(new_bucket(s3), keep_scratch_days)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", aws_url)
         return Deployment(s3, open_catalog(session, settings), settings)
@@ -141,10 +140,22 @@ def copy_of(deployed: Deployment) -> Settings:
     return copy
 
 
+@pytest.fixture(scope="module")
+def origin() -> Deployment | None:
+    """A deployment that no test of a module changes: each works on a copy. A module without one starts anew."""
+    return None
+
+
 @pytest.fixture
-def settings(bucket: str) -> Settings:
-    """The settings of a deployment with its own bucket and database."""
-    return settings_of(bucket)
+def bucket(origin: Deployment | None, s3: "S3Client") -> str:
+    """The bucket of the origin, or a new one for each test."""
+    return new_bucket(s3) if origin is None else origin.settings.bucket
+
+
+@pytest.fixture
+def settings(origin: Deployment | None, bucket: str) -> Settings:
+    """The settings of a copy of the origin, or of a deployment with its own bucket and database."""
+    return settings_of(bucket) if origin is None else copy_of(origin)
 
 
 @pytest.fixture(scope="module")

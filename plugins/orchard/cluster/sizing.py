@@ -119,25 +119,27 @@ def workers_needed(work: Work, instance_type: str, target_minutes: float, most: 
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 
 
-def estimate(
-    work: Work, instance_type: str, core_instances: int, prices: Prices, speed: Speed, task_instances: int = 0
-) -> Estimate:
+def estimate(work: Work, instance_type: str, workers: Workers, prices: Prices, speed: Speed) -> Estimate:
     """Return what a run takes on an On-Demand primary node, On-Demand core instances, and task instances on Spot.
 
     EC2 chooses the types of the Spot instances, so that their price is in the range of all alternatives.
 
     >>> from orchard.cluster.prices import read_prices
-    >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", 4, read_prices(), Speed())
+    >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", Workers(core=4), read_prices(), Speed())
     Estimate(core_instances=4, minutes=18.1, usd=0.3955, task_instances=0, usd_with_spot=(0.3955, 0.3955))
     """
-    workers = core_instances + task_instances
-    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers)
-    hours, on_demand = seconds / 3600, prices.by_type[instance_type].on_demand
-    fixed = prices.by_type[primary_type(instance_type)].on_demand + core_instances * on_demand
+    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers.total)
+    on_demand = prices.by_type[instance_type].on_demand
+    fixed = prices.by_type[primary_type(instance_type)].on_demand + workers.core * on_demand
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
-    low, high = (
-        round(hours * (fixed + task_instances * price), 4)
-        for price in (min(low for low, _ in spot), max(high for _, high in spot))
+
+    def usd(price_of_task_instance: float) -> float:
+        return round(seconds / 3600 * (fixed + workers.task * price_of_task_instance), 4)
+
+    return Estimate(
+        core_instances=workers.core,
+        minutes=round(seconds / 60, 1),
+        usd=usd(on_demand),
+        task_instances=workers.task,
+        usd_with_spot=(usd(min(low for low, _ in spot)), usd(max(high for _, high in spot))),
     )
-    usd = round(hours * (fixed + task_instances * on_demand), 4)
-    return Estimate(core_instances, round(seconds / 60, 1), usd, task_instances, (low, high))

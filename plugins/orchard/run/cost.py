@@ -12,7 +12,7 @@ from orchard.run.names import run_id_of
 from orchard.run.record import rows_of_run, set_values
 from orchard.settings import Settings
 from orchard.storage import write_json
-from orchard.tables.catalog import DATASET, RUN_ID, find_table, open_table
+from orchard.tables.catalog import DATASET, RUN_ID, add_missing_columns, find_table
 from orchard.tables.commit import commit
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def record_cost(
         f", {content['usd_per_million']:.2f} USD per million images read" if images else "",
     )
     write_json(s3, f"{run_uri}/{COST}", content)
-    if rows:
+    if found is not None and rows:
         values = {
             "ready_seconds": cost.ready_seconds,
             "cluster_minutes": cost.minutes,
             "cost_usd": cost.usd,
             "cost_usd_per_million": content["usd_per_million"],
         }
-        table = open_table(catalog, settings, "runs")
+        table = add_missing_columns(found, "runs")
         properties = {RUN_ID: run_id, DATASET: dataset}
         commit(table, f"the cost of {run_uri}", lambda now: set_values(s3, now, dataset, run_id, values), properties)
     return content

@@ -14,7 +14,7 @@ from pyiceberg.table import Table
 
 from orchard.run.names import dataset_name
 from orchard.settings import Settings
-from orchard.storage import split_uri
+from orchard.storage import find_json, split_uri
 from orchard.tables.catalog import DATASET, TABLES, find_table
 from orchard.tables.commit import Change, commit, replacement
 from orchard.tables.features import change_back, change_without
@@ -111,11 +111,8 @@ def plans_of_dataset(s3: "S3Client", settings: Settings, dataset: str) -> list[t
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
         for folder in page.get("CommonPrefixes", []):
             key = f"{folder['Prefix']}plan.metrics.json"
-            try:
-                answer = s3.get_object(Bucket=bucket, Key=key)
-            except s3.exceptions.NoSuchKey:
-                continue
-            metrics = json.loads(answer["Body"].read())
-            if metrics["dataset"] == dataset:  # other datasets may have a folder of the same name
+            metrics = find_json(s3, f"s3://{bucket}/{key}")
+            # Other datasets may have a folder of the same name.
+            if metrics is not None and metrics["dataset"] == dataset:
                 found.append((key, metrics["run_id"]))
     return found

@@ -13,7 +13,7 @@ from orchard.run.scratch import folders_in
 from orchard.run.steps import STEPS
 from orchard.run.summary import read_summary
 from orchard.settings import Settings
-from orchard.storage import read_json
+from orchard.storage import find_json
 from orchard.tables.catalog import TABLES, find_table
 from orchard.tables.expiry import Retention, last_runs
 from orchard.tables.maintenance import Rules, maintain_table
@@ -93,9 +93,9 @@ def files_of_unfinished_runs(s3: "S3Client", settings: Settings) -> Iterator[str
     for dataset in folders_in(s3, scratch):
         for name in folders_in(s3, f"{scratch}/{dataset}"):
             run_uri = f"{runs}/{dataset}/{name}"
-            plan = read_json(s3, f"{run_uri}/{PLAN}")
+            plan = find_json(s3, f"{run_uri}/{PLAN}")
             if plan is None or read_summary(s3, run_uri) is not None:
                 continue
-            for metrics in (plan, *(read_json(s3, f"{run_uri}/{step}.metrics.json") for step in STEPS)):
+            for metrics in (plan, *(find_json(s3, f"{run_uri}/{step}.metrics.json") for step in STEPS)):
                 for files in (metrics or {}).get("files", {}).values():
                     yield from (file["uri"] for file in files)

@@ -21,7 +21,7 @@ from orchard.errors import PermanentError
 from orchard.run.difference import INVENTORY, Difference
 from orchard.run.row_files import LocalFile, RowWriter, deal, file_count
 from orchard.run.steps import STEPS
-from orchard.storage import read_json, split_uri, write_json
+from orchard.storage import find_json, split_uri, write_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -90,7 +90,7 @@ def read_plan(s3: "S3Client", run_uri: str) -> dict[str, Any]:
     Raises:
         NoPlan: there is none.
     """
-    metrics = read_json(s3, f"{run_uri}/{PLAN}")
+    metrics = find_json(s3, f"{run_uri}/{PLAN}")
     if metrics is None:
         raise NoPlan(run_uri)
     return metrics

@@ -3,7 +3,7 @@
 | figure | what it is | range |
 |---|---|---|
 | label_accuracy | the share of a sample of images whose nearest other image has the same label | 0 to 1 |
-| drift | the distance of the mean of the features from that of the last basis, in standard deviations | from 0 |
+| drift | the distance between the mean features and the mean of the last basis, in standard deviations | from 0 |
 | explained_variance | the share of the variance that the vectors keep, if n_components is a whole number | 0 to 1 |
 | label_loss | the largest share of its images that a label has lost since the published run; 1 is all | 0 to 1 |
 | reject_ratio | the share of the objects that are rejected | 0 to 1 |
@@ -171,8 +171,8 @@ def figures(summary: Mapping[str, Any], n_components: float, changes: LabelChang
             "drift",
             summary["drift"].get("shift"),
             False,
-            "the distance of the mean of the features from that of the last basis, in standard deviations. Compare the "
-            "new images with the earlier ones",
+            "the distance between the mean features and the mean of the last basis, in standard deviations. Compare "
+            "the new images with the earlier ones",
         ),
         Figure(
             "explained_variance",

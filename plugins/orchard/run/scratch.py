@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 # A run that has not been published may still be cleared, and then needs its folder.
 UNPUBLISHED_DAYS = 7
 TIME_FORMAT = "%Y%m%dT%H%M%S"
-# The limit of DeleteObjects.
-BATCH = 1000
 
 
 def delete_scratch(s3: "S3Client", settings: Settings, scratch_uri: str, *, now: datetime) -> list[str]:
@@ -80,6 +78,5 @@ def _objects(s3: "S3Client", uri: str) -> Iterator["ObjectTypeDef"]:
 def _delete_folder(s3: "S3Client", uri: str) -> int:
     bucket, _ = split_uri(uri)
     keys = [item["Key"] for item in _objects(s3, uri)]
-    for start in range(0, len(keys), BATCH):
-        delete_objects(s3, bucket, keys[start : start + BATCH])
+    delete_objects(s3, bucket, keys)
     return len(keys)

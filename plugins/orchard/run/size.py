@@ -63,7 +63,7 @@ def size_run(
     work = Work(objects=difference.new + difference.changed, images=difference.readable, bytes=difference.bytes_to_read)
     needed = workers_needed(work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed)
     workers = existing or (Workers(params.core_instances) if params.core_instances else with_spot(needed))
-    found = estimate(work, params.instance_type, workers.core, prices, speed, workers.task)
+    found = estimate(work, params.instance_type, workers, prices, speed)
     low, high = found.usd_with_spot
     log.info(
         "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %s USD at the On-Demand prices of %s%s",

@@ -1,6 +1,5 @@
 """The summary of a run: the metrics of its plan and of its steps, checked against each other."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from orchard.run.names import run_id_of
 from orchard.run.plan import RunPlan
 from orchard.run.plan_files import read_plan
 from orchard.run.steps import STEPS
-from orchard.storage import read_json, split_uri, write_json
+from orchard.storage import find_json, read_json, write_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,18 +52,12 @@ def read_metrics(s3: "S3Client", run_uri: str) -> Metrics:
         botocore.exceptions.ClientError: NoSuchKey: a step has not finished.
     """
     plan = read_plan(s3, run_uri)
-    return Metrics(plan, {name: _read_json(s3, f"{run_uri}/{name}.metrics.json") for name in STEPS})
+    return Metrics(plan, {name: read_json(s3, f"{run_uri}/{name}.metrics.json") for name in STEPS})
 
 
 def read_summary(s3: "S3Client", run_uri: str) -> dict[str, Any] | None:
     """Return the content of a run's `summary.json`, or None if there is none."""
-    return read_json(s3, f"{run_uri}/{SUMMARY}")
-
-
-def _read_json(s3: "S3Client", uri: str) -> dict[str, Any]:
-    bucket, key = split_uri(uri)
-    content: dict[str, Any] = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-    return content
+    return find_json(s3, f"{run_uri}/{SUMMARY}")
 
 
 def summarise(plan: RunPlan, metrics: Metrics, cluster_id: str | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from botocore.config import Config
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.glue import GlueCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table, TableProperties
@@ -52,6 +52,7 @@ from pyiceberg.types import (
 
 from orchard.errors import PermanentError
 from orchard.settings import Settings
+from orchard.tables.commit import commit_planned_again
 from orchard.tables.rows import ALL_ROWS, one_of, stream_file, stream_rows, where
 
 if TYPE_CHECKING:
@@ -61,9 +62,6 @@ log = logging.getLogger(__name__)
 
 # Keys of a snapshot's summary. They inform users. No code reads them.
 RUN_ID, DATASET = "orchard.run_id", "orchard.dataset"
-
-# A commit fails only if another publisher was first, and at most four runs are active.
-SCHEMA_ATTEMPTS = 10
 
 # The ids of elements, keys and values, until `_schema` assigns the final ones.
 _NESTED_IDS = itertools.count(1000)
@@ -248,6 +246,7 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
     Raises:
         WrongWarehouse: the table exists at another location.
         OldLayout: the table has the columns of an earlier release.
+        CannotCommit: other publishers changed the table during each attempt to add columns.
     """
     found = find_table(catalog, settings, name)
     if found is not None:
@@ -272,22 +271,27 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
 
 
 def add_missing_columns(table: Table, name: str) -> Table:
-    """Add the columns to a table that this release has and an earlier one had not. Old rows have null in them."""
-    for attempt in range(1, SCHEMA_ATTEMPTS + 1):
-        missing = [column for column in _columns(TABLES[name]) if column not in _columns(table.schema())]
-        if not missing:
-            return table
-        try:
-            with table.transaction() as transaction:
-                with transaction.update_schema() as update:
-                    update.union_by_name(TABLES[name].select(*missing))
-                transaction.set_properties(_without_statistics(TABLES[name]))
-        except CommitFailedException:
-            if attempt == SCHEMA_ATTEMPTS:
-                raise
-            table.refresh()  # another publisher has changed the table, perhaps in the same way
-        else:
-            log.info("table %s: added columns %s", ".".join(table.name()), ", ".join(missing))
+    """Add the columns to a table that this release has and an earlier one had not. Old rows have null in them.
+
+    Raises:
+        CannotCommit: other publishers changed the table during each attempt.
+    """
+
+    def missing() -> list[str]:
+        return [column for column in _columns(TABLES[name]) if column not in _columns(table.schema())]
+
+    def once() -> None:
+        columns = missing()
+        if not columns:
+            return  # another publisher has added them
+        with table.transaction() as transaction:
+            with transaction.update_schema() as update:
+                update.union_by_name(TABLES[name].select(*columns))
+            transaction.set_properties(_without_statistics(TABLES[name]))
+        log.info("table %s: added columns %s", ".".join(table.name()), ", ".join(columns))
+
+    if missing():
+        commit_planned_again(table, "new columns", once)
     return table
 
 

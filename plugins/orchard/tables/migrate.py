@@ -24,7 +24,7 @@ from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
 from orchard.errors import PermanentError
 from orchard.settings import Settings
-from orchard.storage import split_uri
+from orchard.storage import find_json, split_uri
 from orchard.tables.catalog import (
     DATASET,
     RUN_ID,
@@ -274,11 +274,7 @@ def run_row(
     s3: "S3Client", table: Table, run: OldRun, images: int, snapshots: Mapping[str, int]
 ) -> list[pa.RecordBatch]:
     """Return the row of the table `runs` of a run. What an earlier release did not record is null."""
-    bucket, key = split_uri(f"{run.run_uri}/summary.json")
-    try:
-        summary = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except s3.exceptions.NoSuchKey:
-        summary = {}
+    summary = find_json(s3, f"{run.run_uri}/summary.json") or {}
     row: dict[str, Any] = {
         "run_id": run.run_id,
         "dataset": run.dataset,

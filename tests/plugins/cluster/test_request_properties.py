@@ -76,7 +76,7 @@ def sized(size: Any, instance_type: str) -> Workers:
     objects, kept, target = size
     work = Work(objects, objects + kept)
     workers = with_spot(workers_needed(work, instance_type, target, MAX_CORE_INSTANCES, Speed()))
-    found = estimate(work, instance_type, workers.core, read_prices(), Speed(), workers.task)
+    found = estimate(work, instance_type, workers, read_prices(), Speed())
     assert found.usd_with_spot[0] <= found.usd_with_spot[1] <= found.usd, "On-Demand is the most that it costs"
     return workers
 

@@ -14,7 +14,7 @@ TYPES = st.sampled_from(list(INSTANCE_TYPES))
 
 
 def minutes(work: Work, instance_type: str, workers: int) -> float:
-    return estimate(work, instance_type, workers, read_prices(), SPEED).minutes
+    return estimate(work, instance_type, Workers(workers), read_prices(), SPEED).minutes
 
 
 @given(objects=COUNTS, kept=COUNTS, instance_type=TYPES, target=st.floats(min_value=0.1, max_value=600))
@@ -44,7 +44,7 @@ def test_a_short_target_does_not_make_a_large_cluster_for_a_few_images() -> None
 
 
 def test_the_price_is_that_of_all_nodes_for_the_whole_time() -> None:
-    found = estimate(Work(10**7, 10**7), "m5.xlarge", 20, read_prices(), SPEED)
+    found = estimate(Work(10**7, 10**7), "m5.xlarge", Workers(20), read_prices(), SPEED)
     on_demand = read_prices().by_type["m5.xlarge"].on_demand
     assert found.usd == pytest.approx(found.minutes / 60 * 21 * on_demand, rel=0.01)
 
@@ -54,8 +54,8 @@ def test_spot_workers_take_the_same_time_and_cost_at_most_as_much(
     objects: int, instance_type: str, workers: int
 ) -> None:
     work, prices, size = Work(objects, objects), read_prices(), with_spot(workers)
-    on_demand = estimate(work, instance_type, workers, prices, SPEED)
-    found = estimate(work, instance_type, size.core, prices, SPEED, size.task)
+    on_demand = estimate(work, instance_type, Workers(workers), prices, SPEED)
+    found = estimate(work, instance_type, size, prices, SPEED)
     assert (found.minutes, found.usd) == (on_demand.minutes, on_demand.usd), "the price if all of Spot falls back"
     assert on_demand.usd_with_spot == (on_demand.usd, on_demand.usd)
     low, high = found.usd_with_spot
@@ -70,7 +70,7 @@ def test_the_first_worker_is_on_demand_and_all_others_are_on_spot() -> None:
 
 def test_the_range_with_spot_has_the_prices_of_all_types_of_the_size() -> None:
     work, prices = Work(10**7, 10**7), read_prices().by_type
-    found = estimate(work, "m5.xlarge", 1, read_prices(), SPEED, 19)
+    found = estimate(work, "m5.xlarge", Workers(1, 19), read_prices(), SPEED)
     spot = [prices[name].spot for name in ("m5.xlarge", "m6i.xlarge", "m7i.xlarge")]
     hours = found.minutes / 60
     for usd, price in zip(found.usd_with_spot, (min(spot)[0], max(high for _, high in spot)), strict=True):

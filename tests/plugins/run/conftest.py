@@ -7,13 +7,13 @@ import pytest
 
 from orchard.settings import Settings
 from orchard.tables.catalog import open_catalog
-from tests.plugins.deployed import Deployment, catalog, deployed, first, second, session, settings
+from tests.plugins.deployed import Deployment, bucket, catalog, deployed, first, origin, second, session, settings
 from tests.plugins.proxy import Proxy, impatient
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
 
-__all__ = ["catalog", "deployed", "first", "second", "session", "settings"]
+__all__ = ["bucket", "catalog", "deployed", "first", "origin", "second", "session", "settings"]
 
 
 @pytest.fixture(scope="module")

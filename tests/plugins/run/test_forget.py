@@ -14,7 +14,7 @@ from orchard.tables.catalog import TABLES, open_catalog
 from orchard.tables.commit import SharedFile
 from orchard.tables.state import feature_files, published_state
 from tests.plugins import deployed as deployments
-from tests.plugins.deployed import REPLACED, Deployment, copy_of, first_of, in_order, new_deployment, second_of
+from tests.plugins.deployed import REPLACED, Deployment, first_of, in_order, new_deployment, second_of
 from tests.plugins.proxy import Proxy, impatient
 from tests.plugins.runs import Run, sha256
 
@@ -35,17 +35,6 @@ def origin(s3: "S3Client", session: boto3.Session, aws_url: str) -> Deployment:
     for run in (first, second_of(first), other_of(first)):
         deployed.publish(run)
     return deployed
-
-
-@pytest.fixture
-def bucket(origin: Deployment) -> str:
-    return origin.settings.bucket
-
-
-@pytest.fixture
-def settings(origin: Deployment) -> Settings:
-    """The settings of a copy for each test."""
-    return copy_of(origin)
 
 
 @pytest.fixture

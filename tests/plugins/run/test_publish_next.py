@@ -16,7 +16,6 @@ from pyiceberg.table import Table
 from orchard.run import publish
 from orchard.run.publish import DatasetChanged, LostFeatures
 from orchard.run.summary import InconsistentRun
-from orchard.settings import Settings
 from orchard.storage import split_uri
 from orchard.tables import commit
 from orchard.tables.catalog import TABLES, WrongWarehouse
@@ -26,7 +25,6 @@ from tests.plugins.deployed import (
     REPLACED,
     Deployment,
     compaction,
-    copy_of,
     first_of,
     in_order,
     new_deployment,
@@ -46,16 +44,6 @@ def origin(s3: "S3Client", session: boto3.Session, aws_url: str) -> Deployment:
     deployed = new_deployment(s3, session, aws_url)
     deployed.publish(first_of(deployed.settings.bucket))
     return deployed
-
-
-@pytest.fixture
-def bucket(origin: Deployment) -> str:
-    return origin.settings.bucket
-
-
-@pytest.fixture
-def settings(origin: Deployment) -> Settings:
-    return copy_of(origin)
 
 
 def test_the_rows_of_other_datasets_stay_even_if_their_names_are_similar(

@@ -12,10 +12,9 @@ from pyiceberg.table import Table
 from orchard.run import publish, quality
 from orchard.run.quality import PoorQuality
 from orchard.run.summary import read_summary
-from orchard.settings import Settings
 from orchard.tables.commit import Change, replacement
 from orchard.tables.rows import arrow_schema
-from tests.plugins.deployed import Deployment, copy_of, first_of, new_deployment, settings_of
+from tests.plugins.deployed import Deployment, first_of, new_deployment, settings_of
 from tests.plugins.runs import Run
 
 if TYPE_CHECKING:
@@ -39,16 +38,6 @@ def _count_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def eight_images(bucket: str) -> Run:
     return replace(first_of(bucket), images=8, rejects=0, labels=("Kiwi", "Apple", "Kiwi", "Lime"))
-
-
-@pytest.fixture
-def bucket(origin: Deployment) -> str:
-    return origin.settings.bucket
-
-
-@pytest.fixture
-def settings(origin: Deployment) -> Settings:
-    return copy_of(origin)
 
 
 @pytest.fixture

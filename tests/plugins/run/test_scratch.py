@@ -49,7 +49,7 @@ def test_the_folder_of_a_published_run_is_deleted_with_all_its_objects(s3: "S3Cl
 def test_more_objects_than_one_request_can_name_are_deleted(
     s3: "S3Client", bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchard.run.scratch.BATCH", 2)
+    monkeypatch.setattr("orchard.storage.MOST_DELETED", 2)
     own = write_folder(s3, bucket, named(0), objects=5)
     delete_scratch(s3, settings(bucket, 0), own, now=LATER)
     assert folders(s3, bucket) == set()

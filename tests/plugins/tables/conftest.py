@@ -1,3 +1,3 @@
-from tests.plugins.deployed import catalog, deployed, first, second, session, settings
+from tests.plugins.deployed import bucket, catalog, deployed, first, origin, second, session, settings
 
-__all__ = ["catalog", "deployed", "first", "second", "session", "settings"]
+__all__ = ["bucket", "catalog", "deployed", "first", "origin", "second", "session", "settings"]

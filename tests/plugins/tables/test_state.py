@@ -7,18 +7,18 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog import Catalog
 
-from orchard.settings import Settings
 from orchard.tables import state
 from orchard.tables.rows import stream_rows
 from orchard.tables.state import MixedRuns, PublishedState, dataset_rows, feature_files, pca_basis, published_state
-from tests.plugins.deployed import Deployment, copy_of, first_of, in_order, new_deployment, other_of, second_of
+from tests.plugins.deployed import Deployment, first_of, in_order, new_deployment, other_of, second_of, settings_of
 from tests.plugins.runs import MODEL, Run
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def test_without_tables_there_is_no_state_and_none_is_created(catalog: Catalog, settings: Settings) -> None:
+def test_without_tables_there_is_no_state_and_none_is_created(catalog: Catalog) -> None:
+    settings = settings_of("no-tables")
     assert published_state(catalog, settings, "s3://b/images/") is None
     assert list(dataset_rows(catalog, settings, "images", "s3://b/images/", ["path"])) == []
     assert feature_files(catalog, settings) == []
@@ -34,17 +34,6 @@ def origin(s3: "S3Client", session: boto3.Session, aws_url: str) -> Deployment:
     for run in (first, second_of(first), other_of(first.bucket)):
         deployed.publish(run)
     return deployed
-
-
-@pytest.fixture
-def published(origin: Deployment) -> Deployment:
-    """A copy of that deployment."""
-    return Deployment(origin.s3, origin.catalog, copy_of(origin))
-
-
-@pytest.fixture
-def first(origin: Deployment) -> Run:
-    return first_of(origin.settings.bucket)
 
 
 @pytest.fixture
@@ -68,40 +57,40 @@ def test_the_state_of_a_dataset_is_the_run_of_its_images_and_how_it_was_made(ori
 
 
 def test_the_state_of_a_run_whose_publication_stopped_after_the_images_has_no_attributes(
-    published: Deployment, third: Run
+    deployed: Deployment, third: Run
 ) -> None:
-    published.table("images").overwrite(third.rows("images"), f"dataset = '{third.dataset_uri}'")
-    assert state_of(published, third) == PublishedState(third.name)
+    deployed.table("images").overwrite(third.rows("images"), f"dataset = '{third.dataset_uri}'")
+    assert state_of(deployed, third) == PublishedState(third.name)
 
 
 @pytest.mark.parametrize("name", ["embeddings", "rejects"])
 def test_the_state_is_incomplete_if_another_table_shows_another_run(
-    published: Deployment, first: Run, name: str
+    deployed: Deployment, first: Run, name: str
 ) -> None:
-    assert state_of(published, first).is_complete
-    before = published.runs()[0].snapshots[name]
-    published.table(name).manage_snapshots().rollback_to_snapshot(before).commit()
-    assert not state_of(published, first).is_complete
+    assert state_of(deployed, first).is_complete
+    before = deployed.runs()[0].snapshots[name]
+    deployed.table(name).manage_snapshots().rollback_to_snapshot(before).commit()
+    assert not state_of(deployed, first).is_complete
 
 
-def test_the_state_is_incomplete_if_a_table_has_lost_rows(published: Deployment, second: Run) -> None:
+def test_the_state_is_incomplete_if_a_table_has_lost_rows(deployed: Deployment, second: Run) -> None:
     fewer = second.rows("embeddings").slice(1)
-    published.table("embeddings").overwrite(fewer, f"dataset = '{second.dataset_uri}'")
-    assert not state_of(published, second).is_complete
+    deployed.table("embeddings").overwrite(fewer, f"dataset = '{second.dataset_uri}'")
+    assert not state_of(deployed, second).is_complete
 
 
-def test_the_state_is_the_same_whoever_wrote_the_files(published: Deployment, first: Run) -> None:
-    before = state_of(published, first)
+def test_the_state_is_the_same_whoever_wrote_the_files(deployed: Deployment, first: Run) -> None:
+    before = state_of(deployed, first)
     for name in ("images", "runs"):
-        table = published.table(name)
+        table = deployed.table(name)
         table.overwrite(table.scan().to_arrow())
-    assert state_of(published, first) == before
+    assert state_of(deployed, first) == before
 
 
-def test_rows_of_several_runs_are_reported(published: Deployment, second: Run, third: Run) -> None:
-    published.table("images").append(third.rows("images"))
+def test_rows_of_several_runs_are_reported(deployed: Deployment, second: Run, third: Run) -> None:
+    deployed.table("images").append(third.rows("images"))
     with pytest.raises(MixedRuns, match=rf"{second.dataset_uri}: {second.name}, {third.name}.*forget_dataset"):
-        published_state(published.catalog, published.settings, second.dataset_uri)
+        published_state(deployed.catalog, deployed.settings, second.dataset_uri)
 
 
 @pytest.mark.parametrize("columns", [["path", "etag"], ["etag", "path", "features_run_id", "modified"]])

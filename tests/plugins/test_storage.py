@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchard.storage import DeletionFailed, delete_objects, read_json, split_uri, write_json
+from orchard.storage import DeletionFailed, delete_objects, find_json, split_uri, write_json
 from tests.plugins.answers import answering
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def test_a_json_object_can_be_read_back(s3: "S3Client", bucket: str) -> None:
 
 def test_a_json_object_that_does_not_exist_is_none(s3: "S3Client", bucket: str) -> None:
     write_json(s3, f"s3://{bucket}/a.json", {"images": 3})
-    assert read_json(s3, f"s3://{bucket}/a.json") == {"images": 3}
-    assert read_json(s3, f"s3://{bucket}/b.json") is None
+    assert find_json(s3, f"s3://{bucket}/a.json") == {"images": 3}
+    assert find_json(s3, f"s3://{bucket}/b.json") is None
 
 
 def test_objects_are_deleted_and_those_that_s3_refuses_are_named(s3: "S3Client", bucket: str) -> None:

@@ -217,6 +217,7 @@ def test_ingest_survives_a_worker(workers: list[Any], images: Path, folders: Run
     check_once(folders.read("images"), 360)
 
 
+@pytest.mark.slow
 def test_features_survive_a_worker(
     workers: list[Any], rendered: Path, folders: RunFolders, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

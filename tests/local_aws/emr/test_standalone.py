@@ -96,6 +96,7 @@ def count(family: dict[int, str], program: str) -> int:
     return sum(program in line for line in family.values())
 
 
+@pytest.mark.slow
 def test_no_process_of_the_standalone_cluster_outlives_a_killed_server(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         served.begin_step(tmp_path)

@@ -87,6 +87,7 @@ def test_a_cluster_that_is_not_ready_in_time_is_terminated_and_replaced_and_the_
     assert user.end_code(created) == "USER_REQUEST"
 
 
+@pytest.mark.slow
 def test_three_launches_that_take_too_long_fail_without_a_cluster(user: User, request_: dict[str, Any]) -> None:
     request = with_bootstrap(user, request_, "sleep 60")
     created = execute(create_cluster(request))
@@ -147,6 +148,7 @@ def test_a_cluster_that_fails_to_start_for_a_permanent_reason_is_not_replaced(
     assert clusters_of_run(user, request_) == [created]
 
 
+@pytest.mark.slow
 def test_the_clusters_of_an_earlier_round_do_not_count_as_attempts(
     user: User, local_aws: LocalAwsClient, request_: dict[str, Any]
 ) -> None:

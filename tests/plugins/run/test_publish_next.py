@@ -46,6 +46,7 @@ def origin(s3: "S3Client", session: boto3.Session, aws_url: str) -> Deployment:
     return deployed
 
 
+@pytest.mark.slow
 def test_the_rows_of_other_datasets_stay_even_if_their_names_are_similar(
     deployed: Deployment, first: Run, second: Run
 ) -> None:
@@ -458,6 +459,7 @@ def test_a_commit_that_loses_to_another_is_planned_again(
 def test_if_every_attempt_fails_the_error_names_the_run_the_table_and_what_to_do(
     deployed: Deployment, first: Run, second: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(commit, "FIRST_WAIT_SECONDS", 0.001)
     done = commits_of_others(deployed, first, commit.COMMIT_ATTEMPTS, monkeypatch)
     table = rf"{deployed.settings.catalog_database}\.images"
     message = rf"{re.escape(second.uri)} is not in table {table}: other publishers changed the table .*Clear this task"

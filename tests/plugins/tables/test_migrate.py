@@ -145,6 +145,7 @@ def test_without_tables_of_an_earlier_release_nothing_happens(deployed: Deployme
     assert deployed.versions() == versions
 
 
+@pytest.mark.slow
 def test_a_migrated_dataset_is_published_to_as_before(old: Deployment, runs: list[OldRun], bucket: str) -> None:
     base = Run(bucket, runs[1].name, runs[1].dataset)
     run = Run(bucket, "20261123T020000-cccccc", runs[1].dataset, images=4, base=base)

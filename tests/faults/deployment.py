@@ -281,6 +281,14 @@ class Deployment:
         run_id = self.api.trigger(DAG, {"dataset_uri": uri, "n_components": 3, **params}, logical_date, run_after)
         return Run(self, run_id, uri)
 
+    def delete(self, run: Run) -> bool:
+        """Delete a run while its tasks are running. Return whether Airflow has done so.
+
+        Airflow deletes no running run, but a queued one. Its scheduler may start the run again in between.
+        """
+        self.api.call("PATCH", run.path, {"state": "queued"})
+        return self.api.request("DELETE", run.path).is_success
+
     def alerts_of(self, run: Run) -> list[str]:
         """Return the alerts about a run that the team has received so far."""
         sqs: Any = aws.client("sqs", self.aws_url)

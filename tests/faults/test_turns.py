@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.faults.conftest import Check
-from tests.faults.deployment import RUN_TIMEOUT_SECONDS, Deployment, Run
+from tests.faults.deployment import RUN_TIMEOUT_SECONDS, Deployment, Run, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def test_a_run_that_has_the_turn_is_deleted_before_it_has_a_cluster(deployment: 
     first.wait_for("create_cluster", "running")
     second = deployment.trigger(first.dataset_uri)
     second.wait_for("wait_turn", "up_for_reschedule")
-    deployment.api.request("DELETE", first.path)
+    wait_until(lambda: deployment.delete(first), f"the deletion of {first.run_id}")
     deployment.aws.clear()
     check(second, "success")
 

@@ -63,7 +63,7 @@ class Points:
 
     def label(self, index: int) -> str:
         """Return the label of a point."""
-        return self.labels[self.label_codes[index]]
+        return self.labels[int(self.label_codes[index])]
 
 
 def load_points(catalog: Catalog, settings: Settings, dataset_uri: str, run_id: str, *, most: int = 100_000) -> Points:
@@ -122,8 +122,7 @@ def nearest(points: Points, index: int, count: int = 12) -> list[Neighbour]:
     """
     if not 0 <= index < len(points.paths):
         raise IndexError(f"there is no point {index} among {len(points.paths)}")
-    others = np.count_nonzero(points.lengths) - 1
-    count = min(count, others)
+    count = min(count, int(np.count_nonzero(points.lengths)) - 1)
     if count <= 0 or not points.lengths[index]:
         return []
     has_direction = points.lengths > 0
@@ -169,13 +168,13 @@ def _quotas(counts: Numbers, most: int) -> Numbers:
     >>> _quotas(np.array([90, 10, 2]), 20).tolist()
     [13, 5, 2]
     """
-    least = next(least for least in range(LEAST_OF_LABEL, -1, -1) if np.minimum(counts, least).sum() <= most)
+    least = max(least for least in range(LEAST_OF_LABEL + 1) if np.minimum(counts, least).sum() <= most)
     base = np.minimum(counts, least)
     beyond, room = counts - base, most - base.sum()
     if beyond.sum() <= room:
         return counts
     shares = beyond * (room / beyond.sum())
-    quotas = base + np.floor(shares).astype(np.int64)
+    quotas: Numbers = base + np.floor(shares).astype(np.int64)
     # The largest remainders first: https://en.wikipedia.org/wiki/Largest_remainder_method
     order = np.argsort(np.floor(shares) - shares, kind="stable")
     quotas[order[: most - quotas.sum()]] += 1

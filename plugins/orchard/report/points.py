@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,6 +62,14 @@ class Points:
         texts = sum(map(len, self.paths)) + sum(map(len, self.sha256)) + 100 * len(self.paths)
         return self.vectors.nbytes + self.lengths.nbytes + self.label_codes.nbytes + texts
 
+    @cached_property
+    def _path_set(self) -> frozenset[str]:
+        return frozenset(self.paths)
+
+    def holds(self, path: str) -> bool:
+        """Return whether an image with a path is among the points."""
+        return path in self._path_set
+
     def label(self, index: int) -> str:
         """Return the label of a point."""
         return self.labels[int(self.label_codes[index])]
@@ -85,7 +94,7 @@ def load_points(catalog: Catalog, settings: Settings, dataset_uri: str, run_id: 
     if total > most:
         counts = _label_counts(rows)
         names = sorted(counts)
-        quotas = dict(zip(names, _quotas(np.array([counts[name] for name in names]), most).tolist(), strict=True))
+        quotas = dict(zip(names, share([counts[name] for name in names], most), strict=True))
     chosen = _Chosen(most, quotas)
     for batch in rows.stream(COLUMNS, batch_rows=BATCH_ROWS):
         chosen.add(batch)
@@ -159,15 +168,20 @@ def path_hashes(paths: Sequence[str]) -> Hashes:
     return np.frombuffer(b"".join(hashed), ">u8").astype(np.uint64)
 
 
-def _quotas(counts: Numbers, most: int) -> Numbers:
-    """Return how many rows of each label a sample of at most `most` rows has.
+def share(counts: Sequence[int], most: int) -> list[int]:
+    """Return how many rows of each label a sample of at most `most` rows has, from the number of rows of each.
 
     Each label has LEAST_OF_LABEL rows, or fewer if not all labels can have so many. The rest is shared in proportion to
     what the labels have beyond these.
 
-    >>> _quotas(np.array([90, 10, 2]), 20).tolist()
+    >>> share([90, 10, 2], 20)
     [13, 5, 2]
     """
+    quotas: list[int] = _quotas(np.array(counts, np.int64), most).tolist()
+    return quotas
+
+
+def _quotas(counts: Numbers, most: int) -> Numbers:
     least = max(least for least in range(LEAST_OF_LABEL + 1) if np.minimum(counts, least).sum() <= most)
     base = np.minimum(counts, least)
     beyond, room = counts - base, most - base.sum()

@@ -23,7 +23,7 @@ from orchard.report.snapshots import RunNotPublished, SnapshotExpired
 from orchard.settings import Settings
 from orchard.tables.expiry import Retention, expire_snapshots
 from orchard.tables.state import MixedRuns
-from tests.plugins.deployed import Deployment, other_of
+from tests.plugins.deployed import Deployment
 from tests.plugins.published import append
 from tests.plugins.runs import Run, sha256
 
@@ -70,18 +70,12 @@ def embeddings(labels: Sequence[str | None], vectors: Sequence[Any], **values: A
     ]
 
 
-def test_the_points_of_a_run_are_its_embeddings(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run
-) -> None:
-    deployed.publish(replace(first, labels=("Kiwi", "Apple", "Apple")))
-    deployed.publish(other_of(first.bucket))
+def test_the_points_of_a_run_are_its_embeddings(catalog: Catalog, settings: Settings, first: Run) -> None:
     points = load_points(catalog, settings, first.dataset_uri, first.name)
-    rows = {
-        row["path"]: row for row in replace(first, labels=("Kiwi", "Apple", "Apple")).rows("embeddings").to_pylist()
-    }
+    rows = {row["path"]: row for row in first.rows("embeddings").to_pylist()}
     assert sorted(points.paths) == sorted(rows)
-    assert points.labels == ["Apple", "Kiwi"]
-    assert points.label_totals.tolist() == [3, 2]
+    assert points.labels == ["Kiwi"]
+    assert points.label_totals.tolist() == [5]
     for index, path in enumerate(points.paths):
         assert points.label(index) == rows[path]["label"]
         assert points.sha256[index] == rows[path]["sha256"]
@@ -95,8 +89,6 @@ def test_the_points_of_a_run_are_its_embeddings(
 def test_the_points_of_an_earlier_run_stay_until_its_snapshot_expires(
     deployed: Deployment, catalog: Catalog, settings: Settings, first: Run, second: Run
 ) -> None:
-    deployed.publish(first)
-    deployed.publish(second)
     (earlier, later) = (load_points(catalog, settings, first.dataset_uri, run.name) for run in (first, second))
     assert (len(earlier.paths), len(later.paths)) == (5, 7)
     assert earlier.vectors[0][0] == first.rows("embeddings")["vector"][0].as_py()[0] != later.vectors[0][0]
@@ -108,11 +100,10 @@ def test_the_points_of_an_earlier_run_stay_until_its_snapshot_expires(
 
 
 def test_a_run_that_the_tables_have_never_shown_is_not_published(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run
+    catalog: Catalog, settings: Settings, empty: Settings, first: Run
 ) -> None:
     with pytest.raises(RunNotPublished):
-        load_points(catalog, settings, first.dataset_uri, first.name)
-    deployed.publish(first)
+        load_points(catalog, empty, first.dataset_uri, first.name)
     for dataset, run_id in (
         (first.dataset_uri, "20261122T020000-ffffff"),
         ("s3://other/images/", first.name),
@@ -122,80 +113,78 @@ def test_a_run_that_the_tables_have_never_shown_is_not_published(
             load_points(catalog, settings, dataset, run_id)
 
 
-def test_a_run_without_a_row_in_runs_is_found_while_the_tables_show_it(catalog: Catalog, settings: Settings) -> None:
-    append(catalog, settings, "embeddings", embeddings(["Kiwi"], [[1.0]]))
-    assert load_points(catalog, settings, DATASET, RUN_ID).labels == ["Kiwi"]
+def test_a_run_without_a_row_in_runs_is_found_while_the_tables_show_it(catalog: Catalog, empty: Settings) -> None:
+    append(catalog, empty, "embeddings", embeddings(["Kiwi"], [[1.0]]))
+    assert load_points(catalog, empty, DATASET, RUN_ID).labels == ["Kiwi"]
 
 
-def test_a_run_of_an_empty_dataset_has_no_points(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run
-) -> None:
+def test_a_run_of_an_empty_dataset_has_no_points(catalog: Catalog, empty: Settings) -> None:
     append(
-        catalog, settings, "runs", [{"dataset": DATASET, "run_id": RUN_ID, "images": 0, "rejects": [], "snapshots": []}]
+        catalog, empty, "runs", [{"dataset": DATASET, "run_id": RUN_ID, "images": 0, "rejects": [], "snapshots": []}]
     )
-    points = load_points(catalog, settings, DATASET, RUN_ID)
+    points = load_points(catalog, empty, DATASET, RUN_ID)
     assert (points.paths, points.labels, points.total, points.is_sample) == ([], [], 0, False)
     assert points.vectors.shape == (0, 0)
     assert sample_by_label(points).tolist() == []
 
 
-def test_rows_of_two_runs_are_refused(catalog: Catalog, settings: Settings) -> None:
+def test_rows_of_two_runs_are_refused(catalog: Catalog, empty: Settings) -> None:
     runs = [RUN_ID, "20261121T020000-bbbbbb"]
     for run_id in runs:
-        append(catalog, settings, "embeddings", embeddings(["Kiwi"], [[1.0]], run_id=run_id))
+        append(catalog, empty, "embeddings", embeddings(["Kiwi"], [[1.0]], run_id=run_id))
     errors = []
     for run_id in runs:
         with pytest.raises((MixedRuns, RunNotPublished)) as caught:
-            load_points(catalog, settings, DATASET, run_id)
+            load_points(catalog, empty, DATASET, run_id)
         errors.append(caught.value)
     # Which of the two the table shows depends on the order of its files.
     (mixed,) = [error for error in errors if isinstance(error, MixedRuns)]
     assert all(run_id in str(mixed) for run_id in runs)
 
 
-def test_labels_are_plain_text(catalog: Catalog, settings: Settings) -> None:
+def test_labels_are_plain_text(catalog: Catalog, empty: Settings) -> None:
     labels = [*ODD_LABELS, None]
-    append(catalog, settings, "embeddings", embeddings(labels, [[1.0, 2.0]] * len(labels)))
-    points = load_points(catalog, settings, DATASET, RUN_ID)
+    append(catalog, empty, "embeddings", embeddings(labels, [[1.0, 2.0]] * len(labels)))
+    points = load_points(catalog, empty, DATASET, RUN_ID)
     assert points.labels == ["", *sorted(ODD_LABELS[:-1])]
     assert {path: points.label(index) for index, path in enumerate(points.paths)} == {
         f"{DATASET}{number:06d}.jpg": label or "" for number, label in enumerate(labels)
     }
 
 
-def test_rows_without_a_usable_vector_are_left_out(catalog: Catalog, settings: Settings) -> None:
+def test_rows_without_a_usable_vector_are_left_out(catalog: Catalog, empty: Settings) -> None:
     nan, inf = float("nan"), float("inf")
     vectors: list[Any] = [
         None, [], [1.0, 2.0], [1.0], [3.0, 4.0], [nan, 1.0], [1.0, inf], [None, 1.0], [0.0, 0.0], [3e38, 3e38],
         [1.0, 2.0, 3.0], [5.0, 6.0],
     ]  # fmt: skip
-    append(catalog, settings, "embeddings", embeddings(["Kiwi"] * len(vectors), vectors))
-    append(catalog, settings, "embeddings", embeddings(["Kiwi"], [[1.0, 2.0]], path=None))
-    points = load_points(catalog, settings, DATASET, RUN_ID)
+    append(catalog, empty, "embeddings", embeddings(["Kiwi"] * len(vectors), vectors))
+    append(catalog, empty, "embeddings", embeddings(["Kiwi"], [[1.0, 2.0]], path=None))
+    points = load_points(catalog, empty, DATASET, RUN_ID)
     assert sorted(points.vectors.tolist()) == [[0.0, 0.0], [1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
     assert (points.total, points.left_out, points.is_sample) == (13, 9, False)
     for most in (4, 6, 12):
-        assert sorted(load_points(catalog, settings, DATASET, RUN_ID, most=most).paths) == sorted(points.paths)
+        assert sorted(load_points(catalog, empty, DATASET, RUN_ID, most=most).paths) == sorted(points.paths)
 
 
-def test_a_table_of_unusable_vectors_has_no_points(catalog: Catalog, settings: Settings) -> None:
-    append(catalog, settings, "embeddings", embeddings(["Kiwi"] * 2, [None, []]))
-    points = load_points(catalog, settings, DATASET, RUN_ID)
+def test_a_table_of_unusable_vectors_has_no_points(catalog: Catalog, empty: Settings) -> None:
+    append(catalog, empty, "embeddings", embeddings(["Kiwi"] * 2, [None, []]))
+    points = load_points(catalog, empty, DATASET, RUN_ID)
     assert (points.paths, points.left_out, points.is_sample) == ([], 2, False)
 
 
 def test_of_many_rows_a_sample_by_label_is_loaded(
-    catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, empty: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(points_module, "BATCH_ROWS", 64)
     labels = ["Apple"] * 1500 + ["Kiwi"] * 490 + ["Pear"] * 8 + ["Plum"] * 2
     rows = embeddings(labels, [[float(number), 1.0] for number in range(2000)])
     mixed = [rows[number * 7 % 2000] for number in range(2000)]
-    append(catalog, settings, "embeddings", mixed[:1200])
-    append(catalog, settings, "embeddings", mixed[1200:])
-    whole = load_points(catalog, settings, DATASET, RUN_ID)
+    append(catalog, empty, "embeddings", mixed[:1200])
+    append(catalog, empty, "embeddings", mixed[1200:])
+    whole = load_points(catalog, empty, DATASET, RUN_ID)
     assert (len(whole.paths), whole.is_sample) == (2000, False)
-    points = load_points(catalog, settings, DATASET, RUN_ID, most=200)
+    points = load_points(catalog, empty, DATASET, RUN_ID, most=200)
     assert (len(points.paths), points.total, points.is_sample) == (200, 2000, True)
     assert points.labels == ["Apple", "Kiwi", "Pear", "Plum"]
     assert points.label_totals.tolist() == [1500, 490, 8, 2]
@@ -206,12 +195,12 @@ def test_of_many_rows_a_sample_by_label_is_loaded(
     for index, path in enumerate(points.paths):
         assert points.vectors[index, 0] == int(path[-10:-4])
     assert set(points.paths) == {whole.paths[index] for index in sample_by_label(whole, 200)}
-    assert load_points(catalog, settings, DATASET, RUN_ID, most=200).paths == points.paths
+    assert load_points(catalog, empty, DATASET, RUN_ID, most=200).paths == points.paths
 
 
-def test_of_more_labels_than_rows_a_sample_has_some(catalog: Catalog, settings: Settings) -> None:
-    append(catalog, settings, "embeddings", embeddings([f"label {n}" for n in range(50)], [[1.0]] * 50))
-    points = load_points(catalog, settings, DATASET, RUN_ID, most=20)
+def test_of_more_labels_than_rows_a_sample_has_some(catalog: Catalog, empty: Settings) -> None:
+    append(catalog, empty, "embeddings", embeddings([f"label {n}" for n in range(50)], [[1.0]] * 50))
+    points = load_points(catalog, empty, DATASET, RUN_ID, most=20)
     assert len(points.paths) == len(points.labels) == 20
 
 

@@ -7,13 +7,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from orchard.report.points import Flags, Numbers, Points, Singles, nearest, sample_by_label
+from orchard.report.points import Flags, Numbers, Points, Singles, lengths_of, nearest, sample_by_label
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Kind: TypeAlias = Literal["content", "neighbours", "centre"]
 
 # Of more images a sample is compared: the cosines of 20,000 images with each other take seconds.
 SAMPLE_IMAGES = 20_000
+# The components of a vector are ordered by their variance. The first ones tell images apart, and bound the time.
+COMPONENTS = 256
 # The cosines of 256 images with 20,000 others are 20 MB.
 BLOCK_ROWS = 256
 GROUP_COLUMNS = 64
@@ -105,8 +107,8 @@ def _contradictions(points: Points, most: int) -> list[Suspect]:
 
 
 def _distinct(points: Points, rows: Numbers) -> Numbers:
-    """Return one row of each content among rows with a direction, ordered by their paths."""
-    ordered = sorted(rows[points.lengths[rows] > 0].tolist(), key=lambda row: points.paths[row])
+    """Return one row of each content, ordered by their paths."""
+    ordered = sorted(rows.tolist(), key=lambda row: points.paths[row])
     first: dict[str, int] = {}
     for row in ordered:
         first.setdefault(points.sha256[row] or f"of {row}", row)
@@ -137,8 +139,10 @@ class _Compared:
 
 
 def _compare(points: Points, rows: Numbers) -> _Compared:
+    units = points.vectors[rows, :COMPONENTS]
+    lengths = lengths_of(units)
+    rows, units = rows[lengths > 0], units[lengths > 0] / lengths[lengths > 0, np.newaxis]
     codes = points.label_codes[rows].astype(np.int64)
-    units = points.vectors[rows] / points.lengths[rows, np.newaxis]
     width = max(0, min(NEIGHBOURS, len(rows) - 1))
     near, distances = _nearest_rows(units, width)
     sizes = np.bincount(codes, minlength=len(points.labels))

@@ -120,6 +120,15 @@ def test_of_two_equal_images_the_one_with_other_neighbours_is_wrong(wrong: int) 
     assert [(suspect.index, suspect.label, suspect.other) for suspect in found] == [(wrong, "fruit 0", 83 - wrong)]
 
 
+def test_vectors_of_many_components_are_compared_by_the_first_ones() -> None:
+    vectors, labels = clusters([40, 40])
+    labels[5] = "fruit 1"
+    last = np.random.default_rng(8).normal(size=(80, 500)) * 1e-3
+    assert indices(suspects(points_of(np.hstack([vectors, last]), labels))) == [5]
+    only_last = np.hstack([np.zeros((80, suspects_module.COMPONENTS)), vectors])
+    assert suspects(points_of(only_last, labels)) == []
+
+
 def test_rows_without_a_hash_are_not_equal() -> None:
     vectors, labels = clusters([40, 40])
     assert suspects(points_of(vectors, labels, [""] * 80)) == []

@@ -69,6 +69,10 @@ ALL = {
         (0xE1, b"Exif\0\0nonsense"),
         (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation=\"3\"/>"),
     ),
+    "orientation in a raw profile": files.png_with(
+        files.encode(files.photo(), "PNG"),
+        files.chunk(b"tEXt", b"Raw profile type exif\0\nexif\n      32\n" + EXIF.hex().encode() + b"\n"),
+    ),
     "short Adobe segment": files.jpeg_with(files.encode(files.photo(), "JPEG"), (0xEE, b"Adobe\0")),
     "broken Photoshop segment": files.jpeg_with(
         files.encode(files.photo(), "JPEG"), (0xE1, EXIF), (0xED, b"Photoshop 3.0\x008BIM\x04\x04\x00\x00\xff")

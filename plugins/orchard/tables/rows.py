@@ -94,9 +94,14 @@ def stream_rows(
     row_filter: BooleanExpression = ALL_ROWS,
     columns: Sequence[str] | None = None,
     batch_rows: int = BATCH_ROWS,
+    *,
+    snapshot_id: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table that match a filter, in batches of at most `batch_rows`, with the given columns."""
-    scan = table.scan(row_filter=row_filter)
+    """Yield the rows of a table that match a filter, in batches of at most `batch_rows`, with the given columns.
+
+    The rows are those of a snapshot, by default of the current one.
+    """
+    scan = table.scan(row_filter=row_filter, snapshot_id=snapshot_id)
     for task in scan.plan_files():
         yield from stream_file(table, task, row_filter, columns, batch_rows)
 

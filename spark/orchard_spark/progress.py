@@ -40,6 +40,7 @@ Batch = TypeVar("Batch", bound=Sized)
 # The images that a task has processed, and the peak memory of its worker process in bytes.
 Count = tuple[int, int]
 Address = tuple[str, int]
+Counts = Accumulator[dict[int, Count]]
 
 # The token of the step, the number of the phase, the number of the task, and its Count.
 _DATAGRAM = struct.Struct("!16sIIQQ")
@@ -64,9 +65,7 @@ class Phase:
     The number of a task is that of its partition.
     """
 
-    def __init__(
-        self, number: int, counts: Accumulator[dict[int, Count]], address: Address | None, token: bytes
-    ) -> None:
+    def __init__(self, number: int, counts: Counts, address: Address | None, token: bytes) -> None:
         self._number = number
         self._counts = counts
         self._address = address
@@ -104,7 +103,7 @@ def _send(address: Address, datagram: bytes) -> None:
 class _Running:
     """The driver's side of a phase: what its tasks have processed of `sizes`, the images of each task."""
 
-    def __init__(self, number: int, name: str | None, sizes: Sequence[int] | None, counts: Accumulator[Any]) -> None:
+    def __init__(self, number: int, name: str | None, sizes: Sequence[int] | None, counts: Counts) -> None:
         self.number = number
         self.name = name
         self.sizes = sizes
@@ -122,8 +121,9 @@ class _Running:
         """The number of images that are processed, None if the phase does not count them."""
         if self.sizes is None:
             return None
-        # A copy, because other threads add to both.
-        received, ended = dict(self._received), dict(self._ended.value)
+        # Copies, because other threads add to both.
+        received: dict[int, Count] = dict(self._received)
+        ended: dict[int, Count] = dict(self._ended.value)
         nothing = (0, 0)
         return sum(
             min(size, max(received.get(task, nothing)[0], ended.get(task, nothing)[0]))
@@ -158,6 +158,8 @@ class Reporter:
         self._peak_bytes = 0
         self._cannot_write = False
         self._wake, self._ended = threading.Event(), threading.Event()
+        self._socket: socket.socket | None
+        self._address: Address | None
         self._socket, self._address = _open_socket(context)
         self._is_done = False
         self._reporter = threading.Thread(target=self._report, name="progress", daemon=True)
@@ -172,7 +174,7 @@ class Reporter:
         if self._phase is not None:
             self._peak_bytes = max(self._peak_bytes, self._phase.peak_bytes)
         self._phases += 1
-        counts: Accumulator[dict[int, Count]] = self._context.accumulator({}, _TaskCounts())
+        counts: Counts = self._context.accumulator({}, _TaskCounts())
         self._phase = _Running(self._phases, name, None if sizes is None else list(map(int, sizes)), counts)
         self._images = max(self._images, self._phase.total or 0)
         self._wake.set()

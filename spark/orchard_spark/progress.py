@@ -290,16 +290,18 @@ def _open_socket(context: SparkContext) -> tuple[socket.socket, Address] | tuple
 def _describe(content: dict[str, Any], ended: int, active: int, tasks: int) -> str:
     """Return the progress as a line of the log."""
     name = content["step"] + (f" ({content['phase']})" if content["phase"] else "")
-    parts_of_line = []
+    facts = []
     if content["total"] is not None:
-        parts_of_line.append(f"{content['done']} of {content['total']} images")
+        facts.append(f"{content['done']} of {content['total']} images")
     if content["images_per_second"] is not None:
-        parts_of_line.append(f"{content['images_per_second']:.1f} images/s")
-    if content["seconds_left"] is not None:
-        parts_of_line.append(f"{content['seconds_left']:.0f} s left")
+        facts.append(f"{content['images_per_second']:.1f} images/s")
+    if content["seconds_left"]:
+        facts.append(f"{content['seconds_left']:.0f} s left")
     if content["worker_peak_mb"] is not None:
-        parts_of_line.append(f"{content['worker_peak_mb']:.0f} MB per worker")
-    return f"{name}: {', '.join([*parts_of_line, f'{ended} of {tasks} tasks done, {active} active'])}"
+        facts.append(f"{content['worker_peak_mb']:.0f} MB per worker")
+    if tasks:
+        facts.append(f"{ended} of {tasks} tasks done, {active} active")
+    return f"{name}: {', '.join(facts) or 'running'}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -242,5 +243,14 @@ def test_the_log_has_a_line_with_the_numbers(
         reporter._wake.set()
         wait_until(lambda: "test (count): 12 of 12 images" in caplog.text)
     line = next(record.message for record in caplog.records if "12 of 12 images" in record.message)
-    assert "images/s, 0 s left, " in line
-    assert line.endswith(" MB per worker, 0 of 0 tasks done, 0 active")
+    assert re.fullmatch(r"test \(count\): 12 of 12 images, [0-9.]+ images/s, [0-9]+ MB per worker", line)
+
+
+def test_the_line_in_the_log_has_the_time_left_and_the_tasks() -> None:
+    unknown = ("phase", "done", "total", "images_per_second", "seconds_left", "worker_peak_mb")
+    content = {"step": "test", **dict.fromkeys(unknown)}
+    assert progress._describe(content, 0, 0, 0) == "test: running"
+    content |= {"phase": "infer", "done": 5, "total": 24, "images_per_second": 7.4, "seconds_left": 2.6}
+    assert progress._describe(content, 1, 2, 4) == (
+        "test (infer): 5 of 24 images, 7.4 images/s, 3 s left, 1 of 4 tasks done, 2 active"
+    )

@@ -154,7 +154,7 @@ def sentence(progress: Progress, now: datetime) -> str:
     facts = [_images(progress)]
     if progress.images_per_second:
         facts.append(f"{_rate(progress.images_per_second)} images/s")
-    if progress.seconds_left is not None and not progress.is_done and not is_old:
+    if progress.seconds_left and not progress.is_done and not is_old:
         facts.append(f"about {describe_seconds(progress.seconds_left)} left")
     if progress.worker_peak_mb:
         facts.append(f"{progress.worker_peak_mb:,.0f} MB per worker")

@@ -184,6 +184,36 @@ def test_a_step_counts_all_of_its_images_and_replaces_the_file_of_an_earlier_att
     assert (content["done"], content["total"], content["plan_id"]) == (24, 24, "1a2b")
 
 
+def test_each_phase_of_the_steps_counts_all_of_its_images(
+    ingested: RunFolders, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[tuple[object, ...]] = []
+
+    def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def note(reporter: Reporter, *arguments: Any, **options: Any) -> Any:
+            if reporter._phase is not None:
+                content = reporter.content()
+                ends.append((content["step"], content["phase"], content["done"], content["total"]))
+            return method(reporter, *arguments, **options)
+
+        return note
+
+    monkeypatch.setattr(Reporter, "phase", noting(Reporter.phase))
+    monkeypatch.setattr(Reporter, "end", noting(Reporter.end))
+    ingested.featurise(model_file)
+    ingested.reduce(5)
+    assert ends == [
+        ("features", "search", None, None),
+        ("features", "infer", 24, 24),
+        ("features", "describe", 24, 24),
+        ("pca", "locate", None, None),
+        ("pca", "fit", 24, 24),
+        ("pca", "embed", 24, 24),
+        ("pca", "finish", None, None),
+    ]
+    assert [read(ingested.run_uri, name)["done"] for name in ("features", "pca")] == [24, 24]
+
+
 def test_a_failed_step_is_not_done(folders: RunFolders) -> None:
     with pytest.raises(step.StepUnfinished):
         folders.ingest()

@@ -6,7 +6,7 @@ the same time. So each task also sends its count to the driver every two seconds
 the network may drop them, and the driver may not be able to receive any. The counts then rise when tasks end.
 
 Each count is that of a task, not of an attempt, and only rises. So an image counts once, however often Spark runs its
-task. Nothing here fails or delays a step.
+task. Nothing here fails a step, or delays it by more than a few seconds.
 """
 
 import json
@@ -31,8 +31,9 @@ LOG_SECONDS = 10
 SEND_SECONDS = 2
 # After the end of a step, its socket is closed within this time.
 RECEIVE_SECONDS = 0.5
-# How long a step waits at its end for the last write. A write is one request of at most five seconds.
-LAST_WRITE_SECONDS = 7
+# How long a step waits at its end for the write in progress and the last one, of at most five seconds each. A thread
+# that is still in obstore when Python exits could end the process with an error.
+LAST_WRITE_SECONDS = 12
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ class Reporter:
             threading.Thread(target=self._receive, args=(self._socket,), name="progress-receiver", daemon=True).start()
 
     def end(self, *, is_done: bool) -> None:
-        """Write for the last time, which takes seven seconds at most, and end the threads."""
+        """Write for the last time, and end the threads. This takes twelve seconds at most, if S3 does not respond."""
         self._is_done = is_done
         self._ended.set()
         self._wake.set()

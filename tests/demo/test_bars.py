@@ -99,3 +99,11 @@ def test_a_file_that_is_not_a_progress_shows_nothing(s3: "S3Client", bucket: str
 def test_values_of_a_wrong_type_are_left_out() -> None:
     wrong = {"phase": 7, "done": "5", "total": True, "images_per_second": [1], "seconds_left": None}
     assert describe({"step": "pca", **wrong}) == Shown("pca", 0, None, "running")
+
+
+def test_brackets_in_a_name_are_shown_as_they_are(s3: "S3Client", bucket: str) -> None:
+    name, screen = "[red]step", io.StringIO()
+    s3.put_object(Bucket=bucket, Key=f"runs/images/1/{name}.progress.json", Body=json.dumps({"step": name}).encode())
+    with StepBars(s3, print, Console(file=screen, force_terminal=True, width=120)) as shown:
+        shown.update(step(bucket, "RUNNING", name))
+    assert name in screen.getvalue()

@@ -100,10 +100,12 @@ def test_counts_rise_while_a_task_runs(
         found: list[int] = []
 
         def watch() -> None:
-            wait_until(lambda: reporter.content()["done"] == 5)
-            wait_until(lambda: read(run_uri)["done"] == 5)
-            found.append(read(run_uri)["done"])
-            go_on.touch()
+            try:
+                wait_until(lambda: reporter.content()["done"] == 5)
+                wait_until(lambda: read(run_uri)["done"] == 5)
+                found.append(read(run_uri)["done"])
+            finally:
+                go_on.touch()
 
         watcher = threading.Thread(target=watch)
         watcher.start()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from demo import watch
+from demo.bars import StepBars
 from sandbox import airflow, aws, pictures, processes
 from sandbox.folders import ROOT, image_folder
 
@@ -182,7 +183,10 @@ def run_once(deployed: Deployment, params: Mapping[str, Any], name: str = "") ->
     earlier = {cluster["Id"] for cluster in watch.clusters(deployed.emr)}
     times = watch.TaskTimes(deployed.print_line)
     started = time.monotonic()
-    with watch.EmrWatcher(deployed.emr, deployed.print_line):
+    with (
+        StepBars(deployed.s3, deployed.print_line) as bars,
+        watch.EmrWatcher(deployed.emr, deployed.print_line, bars.update),
+    ):
         outcome = run_dag(deployed.env, deployed.folder, params, times, name)
         clusters = wait_until_terminated(deployed.emr)
     return Run(

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,17 @@ def clusters(emr: "EMRClient") -> list[dict[str, Any]]:
 
 
 class EmrWatcher:
-    """Prints each change of state of a cluster or a step, from a thread that runs while the context is open."""
+    """Prints each change of state of a cluster or a step, from a thread that runs while the context is open.
 
-    def __init__(self, emr: "EMRClient", print_line: PrintLine) -> None:
+    `on_step` is called with each step that EMR describes, every half second.
+    """
+
+    def __init__(
+        self, emr: "EMRClient", print_line: PrintLine, on_step: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
         self._emr = emr
         self._print_line = print_line
+        self._on_step = on_step
         self._states: dict[str, str] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="emr-watcher", daemon=True)
@@ -91,6 +97,7 @@ class EmrWatcher:
             self._print_change(cluster["Id"], f"cluster {cluster['Id']}", cluster["Status"])
             for step in cluster["Steps"]:
                 self._print_change(step["Id"], f"step {step['Name']}", step["Status"])
+                self._on_step(step)
 
     def _print_change(self, key: str, name: str, status: dict[str, Any]) -> None:
         state = status["State"]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import Accumulator, SparkContext
 
-from orchard_spark import contents, images, mobilenet, objects, parts, rejects, schemas, step, turns
+from orchard_spark import contents, images, mobilenet, objects, parts, progress, rejects, schemas, step, turns
 from orchard_spark.contents import Digests
 from orchard_spark.parts import Indices, Part, TaskUsage
 from orchard_spark.prefetch import prefetch
@@ -194,10 +194,18 @@ def describe_images(part: Part, distinct: Digests, run_id_of: npt.NDArray[np.str
 
 
 def write_image_info(
-    context: SparkContext, of_images: Sequence[Part], found: Contents, run_id: str, uri: str, usage: Usage
+    context: SparkContext,
+    of_images: Sequence[Part],
+    found: Contents,
+    run_id: str,
+    uri: str,
+    reporter: progress.Reporter,
+    usage: Usage,
 ) -> list[Part]:
     """Write the IMAGE_INFO of all images of the run, one file per task slot."""
     count = min(len(of_images), context.defaultParallelism)
+    shares = [of_images[number::count] for number in range(count)]
+    described = reporter.phase("describe", [parts.count_rows(share) for share in shares])
     known = context.broadcast((found.distinct, found.runs, [*found.run_ids, run_id]))  # NOT_FOUND is the last one
 
     def describe(share: Sequence[Part]) -> Part | None:
@@ -205,11 +213,10 @@ def write_image_info(
         run_id_of = np.array(run_ids)[runs]
         with parts.Writer(uri, schemas.IMAGE_INFO) as writer:
             for part in share:
-                for batch in describe_images(part, distinct, run_id_of):
+                for batch in described.counted(describe_images(part, distinct, run_id_of)):
                     writer.write(batch)
         return writer.part
 
-    shares = [of_images[number::count] for number in range(count)]
     return [part for part in parts.map_tasks(context, describe, shares, usage).collect() if part is not None]
 
 
@@ -223,14 +230,16 @@ def run(run_uri: str, scratch_uri: str, warehouse_uri: str, model_uri: str) -> d
     """
     started = time.monotonic()
     name, run_id = mobilenet.model_name(model_uri), step.run_id(run_uri)
-    with step.running(run_uri, "features") as context:
+    with step.running(run_uri, "features") as (context, reporter):
         content = objects.read(model_uri)
         mobilenet.load(content)  # a wrong file fails once, here, instead of in every task
         plan = step.read_metrics(run_uri, "plan")
+        reporter.plan_id = plan.get("plan_id")
         of_features = step.files_of(plan, "features")
         of_images = step.scratch_files(step.read_metrics(run_uri, "ingest"), "images")
         rows_in = parts.count_rows(of_images)
         search_usage, usage, info_usage = (parts.task_usage(context) for _ in range(3))
+        reporter.phase("search")
         found = find_contents(context, of_images, of_features, name, search_usage)
         shares = shares_to_infer(found, of_images, context.defaultParallelism)
         log.info(
@@ -243,14 +252,17 @@ def run(run_uri: str, scratch_uri: str, warehouse_uri: str, model_uri: str) -> d
             name,
         )
         model, inferences = context.broadcast(content), context.accumulator(0)
+        inferred = reporter.phase("infer", [sum(len(one.rows) for one in share) for share in shares])
 
         def featurise_share(share: Sequence[RowsOfPart]) -> Iterator[pa.RecordBatch]:
-            return featurise(share, mobilenet.load(model.value), name, run_id, inferences)
+            return inferred.counted(featurise(share, mobilenet.load(model.value), name, run_id, inferences))
 
         written = parts.write_dataset(
             context, shares, featurise_share, f"{warehouse_uri}/features/data", schemas.FEATURES, usage
         )
-        new_images = write_image_info(context, of_images, found, run_id, f"{scratch_uri}/new_images", info_usage)
+        new_images = write_image_info(
+            context, of_images, found, run_id, f"{scratch_uri}/new_images", reporter, info_usage
+        )
         rows_out, new = parts.count_rows(written), len(found.distinct) - found.known
         if not (rows_out == new and found.images == rows_in == parts.count_rows(new_images)):
             raise step.LostRows(

@@ -152,14 +152,17 @@ def run(run_uri: str, scratch_uri: str, max_reject_ratio: float, max_pixels: int
     """
     started = time.monotonic()
     images_uri, rejects_uri = f"{scratch_uri}/images", f"{scratch_uri}/rejects"
-    with step.running(run_uri, "ingest") as context:
+    with step.running(run_uri, "ingest") as (context, reporter):
         plan = step.read_metrics(run_uri, "plan")
+        reporter.plan_id = plan.get("plan_id")
         inventory = step.scratch_files(plan, "inventory")
         rows_in = parts.count_rows(inventory)
         log.info("ingest: %d new and changed objects of %d in %s", rows_in, plan["listed"], plan["dataset"])
 
+        read = reporter.phase(None, [part.rows for part in inventory])
+
         def ingest_part(part: parts.Part) -> Outcome:
-            return write_outcomes(verify_part(part, max_pixels), images_uri, rejects_uri)
+            return write_outcomes(read.counted(verify_part(part, max_pixels)), images_uri, rejects_uri)
 
         usage = parts.task_usage(context)
         outcomes = parts.map_tasks(context, ingest_part, inventory, usage).collect()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import RDD, Accumulator, SparkContext
 
-from orchard_spark import compaction, locations, parts, schemas, step
+from orchard_spark import compaction, locations, parts, progress, schemas, step
 from orchard_spark.locations import CurrentImages, Selection
 from orchard_spark.moments import CannotFit, Drift, Moments, Pca, fit
 from orchard_spark.neighbours import LabelAccuracy, Sample
@@ -73,6 +73,11 @@ def counted_features(selections: Sequence[Selection]) -> Iterator[npt.NDArray[np
                 yield matrix if len(rows) == len(matrix) else matrix[rows[start : start + BATCH_ROWS]]
 
 
+def count_images(selections: Iterable[Selection]) -> int:
+    """Return the number of images whose features are in the selected rows."""
+    return sum(int(selected.counts.sum()) for selected in selections)
+
+
 def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
     """Add up `count` moments, numbered from 0, in a tree of tasks, until at most FAN_IN are left.
 
@@ -93,16 +98,22 @@ def merge(sums: RDD[Numbered], count: int) -> RDD[Numbered]:
     return sums
 
 
-def moments(context: SparkContext, selections: Sequence[Selection], usage: Usage) -> Moments:
+def moments(
+    context: SparkContext, selections: Sequence[Selection], usage: Usage, reporter: progress.Reporter | None = None
+) -> Moments:
     """Return the moments of the features of all images, in one pass over them, with one task per task slot.
 
     Moments are 13 MB for any number of rows, so fewer tasks send less data.
     """
     count = min(len(selections), context.defaultParallelism)
     shares = [(number, selections[number::count]) for number in range(count)]
-    sums = parts.map_tasks(
-        context, lambda share: (share[0], Moments.of_batches(counted_features(share[1]))), shares, usage
-    )
+    fitted = None if reporter is None else reporter.phase("fit", [count_images(share) for _, share in shares])
+
+    def sum_up(share: tuple[int, Sequence[Selection]]) -> Numbered:
+        matrices = counted_features(share[1])
+        return share[0], Moments.of_batches(matrices if fitted is None else fitted.counted(matrices))
+
+    sums = parts.map_tasks(context, sum_up, shares, usage)
     merged = dict(merge(sums, count).collect())
     return reduce(add, (merged[number] for number in sorted(merged)))
 
@@ -157,6 +168,7 @@ def write_embeddings(
     dataset: str,
     run_id: str,
     uri: str,
+    reporter: progress.Reporter,
     usage: Usage,
 ) -> tuple[list[Part], Drift, Sample]:
     """Write the EMBEDDINGS of all current images. Return the files, the drift of the new images, and the sample.
@@ -165,11 +177,12 @@ def write_embeddings(
     """
     groups = locations.in_groups(selections, context.defaultParallelism)
     fitted, count = context.broadcast(pca), current.images
+    embedded = reporter.phase("embed", [count_images(group) for group in groups])
 
     def write_group(group: Sequence[Selection], images: pa.Table) -> tuple[Part | None, Drift, Sample]:
         drift, sample = Drift(), Sample.of(count)
         with parts.Writer(uri, schemas.EMBEDDINGS) as writer:
-            for batch in embed(group, images, fitted.value, dataset, run_id, drift, sample):
+            for batch in embedded.counted(embed(group, images, fitted.value, dataset, run_id, drift, sample)):
                 writer.write(batch)
         return writer.part, drift, sample
 
@@ -238,8 +251,10 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
     """
     started = time.monotonic()
     run_id = step.run_id(run_uri)
-    with step.running(run_uri, "pca") as context:
+    with step.running(run_uri, "pca") as (context, reporter):
         plan, featurised = step.read_metrics(run_uri, "plan"), step.read_metrics(run_uri, "features")
+        reporter.plan_id = plan.get("plan_id")
+        reporter.phase("locate")
         dataset, of_table = plan["dataset"], step.files_of(plan, "features")
         locate_usage, fit_usage, embed_usage, compact_usage = (parts.task_usage(context) for _ in range(4))
         current = locations.find_current(
@@ -261,7 +276,7 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
         if before is not None and pca_mode == "frozen":
             pca = before
         else:
-            pca = fit(moments(context, selections, fit_usage), n_components)
+            pca = fit(moments(context, selections, fit_usage, reporter), n_components)
         explained_variance = float(pca.explained_variance_ratio_.sum())
         log.info(
             "pca: %s: %d components explain %.4f of the variance of %d images, model %s",
@@ -272,7 +287,15 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
             pca.name,
         )
         embeddings, drift, sample = write_embeddings(
-            context, current, selections, pca, dataset, run_id, f"{warehouse_uri}/embeddings/data", embed_usage
+            context,
+            current,
+            selections,
+            pca,
+            dataset,
+            run_id,
+            f"{warehouse_uri}/embeddings/data",
+            reporter,
+            embed_usage,
         )
         rows_out = parts.count_rows(embeddings)
         if rows_out != current.images or (pca_mode == "refit" and pca.n_samples_ != current.images):
@@ -287,6 +310,7 @@ def run(run_uri: str, warehouse_uri: str, n_components: float, pca_mode: str) ->
                 drift.images,
                 1 - explained_variance,
             )
+        reporter.phase("finish")
         accuracy = measure_accuracy(sample)
         replaced = compaction.small_files([selected.part for selected in selections], of_table)
         compacted = compaction.rewrite(context, replaced, f"{warehouse_uri}/features/data", compact_usage)

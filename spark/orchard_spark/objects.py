@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 REQUEST_TIMEOUT = "60s"
+# Obstore's default: https://developmentseed.org/obstore/latest/api/store/config/#obstore.store.RetryConfig
+MOST_RETRIES = 10
+ONCE_TIMEOUT = "5s"
 # Obstore asks again, at most ten times a second, from five minutes before this on.
 ASK_AGAIN_WITHIN = timedelta(minutes=1)
 
@@ -76,9 +79,10 @@ class CurrentCredentials:
 
 
 @lru_cache
-def store(root: str) -> ObjectStore:
+def store(root: str, timeout: str = REQUEST_TIMEOUT, most_retries: int = MOST_RETRIES) -> ObjectStore:
     """Return the object store of a root as `split` returns it, with the region and credentials that boto3 finds.
 
+    Each request has the timeout, and is retried as often as `most_retries` says.
     The endpoint is read from boto3's environment variables, because creating a boto3 client costs each worker 0.1 s.
     """
     if root.startswith("file://"):
@@ -91,7 +95,8 @@ def store(root: str) -> ObjectStore:
         region=session.region_name,
         endpoint=endpoint,
         skip_signature=credentials is None,
-        client_options={"allow_http": (endpoint or "").startswith("http://"), "timeout": REQUEST_TIMEOUT},
+        client_options={"allow_http": (endpoint or "").startswith("http://"), "timeout": timeout},
+        retry_config={"max_retries": most_retries},
         credential_provider=CurrentCredentials(credentials) if credentials else None,
     )
 
@@ -149,6 +154,12 @@ def write(uri: str, content: bytes) -> None:
     """Write one object or file, replacing it atomically."""
     root, key = split(uri)
     obstore.put(store(root), key, content)
+
+
+def write_once(uri: str, content: bytes) -> None:
+    """Write one object or file, replacing it atomically, with one request that takes at most five seconds."""
+    root, key = split(uri)
+    obstore.put(store(root, ONCE_TIMEOUT, 0), key, content)
 
 
 def upload(uri: str, file: str) -> None:

@@ -195,9 +195,13 @@ def timed(function: Callable[[], Result], usage: Accumulator[list[TaskUsage]]) -
     """Call a function that is the work of a task, add what it used to `usage`, and return its result."""
     started = time.monotonic()
     result = function()
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    usage.add([TaskUsage(time.monotonic() - started, peak_bytes)])
+    usage.add([TaskUsage(time.monotonic() - started, peak_bytes())])
     return result
+
+
+def peak_bytes() -> int:
+    """Return the peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_dataset(

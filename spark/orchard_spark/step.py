@@ -1,4 +1,4 @@
-"""What all steps have in common: options, Spark's context, progress in the log, the metrics file."""
+"""What all steps have in common: options, Spark's context, the metrics file."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ import logging
 import platform
 import statistics
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,7 @@ from typing import Any
 
 from pyspark import SparkConf, SparkContext
 
-from orchard_spark import failure, objects, parts
-
-PROGRESS_SECONDS = 10
+from orchard_spark import failure, objects, parts, progress
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +60,23 @@ def add_uri(parser: argparse.ArgumentParser, option: str, folder: str) -> None:
 
 
 @contextmanager
-def running(run_uri: str, name: str) -> Iterator[SparkContext]:
-    """Provide Spark's context for a step. Delete its completion markers first, and record its failure."""
+def running(run_uri: str, name: str) -> Iterator[tuple[SparkContext, progress.Reporter]]:
+    """Provide Spark's context for a step, and the reporter of its progress.
+
+    Delete the step's completion markers first, and record its failure.
+    """
     with failure.recorded(run_uri, name), spark_context(name) as context:
         delete_completion_markers(run_uri, name)
-        yield context
+        with progress.reported(context, run_uri, name) as reporter:
+            yield context, reporter
 
 
 @contextmanager
 def spark_context(name: str) -> Iterator[SparkContext]:
-    """Provide Spark's context for one step, and log its progress every ten seconds."""
+    """Provide Spark's context for one step."""
     for library in ("py4j", "botocore"):
         logging.getLogger(library).setLevel(logging.WARNING)
     context = SparkContext.getOrCreate(SparkConf().setAppName(f"orchard-{name}"))
-    done = threading.Event()
-    reporter = threading.Thread(target=_report, args=(context, name, done), name="progress", daemon=True)
-    reporter.start()
     try:
         yield context
     except Exception:
@@ -87,31 +85,13 @@ def spark_context(name: str) -> Iterator[SparkContext]:
         jvm.java.lang.System.err.println(traceback.format_exc())
         raise
     finally:
-        done.set()
-        reporter.join()
         context.stop()
 
 
 def delete_completion_markers(run_uri: str, step: str) -> None:
-    """Delete the completion markers of the run and of this step, and the record of an earlier failure."""
-    for name in ("summary.json", f"{step}.metrics.json", f"{step}.error.json"):
+    """Delete the completion markers of the run and of this step, and what an earlier attempt has reported."""
+    for name in ("summary.json", *(f"{step}.{kind}.json" for kind in ("metrics", "error", "progress"))):
         objects.delete(f"{run_uri.rstrip('/')}/{name}")
-
-
-def _report(context: SparkContext, name: str, done: threading.Event) -> None:
-    tracker = context.statusTracker()
-    while not done.wait(PROGRESS_SECONDS):
-        for stage_id in tracker.getActiveStageIds():
-            stage = tracker.getStageInfo(stage_id)
-            if stage is not None:
-                log.info(
-                    "%s: stage %d: %d of %d tasks done, %d active",
-                    name,
-                    stage_id,
-                    stage.numCompletedTasks,
-                    stage.numTasks,
-                    stage.numActiveTasks,
-                )
 
 
 class NoInputFiles(RuntimeError):

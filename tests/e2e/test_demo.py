@@ -155,6 +155,8 @@ def test_the_run_is_published_in_the_tables(success: Finished) -> None:
 def test_the_output_shows_the_progress_and_a_table_at_the_end(success: Finished) -> None:
     for text in ("task plan", "BOOTSTRAPPING", "step ingest RUNNING", "step pca COMPLETED", "TERMINATED"):
         assert text in success.output
+    for step, images in (("ingest", 25), ("features", 24), ("pca", 24)):
+        assert f"step {step}: {images} of {images} images" in success.output
     assert re.search(r"^  images +24 of 25$", success.output, re.MULTILINE)
 
 

@@ -144,6 +144,8 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
 class StepEndSensor(EmrStepSensor):
     """Wait in the triggerer until a step finishes. If it did not complete, fail with its cause, without retry.
 
+    The triggerer logs the progress of the step.
+
     If a user has cleared this task but not `add_step`, the step may be of a cluster that has terminated, or may have
     failed or been cancelled before the clear: it is submitted again. The task returns the id of the cluster.
 
@@ -220,6 +222,11 @@ class StepEndSensor(EmrStepSensor):
             trigger=StepEndTrigger(
                 self.job_flow_id,
                 self.step_id,
+                progress_of={
+                    "run_uri": self.plan["run_uri"],
+                    "step": step["Name"],
+                    "created": step["Status"]["Timeline"]["CreationDateTime"].isoformat(),
+                },
                 waiter_delay=int(self.poke_interval),
                 # One more, because the first attempt is immediate.
                 waiter_max_attempts=1 + math.ceil(seconds_left / self.poke_interval),

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PLAN = "plan.metrics.json"
-# What another plan makes invalid: the metrics of the steps, and the marker of a finished run.
-MADE_FROM_PLAN = (*(f"{step}.metrics.json" for step in STEPS), "summary.json")
+# What another plan makes invalid: the metrics and the progress of the steps, and the marker of a finished run.
+MADE_FROM_PLAN = (*(f"{step}.{kind}.json" for step in STEPS for kind in ("metrics", "progress")), "summary.json")
 UPLOADS = 8
 # The files are uploaded side by side, so that none needs threads of its own.
 TRANSFER = TransferConfig(use_threads=False)

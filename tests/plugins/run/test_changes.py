@@ -619,7 +619,10 @@ def test_another_plan_makes_the_results_of_the_steps_invalid_unless_there_is_not
     bucket, prefix = split_uri(run.run["run_uri"])
     results = [
         f"{prefix}/{name}"
-        for name in ("features.metrics.json", "ingest.metrics.json", "pca.metrics.json", "summary.json")
+        for name in (
+            *(f"{step}.{kind}.json" for step in ("features", "ingest", "pca") for kind in ("metrics", "progress")),
+            "summary.json",
+        )
     ]
     for key in results:
         s3.put_object(Bucket=bucket, Key=key, Body=b"{}")

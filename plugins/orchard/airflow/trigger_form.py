@@ -2,7 +2,8 @@
 
 `orchard.run.params` checks them again, for what a JSON schema cannot express. The form shows the sections in the order
 of their first param, and opens the one that Airflow itself names. A value that does not fit is refused with HTTP 400,
-and the message contains the failing schema. So each schema begins with what to do.
+and the message contains the failing schema. So each schema begins with what to do, as `help`. JSON Schema ignores that
+key, and Airflow cannot read `description` there.
 """
 
 from collections.abc import Mapping
@@ -30,13 +31,15 @@ LIMITS = "What stops the run, and what is rejected"
 READ_AGAIN = "What is read again"
 CLUSTER = "Cluster and cost"
 DATASET_REMEDY = "Use the URI of a folder, such as s3://bucket/images/, without empty parts, . or .."
-# The first rule that a URI breaks is in the message. The pattern has all of them, but nobody can read it.
+# The first rule that a URI breaks is in the message. The last one has all of them, but nobody can read it.
 DATASET_RULES: Mapping[str, Any] = {
     "type": "string",
     "allOf": [
-        {"description": "Begin with s3://, as in s3://bucket/images/", "pattern": "^s3://"},
-        {"description": "End in /, as in s3://bucket/images/", "pattern": r"/$(?!\n)"},
-        {"description": DATASET_REMEDY, "pattern": DATASET_URI_PATTERN},
+        {"help": "Begin with s3://, as in s3://bucket/images/", "pattern": "^s3://"},
+        {"help": "End in /, as in s3://bucket/images/", "pattern": "/$"},
+        {"help": "The name of a bucket has 3 to 63 of a-z, 0-9, . and -", "pattern": "^s3://[a-z0-9.-]{3,63}/"},
+        {"help": "Leave out the empty part, . or .., or rename the folder", "pattern": r"^s3://(?!.*/\.{0,2}/)"},
+        {"help": DATASET_REMEDY, "pattern": DATASET_URI_PATTERN},
     ],
 }
 
@@ -47,7 +50,7 @@ SHARE_OR_COUNT: Mapping[str, Any] = {
     "exclusiveMinimum": 0,
     "maximum": MAX_COMPONENTS,
     "if": {"minimum": 1},
-    "then": {"description": "Use a whole number, or a number below 1", "multipleOf": 1},
+    "then": {"help": "Use a whole number, or a number below 1", "multipleOf": 1},
 }
 REQUIRED = object()
 
@@ -59,7 +62,7 @@ def field(
 
     A param whose default is REQUIRED has none: the form demands a value.
     """
-    schema = {"description": remedy, **rules, "title": title, "section": section}
+    schema = {"help": remedy, **rules, "title": title, "section": section}
     values = {} if default is REQUIRED else {"default": default}
     return Param(**values, description=description, schema=schema)
 

@@ -135,12 +135,14 @@ class SucceededRunAlert:
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
         pulled = {
             task_id: ti.xcom_pull(task_ids=task_id, key=key, run_id=run_id) or {}
-            for task_id, key in (("plan", SUMMARY), ("publish", SUMMARY), ("verdict", COST))
+            for task_id, key in (("plan", SUMMARY), ("wait_turn", SUMMARY), ("publish", SUMMARY), ("verdict", COST))
         }
-        planned, published = pulled["plan"], pulled["publish"]
+        planned, published, cost = pulled["plan"], pulled["publish"], pulled["verdict"]
+        if not planned.get("nothing_to_do"):
+            planned = pulled["wait_turn"] or planned  # a run that has waited may be planned again
         if planned.get("nothing_to_do"):
-            published = {}  # what an earlier round of the run has published, before a user cleared it
-        warnings = [*published.get("warnings", []), *cost_warnings(pulled["verdict"].get("usd"), self.settings)]
+            published, cost = {}, {}  # of an earlier round of the run, before a user cleared it
+        warnings = [*published.get("warnings", []), *cost_warnings(cost.get("usd"), self.settings)]
         run_uri = planned.get("run_uri")
         told, failed = self._told(context, run_uri)
         warnings = untold(warnings, told)
@@ -175,12 +177,12 @@ def _success(dag_id: str, run_id: str, failed: str | None, warnings: Sequence[st
     """Return the message about a run that has succeeded. `failed` is the run that has failed before, if any."""
     event, subject = ("warnings", "a run has warnings") if failed is None else ("recovered", "a run has recovered")
     what = "has succeeded"
-    if failed is not None:
-        what += " after it had failed" if failed == run_id else f" after run {failed} had failed"
     if warnings:
         what += f" with {plural(len(warnings), 'warning')}"
-        if failed is not None:
-            subject += ", with warnings"
+    if failed is not None:
+        what += " after it had failed" if failed == run_id else f" after run {failed} had failed"
+    if warnings and failed is not None:
+        subject += ", with warnings"
     details = [part for part in (sentence, *warnings) if part]
     return _message(event, subject, dag_id, run_id, f"{what}: {'; '.join(details)}" if details else what)
 

@@ -213,12 +213,20 @@ class Team:
         FailedRunAlert(self.settings)(context)
 
     def succeeds(
-        self, run_id: str, *warnings: str, usd: float | None = None, nothing_to_do: bool = False, dataset_uri: str = ""
+        self,
+        run_id: str,
+        *warnings: str,
+        usd: float | None = None,
+        nothing_to_do: bool = False,
+        dataset_uri: str = "",
+        planned_by: str = "plan",
     ) -> None:
         uri = dataset_uri or self.settings.dataset_uri
-        planned = {"run_uri": f"{self.settings.bucket_uri}/runs/images/{run_id}", "nothing_to_do": nothing_to_do}
+        planned = {"run_uri": f"{self.settings.bucket_uri}/runs/images/{run_id}"}
+        last = {"nothing_to_do": nothing_to_do, "sentence": "nothing to do: 100 images below s3://b/, no changes"}
         xcoms: dict[tuple[str, str], Any] = {
-            ("plan", SUMMARY): planned | {"sentence": "nothing to do: 100 images below s3://b/, no changes"},
+            ("plan", SUMMARY): planned | {"nothing_to_do": False, "sentence": "100 images, 31 new"},
+            (planned_by, SUMMARY): planned | last,
             ("publish", SUMMARY): {"warnings": list(warnings), "sentence": SENTENCE},
             ("verdict", COST): None if usd is None else {"usd": usd},
         }
@@ -297,7 +305,7 @@ def test_a_recovery_with_warnings_is_one_message(team: Team) -> None:
     assert team.told()[1:] == [
         (
             "recovered",
-            "run second of fruit_features has succeeded after run first had failed with 1 warning: "
+            "run second of fruit_features has succeeded with 1 warning after run first had failed: "
             f"{SENTENCE}; {DRIFT}",
         )
     ]
@@ -311,9 +319,12 @@ def test_a_failure_of_another_dataset_is_no_failure_before(team: Team) -> None:
     assert [event for event, _ in team.told()] == ["recovered"]
 
 
-def test_a_run_with_nothing_to_do_recovers_and_has_none_of_the_warnings_of_an_earlier_round(team: Team) -> None:
+@pytest.mark.parametrize("task_id", ["plan", "wait_turn"])
+def test_a_run_with_nothing_to_do_recovers_and_has_none_of_the_warnings_of_an_earlier_round(
+    team: Team, task_id: str
+) -> None:
     team.fails("first")
-    team.succeeds("second", DRIFT, nothing_to_do=True)
+    team.succeeds("second", DRIFT, nothing_to_do=True, planned_by=task_id)
     assert team.told()[1:] == [
         (
             "recovered",

@@ -99,8 +99,9 @@ def mail_server() -> Iterator[MailServer]:
 
 def text_of(message: Message) -> str:
     """Return the text of a mail with one part."""
-    (part,) = message.get_payload()
-    return base64.b64decode(str(part.get_payload())).decode()  # type: ignore[union-attr]
+    parts: Any = message.get_payload()
+    (part,) = parts
+    return base64.b64decode(part.get_payload()).decode()
 
 
 @dataclass(frozen=True)

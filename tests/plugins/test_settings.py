@@ -172,7 +172,15 @@ def test_the_channels_of_alerts_are_off_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["hooks.example.com/s3cret", "file:///s3cret", "https:///s3cret", "https://a:s3cret/", "https://[s3cret/"]
+    "url",
+    [
+        "hooks.example.com/s3cret",
+        "ftp://a.b/s3cret",
+        "file:///s3cret",
+        "https:///s3cret",
+        "https://a:s3cret/",
+        "https://[s3cret/",
+    ],
 )
 def test_a_url_of_a_webhook_that_cannot_be_used_is_an_error_without_the_url_which_is_a_secret(url: str) -> None:
     message = error_message(ORCHARD_ALERT_WEBHOOK_URL=url)

@@ -56,6 +56,7 @@ def reap(*, params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    dag_display_name="EMR janitor",
     doc_md=__doc__,
     tags=["emr", "orchard"],
     params=PARAMS,

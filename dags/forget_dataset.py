@@ -24,21 +24,20 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk import Param, dag, task
+from airflow.sdk import dag, task
 
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.planning import open_tables
 from orchard.airflow.retries import retry_args
+from orchard.airflow.trigger_form import dataset_field
 from orchard.airflow.turns import take_dataset, turn_of
-from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ, airflow_identity())
 
 PARAMS = {
-    "dataset_uri": Param(
-        type="string",
-        pattern=DATASET_URI_PATTERN,
+    "dataset_uri": dataset_field(
+        SETTINGS,
         title="Dataset URI",
         description="The dataset whose rows are removed from the tables, such as s3://your-bucket/images/.",
     ),
@@ -64,6 +63,7 @@ def forget(*, params: Any = None, ti: Any = None) -> dict[str, int]:
     schedule=None,
     catchup=False,
     max_active_runs=1,
+    dag_display_name="Forget dataset",
     doc_md=__doc__,
     tags=["orchard"],
     params=PARAMS,

@@ -38,7 +38,6 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import (
     Asset,
     CronTriggerTimetable,
-    Param,
     XComArg,
     chain,
     dag,
@@ -48,28 +47,19 @@ from airflow.sdk import (
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert
 
-from orchard.airflow.alerts import FailedRunAlert, alert_late_run, record_cause
-from orchard.airflow.costs import find_cost
+from orchard.airflow.alerts import FailedRunAlert, SucceededRunAlert, alert_late_run, record_cause
+from orchard.airflow.channels import Channels
+from orchard.airflow.costs import spent_so_far
 from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
-from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_nothing_to_do, open_tables
+from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_sentence, open_tables
 from orchard.airflow.retries import retry_args
 from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, VerdictSensor
+from orchard.airflow.task_docs import first_paragraph
+from orchard.airflow.trigger_form import run_params
 from orchard.airflow.turns import end_earlier_round, take_dataset, take_turn
-from orchard.cluster.instances import INSTANCE_TYPES
-from orchard.dataset.uri import DATASET_URI_PATTERN
 from orchard.preflight.checks import Clients, check
-from orchard.run.params import (
-    DEFAULT_MAX_BYTES,
-    DEFAULT_MAX_PIXELS,
-    DEFAULT_TARGET_MINUTES,
-    LARGEST_MAX_BYTES,
-    MAX_COMPONENTS,
-    MAX_CORE_INSTANCES,
-    PCA_MODES,
-    REFIT,
-)
 from orchard.run.steps import STEPS, step_timeout
 from orchard.settings import Settings
 
@@ -80,106 +70,6 @@ EVENT_KEYS = (
     *("images_ingested", "images_rejected", "features_rows", "embeddings_rows", "tables"),
 )
 
-PARAMS = {
-    "dataset_uri": Param(
-        SETTINGS.dataset_uri,
-        type="string",
-        pattern=DATASET_URI_PATTERN,
-        title="Dataset prefix",
-        description="Folder of images on S3, with one folder per label. Ends in /, without empty parts, . or ..",
-    ),
-    "n_components": Param(
-        0.95,
-        type="number",
-        exclusiveMinimum=0,
-        maximum=MAX_COMPONENTS,
-        anyOf=[{"exclusiveMaximum": 1}, {"multipleOf": 1}],
-        title="PCA components",
-        description="As in scikit-learn: a whole number of components, or the share of variance to keep (0.95).",
-    ),
-    "pca_mode": Param(
-        REFIT,
-        type="string",
-        enum=list(PCA_MODES),
-        title="PCA mode",
-        description="refit: fit the PCA to all images. frozen: use the last basis of the dataset, so that vectors stay "
-        "comparable with earlier ones; PCA components is not used.",
-    ),
-    "max_reject_ratio": Param(
-        0.05,
-        type="number",
-        minimum=0,
-        maximum=1,
-        title="Tolerated share of broken images",
-        description="The run fails if a larger share of the objects cannot be read as images.",
-    ),
-    "max_lost_ratio": Param(
-        0.5,
-        type="number",
-        minimum=0,
-        maximum=1,
-        title="Tolerated share of lost images",
-        description="The run fails if the dataset has lost a larger share of the images that are published.",
-    ),
-    "max_bytes": Param(
-        DEFAULT_MAX_BYTES,
-        type="integer",
-        minimum=1,
-        maximum=LARGEST_MAX_BYTES,
-        title="Largest object, in bytes",
-        description="A larger object is rejected without being read.",
-    ),
-    "max_pixels": Param(
-        DEFAULT_MAX_PIXELS,
-        type="integer",
-        minimum=1,
-        title="Largest image, in pixels",
-        description="An image whose width times height is larger is rejected without being decoded.",
-    ),
-    "retry_rejects": Param(
-        False,
-        type="boolean",
-        title="Retry rejects",
-        description="Read objects again that an earlier run rejected, although they have not changed.",
-    ),
-    "full_refresh": Param(
-        False,
-        type="boolean",
-        title="Full refresh",
-        description="Read all objects again, although they have not changed. Known contents are not inferred again.",
-    ),
-    "instance_type": Param(
-        "m5.xlarge",
-        type="string",
-        enum=list(INSTANCE_TYPES),
-        title="Instance type",
-        description="EC2 instance type of the workers. The primary node has the smallest type of the same family.",
-    ),
-    "core_instances": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        maximum=MAX_CORE_INSTANCES,
-        title="Workers",
-        description="Number of On-Demand core instances, in addition to the primary node. Empty: as many workers as "
-        "the target needs, all but one on Spot.",
-    ),
-    "target_minutes": Param(
-        DEFAULT_TARGET_MINUTES,
-        type="number",
-        exclusiveMinimum=0,
-        title="Target, in minutes",
-        description="If Workers is empty: the run gets as many workers as it needs to finish within this time.",
-    ),
-    "max_cost_usd": Param(
-        None,
-        type=["null", "number"],
-        exclusiveMinimum=0,
-        title="Cost limit, in USD",
-        description="A run whose estimated price is higher is refused before anything exists. Empty: no limit.",
-    ),
-}
-
 
 def aws(service: str) -> Any:
     """Return a boto3 client for a service."""
@@ -187,7 +77,7 @@ def aws(service: str) -> Any:
 
 
 # Without a result, all other tasks are skipped, the teardown too, because its setups are skipped.
-@task.short_circuit(multiple_outputs=True, on_success_callback=log_nothing_to_do)
+@task.short_circuit(multiple_outputs=True, on_success_callback=log_sentence)
 def plan(*, params: Any = None, dag_run: Any = None, ti: Any = None) -> dict[str, Any]:
     """List the images, compare them with the tables, name the run, build the requests to EMR."""
     # Imported here because pyiceberg and DuckDB take longer to import than the rest of Orchard. At the top of the file
@@ -209,6 +99,7 @@ def preflight(plan: Any) -> None:
 
 
 @task.sensor(
+    task_display_name="wait_turn: wait for the dataset and for a free cluster",
     mode="reschedule",
     poke_interval=SETTINGS.poll_seconds,
     timeout=SETTINGS.max_cluster_hours * 60 * 60,  # in seconds; the clusters that it waits for do not run longer
@@ -225,9 +116,16 @@ def wait_turn(plan: Any, *, params: Any = None, ti: Any = None) -> bool:
 def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
     """Add one EMR step, then wait for it without holding a worker slot."""
     step: dict[str, Any] = {"step": plan[f"{name}_step"], "plan": plan, "settings": SETTINGS}
-    add_step = AddStepOperator(task_id="add_step", job_flow_id=cluster_id, region_name=SETTINGS.region, **step)
+    add_step = AddStepOperator(
+        task_id="add_step",
+        doc_md=first_paragraph(AddStepOperator),
+        job_flow_id=cluster_id,
+        region_name=SETTINGS.region,
+        **step,
+    )
     StepEndSensor(
         task_id="wait_step",
+        doc_md=first_paragraph(StepEndSensor),
         job_flow_id=cluster_id,
         step_id=add_step.output,
         clear_number=XComArg(add_step, CLEAR_NUMBER),
@@ -238,7 +136,7 @@ def spark_step(name: str, plan: Any, cluster_id: Any) -> None:
     )
 
 
-@task(outlets=[EMBEDDINGS])
+@task(outlets=[EMBEDDINGS], on_success_callback=log_sentence)
 def publish(
     plan: Any, cluster_id: str, *, ti: Any = None, dag_run: Any = None, outlet_events: Any = None
 ) -> dict[str, Any]:
@@ -247,9 +145,10 @@ def publish(
     from orchard.run.quality import shorten
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
-    summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id)
-    cost = find_cost(SETTINGS, plan, dag_run.run_after)  # so far: the cluster is still active
-    outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": cost and cost.usd}
+    spent = spent_so_far(SETTINGS, plan, dag_run)
+    summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id, spent)
+    outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": spent.usd}
+    ti.xcom_push(SUMMARY, shorten(summary))
     return shorten(summary)
 
 
@@ -265,13 +164,21 @@ def publish(
         interval=timedelta(hours=SETTINGS.deadline_hours),
         callback=AsyncCallback(
             alert_late_run,
-            {"hours": SETTINGS.deadline_hours, "topic_arn": SETTINGS.alert_topic_arn, "region": SETTINGS.region},
+            # Without the URL of the webhook: Airflow stores the arguments.
+            {
+                "hours": SETTINGS.deadline_hours,
+                "topic_arn": SETTINGS.alert_topic_arn,
+                "region": SETTINGS.region,
+                "email": list(SETTINGS.alert_email),
+            },
         ),
     ),
-    on_failure_callback=FailedRunAlert(SETTINGS.alert_topic_arn, SETTINGS.region),
+    on_failure_callback=FailedRunAlert(SETTINGS),
+    on_success_callback=SucceededRunAlert(SETTINGS) if Channels.of(SETTINGS) else None,
+    dag_display_name="Fruit features",
     doc_md=__doc__,
     tags=["emr", "fruits", "orchard"],
-    params=PARAMS,
+    params=run_params(SETTINGS),
     default_args={
         "owner": SETTINGS.owner,
         "on_failure_callback": record_cause,
@@ -311,9 +218,18 @@ def fruit_features() -> None:
         **run_clusters,
     }
     terminate_cluster = TerminateClustersOperator(task_id="terminate_cluster", **run_clusters)
-    cluster_gone = ClustersGoneSensor(task_id="cluster_gone", **gone)
+    cluster_gone = ClustersGoneSensor(
+        task_id="cluster_gone", task_display_name="cluster_gone: wait until no cluster is active", **gone
+    )
     # Without ids: an edge from `create_cluster` would make that a setup of `verdict`. The name identifies the clusters.
-    verdict = VerdictSensor(task_id="verdict", **run, **gone | {"known_ids": []})
+    verdict = VerdictSensor(
+        task_id="verdict",
+        task_display_name="verdict: success or failure of the run",
+        **run,
+        **gone | {"known_ids": []},
+    )
+    for operator in (create_cluster, cluster_ready, terminate_cluster, cluster_gone, verdict):
+        operator.doc_md = first_paragraph(type(operator))
 
     # The cluster of the last step: a cleared `wait_step` may have used another than `cluster_ready` returned.
     last_cluster_id: Any = XComArg(spark_steps[-1].children[f"{STEPS[-1]}.wait_step"])

@@ -48,16 +48,16 @@ PARAMS = {
         type="integer",
         minimum=0,
         title="Kept runs",
-        description="How many of the last published runs of each dataset stay readable by their snapshots. 0: only "
-        "what the tables show now.",
+        description="How many of the last published runs of each dataset stay readable by their snapshots: a whole "
+        "number from 0. 0: only what the tables show now.",
     ),
     "min_age_days": Param(
         3,
         type="number",
         minimum=1,
         title="Minimum age, in days",
-        description="Younger files stay, and so do snapshots that were current within this time: a run that is being "
-        "published needs them.",
+        description="At least 1. Younger files stay, and so do snapshots that were current within this time: a run "
+        "that is being published needs them.",
     ),
 }
 
@@ -86,6 +86,7 @@ def maintain(*, params: Any = None, ti: Any = None) -> None:
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    dag_display_name="Table maintenance",
     doc_md=__doc__,
     tags=["orchard"],
     params=PARAMS,

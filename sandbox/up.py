@@ -105,7 +105,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         spawn(name, ["airflow", *arguments], folder, env)
     airflow.wait_until_ready(web_port, api_server, folder)
     print(f"Airflow on http://127.0.0.1:{web_port}  user {airflow.USER}  password {password}")
-    print("Trigger the DAG fruit_features there. That also unpauses it: from then on it runs every night at 02:00.")
+    print("Trigger the DAG Fruit features (fruit_features). That also unpauses it: it then runs every night at 02:00.")
     print(f"The logs are in {folder}. Stop everything with `make down`.")
 
 

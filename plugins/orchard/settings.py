@@ -6,8 +6,9 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from orchard.dataset.uri import BUCKET_PATTERN, BadDatasetUri, check_dataset_uri
 
@@ -37,19 +38,33 @@ def default_deployment(bucket: str, airflow: str) -> str:
     return hashlib.sha256(f"{bucket}\n{airflow}".encode()).hexdigest()[:8]
 
 
+def _is_share(threshold: str) -> bool:
+    return not threshold.endswith(("_drift", "_usd"))
+
+
 def _range(threshold: str) -> str:
-    return "0 or a positive number" if threshold.endswith("_drift") else "a number from 0 to 1"
+    return "a number from 0 to 1" if _is_share(threshold) else "0 or a positive number"
 
 
 def _is_in_range(threshold: str, value: Threshold) -> bool:
-    return value is None or (math.isfinite(value) and value >= 0 and (value <= 1 or threshold.endswith("_drift")))
+    return value is None or (math.isfinite(value) and value >= 0 and (value <= 1 or not _is_share(threshold)))
+
+
+def _is_web_url(url: str) -> bool:
+    """Return whether a text is a URL that a POST request can be sent to."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A deployment. Each field is the environment variable ORCHARD_<FIELD>. Lists are separated by commas.
 
-    The fields `warn_*` and `stop_*` are the thresholds of `orchard.run.quality`.
+    The fields `warn_*` and `stop_*` are the thresholds of `orchard.run.quality`, and `warn_cost_usd` that of
+    `orchard.run.notices`. `alert_webhook_url` is a secret, which no message may contain.
     """
 
     bucket: str
@@ -62,6 +77,7 @@ class Settings:
     subnet_ids: tuple[str, ...] = ()
     security_configuration: str = ""
     dataset_prefix: str = "images/"
+    datasets: tuple[str, ...] = ()
     log_prefix: str = "logs/"
     catalog_database: str = "orchard"
     owner: str = "fruits"
@@ -73,6 +89,8 @@ class Settings:
     idle_timeout_minutes: int = 15
     deadline_hours: int = 8
     alert_topic_arn: str = ""
+    alert_email: tuple[str, ...] = ()
+    alert_webhook_url: str = field(default="", repr=False)
     max_running_clusters: int = 4
     max_cluster_hours: int = 12
     keep_scratch_days: int = 0
@@ -85,6 +103,7 @@ class Settings:
     warn_label_loss: Threshold = 0.5
     stop_label_loss: Threshold = None
     warn_reject_ratio: Threshold = 0.01
+    warn_cost_usd: Threshold = None
     kept_runs: int = 30
     maintenance_dry_run: bool = True
 
@@ -120,6 +139,18 @@ class Settings:
             except BadDatasetUri as error:
                 remedy = str(error).replace("s3://bucket/", "")
                 faults.append(f"{PREFIX}{name.upper()} is {value!r}: {remedy}")
+        for uri in self.dataset_uris[1:]:
+            try:
+                check_dataset_uri(uri)
+            except BadDatasetUri as error:
+                faults.append(f"{PREFIX}DATASETS contains {uri!r}: {error}")
+        faults += [
+            f"{PREFIX}ALERT_EMAIL contains {address!r}: use addresses such as team@example.com, separated by commas"
+            for address in self.alert_email
+            if not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address)
+        ]
+        if self.alert_webhook_url and not _is_web_url(self.alert_webhook_url):
+            faults.append(f"{PREFIX}ALERT_WEBHOOK_URL is not a URL that starts with https:// or http://")
         if not re.fullmatch(r"[a-z0-9_]{1,255}", self.catalog_database):
             faults.append(f"{PREFIX}CATALOG_DATABASE is {self.catalog_database!r}: use only a-z, 0-9 and _")
         faults += [
@@ -221,3 +252,9 @@ class Settings:
     def dataset_uri(self) -> str:
         """The folder of images that the nightly run reads."""
         return f"{self.bucket_uri}/{self.dataset_prefix}"
+
+    @property
+    def dataset_uris(self) -> tuple[str, ...]:
+        """The folders of images that the trigger form suggests, that of the nightly run first."""
+        others = (name if name.startswith("s3://") else f"{self.bucket_uri}/{name}" for name in self.datasets)
+        return tuple(dict.fromkeys((self.dataset_uri, *others)))

@@ -65,6 +65,7 @@ def test_every_dag_is_named_after_its_file_and_has_documentation_tags_and_an_own
         assert dag_id == Path(dag.fileloc).stem
         assert dag.doc_md, f"{dag_id}: write a docstring and pass it as doc_md"
         assert "orchard" in dag.tags
+        assert dag.dag_display_name.lower() == dag_id.replace("_", " ")
         assert {task.owner for task in dag.tasks} == {"fruits"}
 
 
@@ -124,6 +125,34 @@ def test_every_param_has_a_title_a_description_and_a_valid_default(bag: DagBag) 
                 deepcopy(param).resolve()
             assert param.description, f"{dag.dag_id}: param {name}"
             assert {"title", "type"} <= param.schema.keys(), f"{dag.dag_id}: param {name}"
+
+
+def test_every_task_says_in_one_paragraph_what_it_does(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            assert task.doc_md, f"{dag.dag_id}: {task.task_id}"
+            assert "\n\n" not in task.doc_md
+            assert len(task.doc_md) < 200
+
+
+def test_the_name_of_a_task_that_people_see_begins_with_its_id(dag: DAG) -> None:
+    names = {task.task_id: task.task_display_name for task in dag.tasks}
+    assert all(name == task_id or name.startswith(f"{task_id}: ") for task_id, name in names.items())
+    assert {task_id for task_id, name in names.items() if name != task_id} == {"wait_turn", "cluster_gone", "verdict"}
+
+
+def test_a_run_that_succeeds_is_told_only_if_a_channel_is_on(dag: DAG) -> None:
+    assert dag.on_failure_callback is not None
+    assert dag.on_success_callback is None
+    is_on = parse([("ORCHARD_ALERT_EMAIL", "team@example.com")])["told"]
+    assert is_on == ["fruit_features"]
+
+
+def test_the_url_of_the_webhook_is_not_in_what_airflow_stores() -> None:
+    stored = parse([("ORCHARD_ALERT_WEBHOOK_URL", "https://example.com/s3cret"), ("ORCHARD_ALERT_EMAIL", "a@b.c")])
+    assert stored["told"] == ["fruit_features"]
+    assert "a@b.c" in stored["stored"]
+    assert "s3cret" not in stored["stored"]
 
 
 def test_the_largest_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
@@ -373,6 +402,7 @@ PARSE = """
 import json, socket, sys, time
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.python import ShortCircuitOperator
+from airflow.serialization.serialized_objects import DagSerialization
 import airflow.providers.amazon.aws.operators.emr, airflow.providers.amazon.aws.sensors.emr
 
 contacts = []
@@ -389,6 +419,8 @@ deferrable = [task.task_id for dag in bag.dags.values() for task in dag.tasks if
 slow = [name for name in ("duckdb", "pyarrow", "pyiceberg") if name in sys.modules]
 result = {"dags": sorted(bag.dags), "deferrable": sorted(deferrable), "contacts": contacts, "seconds": seconds}
 result["slow"] = slow
+result["told"] = [dag.dag_id for dag in bag.dags.values() if dag.on_success_callback]
+result["stored"] = json.dumps([DagSerialization.to_dict(dag) for dag in bag.dags.values()])
 print("RESULT", json.dumps(result))
 """
 

@@ -160,6 +160,14 @@ def test_the_output_shows_the_progress_and_a_table_at_the_end(success: Finished)
     assert re.search(r"^  images +24 of 25$", success.output, re.MULTILINE)
 
 
+def test_one_line_says_what_the_run_will_do_and_what_it_has_done(success: Finished) -> None:
+    log = (success.folder / "airflow.log").read_text()
+    assert re.search(r"\] plan: 25 images, all new; 1 worker, about \d+ min, about \$0\.\d\d ", log)
+    published = json.loads((success.folder / "run/summary.json").read_text())
+    assert re.fullmatch(r"25 images, all new, 1 rejected, \d+ (s|min), \$0\.\d+", published["sentence"])
+    assert f"] publish: {published['sentence']} " in log
+
+
 def test_a_failing_step_fails_the_run_and_the_cluster_is_still_terminated(failure: Finished) -> None:
     assert failure.code == 1, failure.output
     summary = failure.summary

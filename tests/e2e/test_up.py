@@ -1,5 +1,6 @@
 """`make up`: Airflow's four processes and the local AWS, two runs at the same time, and `make down`."""
 
+import json
 import re
 import subprocess
 import sys
@@ -120,6 +121,13 @@ def test_a_run_with_a_new_prefix_and_one_with_the_defaults_succeed_in_parallel(s
     assert all(event["cost_usd"] > 0 and event["tables"]["embeddings"]["snapshot_id"] for event in published)
     clusters = aws.client("emr", started.aws_url).list_clusters()["Clusters"]
     assert [cluster["Status"]["State"] for cluster in clusters] == ["TERMINATED", "TERMINATED"]
+    for task_id in ("plan", "publish"):
+        task = f"{run_path(DAG, first)}/taskInstances/{task_id}"
+        sentence = started.api.call("GET", f"{task}/xcomEntries/summary")["value"]["sentence"]
+        assert sentence.startswith("6 images, all new")
+        (log,) = (started.folder / "airflow/logs").glob(f"dag_id={DAG}/run_id={first}/task_id={task_id}/*.log")
+        events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+        assert [event for event in events if event != "::endgroup::"][-1] == f"{task_id}: {sentence}"
 
 
 def test_the_janitor_terminates_the_clusters_of_finished_and_unknown_runs_and_keeps_the_one_of_an_active_run(

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -93,6 +94,16 @@ class Check:
         for alert in alerts:
             assert "\n" not in alert
             assert alert.endswith(f"; {link}")
+
+    def recovery(self, run: Run) -> None:
+        """Check that the team received one message that a run has succeeded after it had failed, with its sentence."""
+
+        def received() -> list[str]:
+            return [alert for alert in self.deployment.alerts_of(run) if " has succeeded after it had failed" in alert]
+
+        wait_until(received, f"the recovery of {run.run_id}")
+        (message,) = received()
+        assert re.search(r" had failed: 12 images, all new, [^;]+ min, \$[0-9.]+; http://", message), message
 
     def with_janitor(self, run: Run, state: str) -> None:
         """Check the run's state, and that its cluster is active until the janitor runs."""

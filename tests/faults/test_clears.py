@@ -41,6 +41,7 @@ def test_all_failed_tasks_are_cleared_after_the_first_step_failed(deployment: De
     run = failed_run(deployment, "ingest")
     run.clear_run(only_failed=True)
     check(run, "success", clusters=2)
+    check.recovery(run)
 
 
 def test_all_failed_tasks_are_cleared_after_a_later_step_failed(deployment: Deployment, check: Check) -> None:

@@ -12,6 +12,7 @@ from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.table import Table
 
 from orchard.run.publish import publish_run
+from orchard.run.sentence import UNKNOWN, Spent
 from orchard.settings import Settings
 from orchard.tables.catalog import TABLES, PublishedRun, current_features, open_catalog, published_runs
 from orchard.tables.state import feature_files
@@ -39,10 +40,10 @@ class Deployment:
         self.catalog = catalog
         self.settings = settings
 
-    def publish(self, run: Run, *, write: bool = True, **written: Any) -> dict[str, Any]:
+    def publish(self, run: Run, *, write: bool = True, spent: Spent = UNKNOWN, **written: Any) -> dict[str, Any]:
         if write:
             run.write(self.s3, features=feature_files(self.catalog, self.settings), **written)
-        return publish_run(self.s3, self.catalog, self.settings, run.plan, "j-1")
+        return publish_run(self.s3, self.catalog, self.settings, run.plan, "j-1", spent)
 
     def table(self, name: str) -> Table:
         return self.catalog.load_table((self.settings.catalog_database, name))

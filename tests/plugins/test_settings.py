@@ -47,9 +47,11 @@ def test_thresholds_are_numbers_or_off_and_only_those_that_warn_are_on_by_defaul
     assert (read.stop_explained_variance, read.warn_reject_ratio) == (0, None)
     default = Settings.from_env(REQUIRED)
     of_all = {field.name: getattr(default, field.name) for field in fields(Settings) if field.type == Threshold}
-    assert len(of_all) == 9
+    assert len(of_all) == 10
     assert {name.partition("_")[0] for name, value in of_all.items() if value is not None} == {"warn"}
-    assert {name.partition("_")[0] for name, value in of_all.items() if value is None} == {"stop"}
+    # What a run may cost depends on the dataset.
+    assert {name for name, value in of_all.items() if value is None and name.startswith("warn_")} == {"warn_cost_usd"}
+    assert Settings.from_env({**REQUIRED, "ORCHARD_WARN_COST_USD": "2.5"}).warn_cost_usd == 2.5
 
 
 def test_by_default_four_clusters_may_run_for_at_most_twelve_hours() -> None:
@@ -138,14 +140,51 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_STOP_EXPLAINED_VARIANCE", "none", "use a number from 0 to 1, or off"),
         ("ORCHARD_WARN_LABEL_LOSS", "-1", "use a number from 0 to 1, or off"),
         ("ORCHARD_STOP_LABEL_LOSS", "1.5", "use a number from 0 to 1, or off"),
+        ("ORCHARD_WARN_COST_USD", "-1", "use 0 or a positive number, or off"),
+        ("ORCHARD_WARN_COST_USD", "$2", "use 0 or a positive number, or off"),
+        ("ORCHARD_DATASETS", "apples/,pears", "use 's3://fruits-data/pears/'"),
+        ("ORCHARD_DATASETS", "s3://Fruits/pears/", "use 3 to 63 of a-z, 0-9, . and -"),
+        ("ORCHARD_ALERT_EMAIL", "a@example.com, team", "such as team@example.com, separated by commas"),
+        ("ORCHARD_ALERT_EMAIL", "Team <a@example.com>", "such as team@example.com, separated by commas"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_remedy(name: str, value: str, remedy: str) -> None:
     message = error_message(**{name: value})
     assert name in message
-    assert value in message
+    assert value.rpartition(",")[2].strip() in message
     assert remedy in message
+
+
+def test_the_trigger_form_suggests_the_nightly_dataset_and_those_of_the_setting() -> None:
+    assert Settings.from_env(REQUIRED).dataset_uris == ("s3://fruits-data/images/",)
+    read = Settings.from_env({**REQUIRED, "ORCHARD_DATASETS": "apples/, s3://other/pears 2026/,images/,apples/"})
+    assert read.dataset_uris == ("s3://fruits-data/images/", "s3://fruits-data/apples/", "s3://other/pears 2026/")
+
+
+def test_the_channels_of_alerts_are_off_by_default() -> None:
+    default = Settings.from_env(REQUIRED)
+    assert (default.alert_topic_arn, default.alert_email, default.alert_webhook_url) == ("", (), "")
+    read = Settings.from_env({**REQUIRED, "ORCHARD_ALERT_EMAIL": "a@example.com, b@example.com"})
+    assert read.alert_email == ("a@example.com", "b@example.com")
+    url = "https://hooks.example.com:8443/T0/secret?key=secret"
+    assert Settings.from_env({**REQUIRED, "ORCHARD_ALERT_WEBHOOK_URL": url}).alert_webhook_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hooks.example.com/s3cret",
+        "ftp://a.b/s3cret",
+        "file:///s3cret",
+        "https:///s3cret",
+        "https://a:s3cret/",
+        "https://[s3cret/",
+    ],
+)
+def test_a_url_of_a_webhook_that_cannot_be_used_is_an_error_without_the_url_which_is_a_secret(url: str) -> None:
+    message = error_message(ORCHARD_ALERT_WEBHOOK_URL=url)
+    assert message == "ORCHARD_ALERT_WEBHOOK_URL is not a URL that starts with https:// or http://"
 
 
 def test_all_faults_are_reported_together() -> None:

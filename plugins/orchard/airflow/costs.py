@@ -10,6 +10,8 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from orchard.airflow.planning import open_tables
 from orchard.cluster.cost import RunCost, cost_of_run
 from orchard.cluster.prices import read_prices
+from orchard.run.notices import cost_warnings
+from orchard.run.sentence import Spent
 from orchard.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,13 @@ def find_cost(settings: Settings, plan: Mapping[str, Any], since: datetime) -> R
         return None
 
 
+def spent_so_far(settings: Settings, plan: Mapping[str, Any], dag_run: Any) -> Spent:
+    """Return the minutes since a run started, or was cleared, and what its clusters have cost until now."""
+    cost = find_cost(settings, plan, dag_run.run_after)
+    minutes = (datetime.now(UTC) - dag_run.start_date).total_seconds() / 60 if dag_run.start_date else None
+    return Spent(minutes, cost.usd if cost else None)
+
+
 def record_final_cost(ti: Any, settings: Settings, plan: Mapping[str, Any], since: datetime) -> None:
     """Record the cost of a run whose clusters have terminated: in its folder, in the table `runs`, and as an XCom."""
     # Imported here because each parse of the DAG imports this module, and pyiceberg takes long to import.
@@ -36,6 +45,8 @@ def record_final_cost(ti: Any, settings: Settings, plan: Mapping[str, Any], sinc
     cost = find_cost(settings, plan, since)
     if cost is None:
         return
+    for warning in cost_warnings(cost.usd, settings):
+        log.warning("cost: %s", warning)
     try:
         s3: Any = AwsBaseHook(client_type="s3", region_name=settings.region).conn
         ti.xcom_push(COST, record_cost(s3, open_tables(settings), settings, plan, cost))

@@ -1,4 +1,4 @@
-"""What the tasks of a run do about its plan besides writing it: confirm it, and report that there is nothing to do."""
+"""What the tasks of a run do about its plan besides writing it: confirm it, and log the line that a person reads."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from orchard.storage import split_uri
 
 log = logging.getLogger(__name__)
 
-# The key of the XCom with the counts of what has changed. A task that plans again has it, too.
+# The key of the XCom with the counts of a plan, or of a published run. A task that plans again has it, too.
 SUMMARY = "summary"
 FIRST_STEP = f"{STEPS[0]}.wait_step"
 
@@ -88,9 +88,9 @@ def check_scratch(settings: Settings, plan: Mapping[str, Any]) -> None:
         raise ScratchDeleted(plan["scratch_uri"])
 
 
-def log_nothing_to_do(context: Mapping[str, Any]) -> None:
-    """Log why there is nothing to do, as the last line of a task's log. Airflow calls this when the task succeeds."""
+def log_sentence(context: Mapping[str, Any]) -> None:
+    """Log the one line of a task's summary, as the last line of its log. Airflow calls this when the task succeeds."""
     ti = context["ti"]
-    summary = ti.xcom_pull(task_ids=ti.task_id, key=SUMMARY, run_id=ti.run_id)
-    if summary and summary["nothing_to_do"]:
-        log.info("plan: %s", summary["why"])
+    summary = ti.xcom_pull(task_ids=ti.task_id, key=SUMMARY, run_id=ti.run_id) or {}
+    if "sentence" in summary:  # a run that an earlier release has published has none
+        log.info("%s: %s", ti.task_id, summary["sentence"])

@@ -21,6 +21,7 @@ from orchard.run.names import run_id_of
 from orchard.run.params import FROZEN, REFIT, RunParams
 from orchard.run.plan_files import delete_made_from_plan, write_files, write_plan
 from orchard.run.row_files import RowWriter
+from orchard.run.sentence import plan_sentence
 from orchard.run.size import size_run
 from orchard.settings import Settings
 from orchard.tables.history import recent_runs
@@ -136,7 +137,7 @@ def plan_changes(
     """Compare a dataset with its published run, and write what the steps need. Return the counts.
 
     `existing` are the workers of the run's cluster, if its size is decided. If the run would publish what is published
-    already, `nothing_to_do` is true, `why` says so, and nothing is written.
+    already, `nothing_to_do` is true, `why` says so, and nothing is written. `sentence` is one line about the plan.
 
     Raises:
         NoImages: the dataset's prefix contains no image.
@@ -195,8 +196,11 @@ def plan_changes(
             }
             seconds = round(time.monotonic() - started, 3)
             write_plan(s3, plan["run_uri"], {"step": "plan", **counts, "seconds": seconds, "files": files})
+    if why:
+        log.info("plan: %s", why)
     seconds = round(time.monotonic() - started, 3)
-    return {**counts, "seconds": seconds, "run_uri": plan["run_uri"], "nothing_to_do": bool(why), "why": why}
+    changes = {**counts, "seconds": seconds, "run_uri": plan["run_uri"], "nothing_to_do": bool(why), "why": why}
+    return {**changes, "sentence": plan_sentence(changes)}
 
 
 def list_dataset(

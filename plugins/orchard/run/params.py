@@ -1,5 +1,6 @@
 """The params of a run, parsed once: by the task `plan`, before anything is requested or created."""
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -29,7 +30,7 @@ class UnknownParams(PermanentError):
     """The run was triggered with params that the DAG does not have. Airflow accepts them silently."""
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__(f"unknown params {', '.join(map(repr, names))}: use {', '.join(PARAMS)}")
+        super().__init__(f"unknown params {', '.join(map(_with_nearest, names))}: use {', '.join(PARAMS)}")
 
 
 class BadParams(PermanentError):
@@ -105,6 +106,12 @@ class RunParams:
 
 
 PARAMS = tuple(field.name for field in fields(RunParams))
+
+
+def _with_nearest(unknown: str) -> str:
+    """Return the name of an unknown param, with the param that it may stand for."""
+    nearest = difflib.get_close_matches(unknown, PARAMS, 1)
+    return f"{unknown!r} (did you mean {nearest[0]}?)" if nearest else repr(unknown)
 
 
 def _n_components(value: object) -> int | float:

@@ -29,6 +29,7 @@ from orchard.run.quality import (
 )
 from orchard.run.record import add_row, row_of_run, rows_of_run
 from orchard.run.scratch import delete_scratch
+from orchard.run.sentence import UNKNOWN, Spent, run_sentence
 from orchard.run.step_files import Listed, check_files, data_files, read_files
 from orchard.run.summary import Metrics, read_metrics, read_summary, summarise, write_summary
 from orchard.settings import Settings
@@ -92,9 +93,16 @@ class Publication:
 
 
 def publish_run(
-    s3: "S3Client", catalog: Catalog, settings: Settings, plan: RunPlan, cluster_id: str | None
+    s3: "S3Client",
+    catalog: Catalog,
+    settings: Settings,
+    plan: RunPlan,
+    cluster_id: str | None,
+    spent: Spent = UNKNOWN,
 ) -> dict[str, Any]:
     """Make a run visible to readers: change the tables, then write and return its `summary.json`.
+
+    `spent` is what the run has taken so far, for the line about it in the summary: `sentence`.
 
     The tables change one after the other, `runs` last. Each change is one commit, after which the table shows the run
     completely. Publishing a run again changes nothing, unless steps of the run were redone. In that case, the rows of
@@ -117,6 +125,7 @@ def publish_run(
         metrics = read_metrics(s3, plan["run_uri"])
         summary = summarise(plan, metrics, cluster_id)
         tables = {name: open_table(catalog, settings, name) for name in TABLES}
+        summary["sentence"] = run_sentence(summary, spent)
         summary["database"] = settings.catalog_database
         summary["tables"] = change_tables(Publication(s3, settings, tables, plan, metrics, summary))
         write_summary(s3, summary)

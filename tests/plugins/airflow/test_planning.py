@@ -12,7 +12,7 @@ from orchard.airflow.planning import (
     PlanOutdated,
     ScratchDeleted,
     confirm_plan,
-    log_nothing_to_do,
+    log_sentence,
     open_tables,
 )
 from orchard.airflow.turns import end_earlier_round
@@ -165,17 +165,17 @@ class Planner(TaskInstance):
 @pytest.mark.parametrize(
     ("summary", "logged"),
     [
-        ({"nothing_to_do": True, "why": "nothing to do: 3 images"}, ["plan: nothing to do: 3 images"]),
-        ({"nothing_to_do": False, "why": ""}, []),
+        ({"sentence": "nothing to do: 3 images"}, ["plan: nothing to do: 3 images"]),
+        ({"listed": 3}, []),
         (None, []),
     ],
 )
-def test_the_last_line_of_the_log_of_plan_says_why_there_is_nothing_to_do(
+def test_the_last_line_of_the_log_of_a_task_is_the_one_that_a_person_reads(
     caplog: pytest.LogCaptureFixture, summary: dict[str, Any] | None, logged: list[str]
 ) -> None:
     ti = Planner()
     if summary is not None:
         ti.xcom_push(SUMMARY, summary)
     caplog.set_level(logging.INFO, "orchard")
-    log_nothing_to_do({"ti": ti})
+    log_sentence({"ti": ti})
     assert caplog.messages == logged

@@ -255,6 +255,7 @@ def test_nothing_is_to_be_done_and_nothing_is_written_if_nothing_has_changed(
         f"nothing to do: 10 images below {settings.dataset_uri}, of which 1 stay rejected, 0 new, 0 changed, "
         f"0 deleted; run {BASE} stays published"
     )
+    assert run.changes["sentence"] == (f"nothing to do: 10 images below {settings.dataset_uri}, 1 rejected, no changes")
     assert keys(s3, run.run["run_uri"]) == keys(s3, run.run["scratch_uri"]) == []
 
 
@@ -262,6 +263,7 @@ def test_what_has_changed_fits_into_an_xcom(s3: "S3Client", settings: Settings) 
     put_images(s3, settings.bucket)
     changes = planned(s3, settings).changes
     assert json.loads(json.dumps(changes)) == changes
+    assert str(changes["sentence"]).startswith("2 images, all new; 2 workers, about ")
     assert "files" not in changes
 
 

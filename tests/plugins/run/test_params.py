@@ -129,3 +129,9 @@ def test_all_faults_are_reported_together() -> None:
 def test_unknown_params_are_named_and_the_known_ones_are_listed() -> None:
     with pytest.raises(UnknownParams, match="unknown params 'workers': use dataset_uri, n_components,"):
         RunParams.parse({**VALID, "workers": 3})
+
+
+def test_a_misspelt_param_is_named_with_the_nearest_one() -> None:
+    message = r"unknown params 'core_instance' \(did you mean core_instances\?\), 'x': use dataset_uri, "
+    with pytest.raises(UnknownParams, match=message):
+        RunParams.parse({**VALID, "x": 1, "core_instance": 3})

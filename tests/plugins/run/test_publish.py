@@ -11,6 +11,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchTableError
 
 from orchard.run.publish import DatasetChanged
+from orchard.run.sentence import Spent
 from orchard.run.summary import InconsistentRun
 from orchard.settings import Settings
 from orchard.tables import commit
@@ -52,7 +53,7 @@ class Published:
 def published(aws_url: str, s3: "S3Client", session: boto3.Session) -> Published:
     deployed = new_deployment(s3, session, aws_url, keep_scratch_days=0)
     first = first_of(deployed.settings.bucket)
-    summary = deployed.publish(first)
+    summary = deployed.publish(first, spent=Spent(minutes=8.0, usd=0.1134))
     content = s3.get_object(Bucket=first.bucket, Key=f"{first.prefix}/summary.json")["Body"].read()
     seen, shown = {name: deployed.rows(name) for name in TABLES}, deployed.shows(first)
     second = second_of(first)
@@ -129,6 +130,7 @@ def test_the_summary_contains_the_run_its_snapshots_and_its_counts(published: Pu
     assert (summary["inferences"], summary["duplicates"], summary["deleted"]) == (4, 1, 0)
     assert (summary["label_accuracy"], summary["label_sample"], summary["drift"]["shift"]) == (0.75, 5, None)
     assert (summary["labels"], summary["label_count"], summary["labels_changed"]) == ({"Kiwi": 5}, 1, None)
+    assert summary["sentence"] == "6 images, all new, 1 rejected, 8 min, $0.11"
     rows = {"features": 4, "images": 5, "rejects": 1, "embeddings": 5, "pca_models": 1, "runs": 1}
     assert {name: table["rows"] for name, table in summary["tables"].items()} == rows
     for name, table in summary["tables"].items():

@@ -8,38 +8,11 @@ import pytest
 
 from local_aws.emr import daemon, history
 from local_aws.server import LocalAws
+from tests.local_aws.java import PORT, SERVES, Java
 from tests.local_aws.user import ROLES, User, is_running, refusal, wait_for_death, wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_emr.type_defs import PersistentAppUITypeDef
-
-STARTS = "echo $$ >> {pids}"
-SERVES = (
-    "echo 'HistoryServer: Bound HistoryServer to 127.0.0.1, and started at http://a.host:{port}' >&2; exec sleep 60"
-)
-PORT = 18080
-
-
-class Java:
-    """A shell script in the place of Java. It writes its pid, and behaves as told, without listening on a port."""
-
-    def __init__(self, home: Path) -> None:
-        self._pids, self._program = home / "pids", home / "bin/java"
-        self._program.parent.mkdir()
-
-    def behave(self, line: str) -> None:
-        # spark-class runs Java twice. The first one prints the command of the second one.
-        launcher = """case "$*" in *launcher.Main*) printf '\\0\\n%s\\0' "$0"; exit 0;; esac"""
-        self._program.write_text(f"#!/bin/sh\n{launcher}\n{STARTS.format(pids=self._pids)}\n{line}\n")
-        self._program.chmod(0o755)
-
-    def pids(self, count: int) -> list[int]:
-        """Wait until it has started so many times, and return the pids in that order."""
-        lines = wait_until(lambda: found if len(found := self._read()) >= count else None, f"{count} starts")
-        return [int(line) for line in lines]
-
-    def _read(self) -> list[str]:
-        return self._pids.read_text().splitlines() if self._pids.exists() else []
 
 
 @pytest.fixture
@@ -47,7 +20,7 @@ def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Java:
     monkeypatch.setattr(daemon, "JAVA_HOME", tmp_path)
     monkeypatch.setattr(history, "LISTING_SECONDS", 0)
     found = Java(tmp_path)
-    found.behave(SERVES.format(port=PORT))
+    found.behave(SERVES)
     return found
 
 
@@ -124,7 +97,7 @@ def test_a_history_server_that_ends_is_reported_with_its_output_and_starts_again
     failed = wait_for_status(user, app_ui_id, "FAILED")
     assert failed["LastStateChangeReason"].endswith("end with: no memory")
     assert url(user, app_ui_id) is None
-    java.behave(SERVES.format(port=PORT))
+    java.behave(SERVES)
     assert create(user, cluster_ids[0]) == app_ui_id
     wait_for_status(user, app_ui_id, "ATTACHED")
 

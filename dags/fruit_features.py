@@ -52,6 +52,7 @@ from orchard.airflow.alerts import FailedRunAlert, alert_late_run, record_cause
 from orchard.airflow.costs import find_cost
 from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
+from orchard.airflow.links import link_tasks_to_run
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_nothing_to_do, open_tables
 from orchard.airflow.retries import retry_args
@@ -330,4 +331,4 @@ def fruit_features() -> None:
     verdict.as_teardown(setups=[checked, taken], on_failure_fail_dagrun=True)
 
 
-fruit_features()
+link_tasks_to_run(fruit_features(), SETTINGS.region)

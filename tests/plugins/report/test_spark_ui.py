@@ -155,6 +155,7 @@ def test_a_cluster_belongs_to_the_run_that_has_created_it(emr: "EMRClient", user
     assert not is_of(found="../j-1")
     assert not is_of(found=user.run(Name="of somebody else"))
     assert not is_of(found=start(user, "another run", **{RUN_TAG: RUN_ID.replace("~", "@")})), "anybody may set a tag"
+    assert not is_of(found=start(user, **{RUN_TAG: "another run"})), "two run_ids may have the same hash"
 
 
 def test_a_cluster_of_another_deployment_belongs_to_no_run(emr: "EMRClient", cluster_id: str) -> None:

@@ -52,6 +52,7 @@ from orchard.airflow.channels import Channels
 from orchard.airflow.costs import spent_so_far
 from orchard.airflow.deadline import RunAfterDeadline
 from orchard.airflow.identity import airflow_identity
+from orchard.airflow.links import link_tasks_to_run
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_sentence, open_tables
 from orchard.airflow.retries import retry_args
@@ -246,4 +247,4 @@ def fruit_features() -> None:
     verdict.as_teardown(setups=[checked, taken], on_failure_fail_dagrun=True)
 
 
-fruit_features()
+link_tasks_to_run(fruit_features(), SETTINGS.region)

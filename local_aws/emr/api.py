@@ -12,6 +12,7 @@ from local_aws.emr.checks import check_parameters
 from local_aws.emr.errors import EmrError, UnknownOperation, ValidationFailed
 from local_aws.emr.model import Wire
 from local_aws.emr.operations import (  # noqa: F401  # importing them registers their operations
+    app_uis,
     clusters,
     handlers,
     instances,

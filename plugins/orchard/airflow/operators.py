@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.amazon.aws.links.emr import EmrClusterLink
 from airflow.providers.amazon.aws.operators.emr import (
     EmrAddStepsOperator,
     EmrCreateJobFlowOperator,
@@ -23,7 +22,7 @@ from orchard.airflow.clients import (
     emr_client_without_retries,
     failing_at_once,
 )
-from orchard.airflow.links import persist_link
+from orchard.airflow.links import ClusterLink, persist_link
 from orchard.airflow.turns import is_first_attempt, round_start, wait_for_turn, was_cleared
 from orchard.cluster.emr_clusters import (
     ACTIVE,
@@ -122,6 +121,7 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
     """
 
     template_fields: Sequence[str] = (*EmrCreateJobFlowOperator.template_fields, "plan")
+    operator_extra_links: Any = (ClusterLink(),)
 
     def __init__(self, *, plan: Mapping[str, Any], settings: Settings, **kwargs: Any) -> None:
         # emr_conn_id=None, because the extra of an EMR connection would be merged into the request.
@@ -135,7 +135,7 @@ class CreateClusterOperator(EmrCreateJobFlowOperator):
         wait_for_turn(self, context, self.settings, self.plan)
         request: Any = self.job_flow_overrides
         cluster_id = self._job_flow_id = create_run_cluster(self, request)
-        persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
+        persist_link(self, context, ClusterLink, job_flow_id=cluster_id)
         return cluster_id
 
     def execute_again(self, context: Context, event: Any) -> str:  # noqa: ARG002
@@ -150,6 +150,7 @@ class AddStepOperator(EmrAddStepsOperator):
     """
 
     template_fields: Sequence[str] = (*EmrAddStepsOperator.template_fields, "plan")
+    operator_extra_links: Any = (ClusterLink(),)
 
     def __init__(self, *, step: dict[str, Any], plan: Mapping[str, Any], settings: Settings, **kwargs: Any) -> None:
         super().__init__(steps=[step], botocore_config=SEND_ONCE, deferrable=False, **kwargs)
@@ -159,7 +160,7 @@ class AddStepOperator(EmrAddStepsOperator):
     def execute(self, context: Context) -> str:  # type: ignore[override]  # the id, not a list of one
         steps: Any = self.steps
         submitted = submit_step(self, context, self.settings, self.plan, steps[0], str(self.job_flow_id))
-        persist_link(self, context, EmrClusterLink, job_flow_id=submitted.cluster_id)
+        persist_link(self, context, ClusterLink, job_flow_id=submitted.cluster_id)
         context["ti"].xcom_push(CLEAR_NUMBER, submitted.clear_number)
         return submitted.id
 
@@ -175,6 +176,7 @@ class TerminateClustersOperator(EmrTerminateJobFlowOperator):
     """
 
     template_fields: Sequence[str] = (*EmrTerminateJobFlowOperator.template_fields, "cluster_name", "known_ids")
+    operator_extra_links: Any = (ClusterLink(),)
 
     def __init__(self, *, cluster_name: str, known_ids: Sequence[str | None], **kwargs: Any) -> None:
         super().__init__(job_flow_id="", deferrable=False, **kwargs)
@@ -185,5 +187,5 @@ class TerminateClustersOperator(EmrTerminateJobFlowOperator):
         known_ids = [cluster_id for cluster_id in self.known_ids if cluster_id]
         ids = terminate_clusters_of_run(emr_client(self), self.cluster_name, known_ids)
         for cluster_id in ids[:1]:
-            persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
+            persist_link(self, context, ClusterLink, job_flow_id=cluster_id)
         return ids

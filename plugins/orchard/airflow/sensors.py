@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.emr import EmrHook
-from airflow.providers.amazon.aws.links.emr import EmrClusterLink
 from airflow.providers.amazon.aws.sensors.base_aws import AwsBaseSensor
 from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
@@ -20,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from orchard.airflow.clients import create_run_cluster, emr_client
 from orchard.airflow.costs import record_final_cost
-from orchard.airflow.links import StepLogsLink, persist_link
+from orchard.airflow.links import ClusterLink, SparkUiLink, StepLogsLink, persist_link
 from orchard.airflow.operators import submit_step
 from orchard.airflow.triggers import StepEndTrigger
 from orchard.airflow.turns import has_unfinished_tasks, round_start, turn_of, wait_for_turn, was_cleared
@@ -68,7 +67,7 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
 
     aws_hook_class = EmrHook
     template_fields: Sequence[str] = (*AwsBaseSensor.template_fields, "job_flow_id", "request", "plan")
-    operator_extra_links = (EmrClusterLink(),)
+    operator_extra_links = (ClusterLink(),)
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class ClusterReadySensor(AwsBaseSensor[EmrHook]):
         if state not in ACTIVE:
             self._replace(client, cluster_id, len(clusters), context)
         elif state in READY:
-            persist_link(self, context, EmrClusterLink, job_flow_id=cluster_id)
+            persist_link(self, context, ClusterLink, job_flow_id=cluster_id)
         elif self._is_late(clusters[0]["Status"]):
             self.log.warning("cluster %s is not ready after %s: terminating it", cluster_id, self.launch_timeout)
             terminate_cluster(client, cluster_id)  # a later poke replaces it
@@ -154,7 +153,7 @@ class StepEndSensor(EmrStepSensor):
     """
 
     template_fields: Sequence[str] = (*EmrStepSensor.template_fields, "plan", "step", "clear_number")
-    operator_extra_links = (EmrClusterLink(), StepLogsLink())  # type: ignore[assignment]  # the provider's has two
+    operator_extra_links: Any = (ClusterLink(), StepLogsLink(), SparkUiLink())
 
     def __init__(
         self,
@@ -210,7 +209,7 @@ class StepEndSensor(EmrStepSensor):
 
     def _wait(self, context: Context, step: Any) -> str | None:
         """Defer this task until a step finishes, or finish it if the step has finished."""
-        persist_link(self, context, EmrClusterLink, job_flow_id=self.job_flow_id)
+        persist_link(self, context, ClusterLink, job_flow_id=self.job_flow_id)
         bucket, prefix = split_uri(self._logs())
         persist_link(self, context, StepLogsLink, bucket=bucket, prefix=prefix)
         if step["Status"]["State"] not in UNFINISHED:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from local_aws.emr import standalone
+from local_aws.emr import daemon, standalone
 from local_aws.emr.standalone import Executors, Standalone, StandaloneDidNotStart
 from tests.local_aws.program import SERVING, start
 from tests.local_aws.user import QUICK_JVM, User, command, read_pid, until, wait_for_death, wait_until
@@ -161,7 +161,7 @@ def replace_java(folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> No
     (folder / "bin").mkdir()
     (folder / "bin/java").write_text(f"#!/bin/sh\n{line}\n")
     (folder / "bin/java").chmod(0o755)
-    monkeypatch.setattr(standalone, "JAVA_HOME", folder)
+    monkeypatch.setattr(daemon, "JAVA_HOME", folder)
 
 
 def test_a_master_that_ends_at_startup_is_reported_with_its_output(

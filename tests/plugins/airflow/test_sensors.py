@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
@@ -388,11 +389,16 @@ def test_a_task_links_to_the_folder_of_its_steps_logs(cluster_id: str) -> None:
     task_instance = TaskInstance()
     with pytest.raises(TaskDeferred):
         execute(wait_step(cluster_id, step_id), task_instance)
-    link = StepLogsLink().format_link(**task_instance.xcoms[StepLogsLink.key])
+    values = task_instance.xcoms[StepLogsLink.key]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL")
+        link = StepLogsLink().format_link(**values)
     assert link == (
         f"https://console.aws.amazon.com/s3/buckets/{BUCKET}?region={REGION}"
         f"&prefix=deep/logs/{cluster_id}/steps/{step_id}/"
     )
+    local = httpx.get(StepLogsLink().format_link(**values))
+    assert f"<title>s3://{BUCKET}/deep/logs/{cluster_id}/steps/{step_id}/</title>" in local.text
 
 
 def test_the_sensor_waits_in_the_triggerer_until_a_step_completes(cluster_id: str) -> None:

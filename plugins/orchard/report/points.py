@@ -63,12 +63,9 @@ class Points:
         return self.vectors.nbytes + self.lengths.nbytes + self.label_codes.nbytes + texts
 
     @cached_property
-    def _path_set(self) -> frozenset[str]:
-        return frozenset(self.paths)
-
-    def holds(self, path: str) -> bool:
-        """Return whether an image with a path is among the points."""
-        return path in self._path_set
+    def indices(self) -> dict[str, int]:
+        """The index of each path."""
+        return {path: index for index, path in enumerate(self.paths)}
 
     def label(self, index: int) -> str:
         """Return the label of a point."""

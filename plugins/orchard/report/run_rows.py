@@ -13,8 +13,8 @@ from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.types import LongType
 
-from orchard.report.points import Points, share
-from orchard.report.snapshots import PublishedRows, find_row, published_rows
+from orchard.report.points import share
+from orchard.report.snapshots import published_rows
 from orchard.settings import Settings
 from orchard.tables.catalog import TABLES, find_table
 from orchard.tables.rows import ALL_ROWS, stream_file, stream_rows, where
@@ -92,31 +92,6 @@ class Variance:
     fitted_by: str
 
 
-def run_row(catalog: Catalog, settings: Settings, dataset_uri: str, run_id: str) -> dict[str, Any] | None:
-    """Return the row of a run in `runs`, or None if it is not published. `run_id` is the name of the run's folder.
-
-    It has all columns of the table; those that an earlier release did not write are None. Maps are dicts.
-
-    Raises:
-        WrongWarehouse: the table is of another deployment.
-        OldLayout: the table has the columns of an earlier release.
-    """
-    row = find_row(catalog, settings, dataset_uri, run_id)
-    return None if row is None else _with_all_columns(row)
-
-
-def previous_run(catalog: Catalog, settings: Settings, row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the row of the run of the same dataset that was published before the run of a row, or None.
-
-    Raises:
-        WrongWarehouse: the table is of another deployment.
-        OldLayout: the table has the columns of an earlier release.
-    """
-    runs = find_table(catalog, settings, "runs")
-    rows = _last_rows(runs, where(dataset=row["dataset"]), 1, before=row["published_at"])
-    return rows[-1] if rows else None
-
-
 def runs_over_time(
     catalog: Catalog, settings: Settings, dataset_uri: str | None = None, *, limit: int = 400
 ) -> list[RunFigures]:
@@ -187,43 +162,8 @@ def explained_variance(catalog: Catalog, settings: Settings, dataset_uri: str, p
     return Variance(pca_model, row["explained_variance_ratio_"] or [], row["n_samples_"] or 0, row["run_id"] or "")
 
 
-@dataclass(frozen=True)
-class HeldPaths:
-    """The objects of which a run's tables have a row: its images and its rejects."""
-
-    points: Points
-    images: PublishedRows
-    rejects: PublishedRows
-
-    def holds(self, path: str) -> bool:
-        """Return whether the tables have a row of an object. The paths of the points are in memory.
-
-        Raises:
-            MixedRuns: another program has written to a table.
-        """
-        if self.points.holds(path):
-            return True
-        of_points = self.points.total - self.points.left_out
-        tables = [self.rejects] if of_points == len(self.points.paths) else [self.rejects, self.images]
-        return any(batch.num_rows for rows in tables for batch in rows.stream(["path"], where(path=path)))
-
-
-def held_paths(catalog: Catalog, settings: Settings, points: Points) -> HeldPaths:
-    """Find the objects of which the tables have a row, as the run of the points published them.
-
-    Raises:
-        RunNotPublished, SnapshotExpired: as `orchard.report.snapshots.published_rows`.
-    """
-    images, rejects = (
-        published_rows(catalog, settings, name, points.dataset, points.run_id) for name in ("images", "rejects")
-    )
-    return HeldPaths(points, images, rejects)
-
-
-def _last_rows(
-    table: Table | None, chosen: BooleanExpression, limit: int, before: datetime = END_OF_TIME
-) -> list[dict[str, Any]]:
-    """Return the last rows of `runs` that match a filter and were published before a time, the last one at the end."""
+def _last_rows(table: Table | None, chosen: BooleanExpression, limit: int) -> list[dict[str, Any]]:
+    """Return the last rows of `runs` that match a filter, the last one at the end."""
     if table is None or limit <= 0:
         return []
     runs = table
@@ -232,16 +172,14 @@ def _last_rows(
         return [row for batch in stream_file(runs, task, chosen) for row in batch.to_pylist()]
 
     with ThreadPoolExecutor(READERS) as pool:
-        found = [row for rows in pool.map(read, _last_files(runs, chosen, limit, before)) for row in rows]
+        found = [row for rows in pool.map(read, _last_files(runs, chosen, limit)) for row in rows]
     # Another program may have added rows without these.
     found = [row for row in found if None not in (row["run_id"], row["dataset"], row["published_at"])]
-    found = sorted(
-        (row for row in found if row["published_at"] < before), key=lambda row: (row["published_at"], row["run_id"])
-    )
+    found.sort(key=lambda row: (row["published_at"], row["run_id"]))
     return [_with_all_columns(row) for row in found[-limit:]]
 
 
-def _last_files(runs: Table, chosen: BooleanExpression, limit: int, before: datetime) -> list[FileScanTask]:
+def _last_files(runs: Table, chosen: BooleanExpression, limit: int) -> list[FileScanTask]:
     """Return the files of `runs` that can have one of the last rows, by the statistics of published_at."""
     field = runs.schema().find_field("published_at").field_id
     most, least = _microseconds(END_OF_TIME), 0
@@ -255,11 +193,10 @@ def _last_files(runs: Table, chosen: BooleanExpression, limit: int, before: date
         (bound(task.file.lower_bounds, least), bound(task.file.upper_bounds, most), task.file.record_count, task)
         for task in tasks
     ]
-    files = [file for file in files if file[0] < _microseconds(before)]
     since, rows = least, 0
     # As many rows as wanted are later than the beginning of the file with which these are complete.
-    for first, last, count, task in sorted(files, key=lambda file: -file[0]):
-        is_whole = isinstance(task.residual, AlwaysTrue) and not task.delete_files and last < _microseconds(before)
+    for first, _, count, task in sorted(files, key=lambda file: -file[0]):
+        is_whole = isinstance(task.residual, AlwaysTrue) and not task.delete_files
         rows += count if is_whole else 0
         if rows >= limit:
             since = first

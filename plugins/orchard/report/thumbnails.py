@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from PIL import Image
@@ -59,10 +59,6 @@ class Unreachable(ThumbnailError):
     """S3 has not responded, or has responded with an error that may be temporary."""
 
 
-class NotModified(Exception):
-    """The object is the one of which the caller has the thumbnail."""
-
-
 @dataclass(frozen=True)
 class Thumbnail:
     """A small picture: the bytes of a response, its Content-Type, and its ETag with the quotation marks."""
@@ -78,33 +74,27 @@ def thumbnail(
     path: str,
     *,
     pixels: int = 96,
-    known_etag: str | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Thumbnail:
     """Read an object of a dataset, and make a picture of it whose longer side has at most `pixels` pixels.
 
     Nothing but the exact object is read, and nothing of it if it has more than `max_bytes`. `path` is its URI as in the
-    tables. Whether the tables hold it is not checked: see `orchard.report.run_rows.held_paths`.
+    tables. Whether the tables hold it is not checked here.
 
     Raises:
-        NotModified: `known_etag`, for example of If-None-Match, is the ETag of the thumbnail as it would be now.
         ThumbnailError: one of its subclasses. Nothing else is raised for what is wrong with the object or with S3.
     """
     bucket, key = _place(dataset_uri, path)
     side = max(1, min(pixels, MOST_PIXELS))
     suffix = f"-{side}-{VERSION}"
-    known = re.fullmatch(rf'(?:W/)?"([0-9A-Za-z-]{{1,100}}){suffix}"', known_etag or "")
-    condition: dict[str, Any] = {"IfNoneMatch": f'"{known[1]}"'} if known else {}
     try:
-        answer = s3.get_object(Bucket=bucket, Key=key, **condition)
+        answer = s3.get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as body:
             if answer["ContentLength"] > max_bytes:
                 raise TooLarge(f"{path} has {answer['ContentLength']} bytes, over {max_bytes}")
             content = body.read()
     except ClientError as error:
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 304:
-            raise NotModified(path) from error
         raise _refusal(error, path) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise AccessDenied(f"{path} cannot be read: {error}. Give the API server credentials for S3") from error

@@ -4,13 +4,13 @@ The content is untrusted: a program in the run's folder may have written anythin
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from orchard.run.sentence import duration
 from orchard.storage import split_uri
 
 if TYPE_CHECKING:
@@ -155,18 +155,18 @@ def sentence(progress: Progress, now: datetime) -> str:
     if progress.images_per_second:
         facts.append(f"{_rate(progress.images_per_second)} images/s")
     if progress.seconds_left and not progress.is_done and not is_old:
-        facts.append(f"about {describe_seconds(progress.seconds_left)} left")
+        facts.append(f"about {duration(progress.seconds_left / 60)} left")
     if progress.worker_peak_mb:
         facts.append(f"{progress.worker_peak_mb:,.0f} MB per worker")
     if is_old:
-        facts.append(f"last update {describe_seconds(age.total_seconds())} ago")
+        facts.append(f"last update {duration(age / timedelta(minutes=1))} ago")
     phase = f" ({progress.phase})" if progress.phase and not progress.is_done else ""
     return f"{progress.step}{phase}: {', '.join(facts)}"
 
 
 def _images(progress: Progress) -> str:
     """Return how many images are done, or how long the step has run."""
-    after = f" {describe_seconds(progress.seconds)}" if progress.seconds is not None else ""
+    after = f" {duration(progress.seconds / 60)}" if progress.seconds is not None else ""
     if progress.is_done:
         images = f", {progress.total:,} images" if progress.total is not None else ""
         return f"done{images}{after and f' in{after}'}"
@@ -177,25 +177,3 @@ def _images(progress: Progress) -> str:
 
 def _rate(images_per_second: float) -> str:
     return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.1f}"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a duration for a person, with at most two units.
-
-    >>> [describe_seconds(seconds) for seconds in (0.4, 59.4, 59.6, 138, 3599, 5400, 200_000)]
-    ['0 s', '59 s', '1 min', '2 min', '1 h', '1 h 30 min', '2 d 8 h']
-    """
-    whole = math.floor(seconds + 0.5)
-    if whole < 60:
-        return f"{whole} s"
-    minutes = math.floor(seconds / 60 + 0.5)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return _two(minutes // 60, "h", minutes % 60, "min")
-    hours = math.floor(minutes / 60 + 0.5)
-    return _two(hours // 24, "d", hours % 24, "h")
-
-
-def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
-    return f"{large:,} {large_unit}" + (f" {small} {small_unit}" if small else "")

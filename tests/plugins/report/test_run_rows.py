@@ -5,15 +5,10 @@ import pytest
 from pyiceberg.catalog import Catalog
 
 from orchard.report import run_rows
-from orchard.report.points import load_points
 from orchard.report.run_rows import (
-    COLUMNS,
     Variance,
     explained_variance,
-    held_paths,
-    previous_run,
     rejects_of_run,
-    run_row,
     runs_over_time,
 )
 from orchard.report.snapshots import RunNotPublished, SnapshotExpired
@@ -38,39 +33,12 @@ def append_runs(catalog: Catalog, settings: Settings, nights: list[int], dataset
     append(catalog, settings, "runs", rows)
 
 
-def test_the_row_of_a_run_has_all_columns_and_its_maps_are_dicts(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run, second: Run
-) -> None:
-    row = run_row(catalog, settings, first.dataset_uri, first.name)
-    assert row is not None
-    assert set(row) == set(COLUMNS)
-    assert (row["run_id"], row["images"], row["rejects"]) == (first.name, 5, {"undecodable": 1})
-    assert row["step_seconds"] == {"plan": 2.5, "ingest": 2.5, "features": 2.5, "pca": 2.5}
-    assert row["labels"] == {"Kiwi": 5}
-    assert row["cost_usd"] is None
-    assert run_row(catalog, settings, "s3://other/images/", first.name) is None
-
-
-def test_the_previous_run_is_the_one_published_before_of_the_same_dataset(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run, second: Run
-) -> None:
-    row = run_row(catalog, settings, second.dataset_uri, second.name)
-    assert row is not None
-    before = previous_run(catalog, settings, row)
-    assert before == run_row(catalog, settings, first.dataset_uri, first.name)
-    assert before is not None
-    assert previous_run(catalog, settings, before) is None
-
-
 def test_a_row_of_an_earlier_release_lacks_columns(catalog: Catalog, empty: Settings) -> None:
     append_runs(catalog, empty, [0])
     table = catalog.load_table((empty.catalog_database, "runs"))
     with table.update_schema(allow_incompatible_changes=True) as update:
         for name in ("labels", "cost_usd", "drift"):
             update.delete_column(name)
-    row = run_row(catalog, empty, DATASET, "run-000")
-    assert row is not None
-    assert (set(row), row["labels"], row["drift"]) == (set(COLUMNS), None, None)
     (figures,) = runs_over_time(catalog, empty)
     assert (figures.seconds, figures.rejects, figures.cost_usd, figures.step_seconds) == (None, None, None, {})
 
@@ -113,13 +81,6 @@ def test_of_many_runs_only_the_files_of_the_last_ones_are_read(
     assert len(runs_over_time(catalog, empty, limit=100)) == 11
     assert [run.run_id for run in runs_over_time(catalog, empty, limit=2)] == ["run-008", "run-009"]
     assert runs_over_time(catalog, empty, limit=0) == []
-    row = run_row(catalog, empty, DATASET, "run-005")
-    assert row is not None
-    read.clear()
-    before = previous_run(catalog, empty, row)
-    assert before is not None
-    assert before["run_id"] == "run-004"
-    assert len(read) == 2  # of the nights 3, and 4 and 5
 
 
 def test_rows_that_another_program_has_added_without_a_time_are_left_out(catalog: Catalog, empty: Settings) -> None:
@@ -151,7 +112,6 @@ def test_a_run_without_rejects_has_none(catalog: Catalog, empty: Settings) -> No
 
 
 def test_a_deployment_without_tables_has_no_runs(catalog: Catalog, empty: Settings) -> None:
-    assert run_row(catalog, empty, DATASET, "run") is None
     assert runs_over_time(catalog, empty) == []
     assert explained_variance(catalog, empty, DATASET, "pca-1") is None
     with pytest.raises(RunNotPublished):
@@ -183,29 +143,6 @@ def test_the_variance_of_a_run_is_that_of_its_basis(
     assert explained_variance(catalog, settings, first.dataset_uri, first.pca_model) == expected
     assert explained_variance(catalog, settings, first.dataset_uri, "pca-2-other") is None
     assert explained_variance(catalog, settings, "s3://other/images/", first.pca_model) is None
-
-
-@pytest.mark.parametrize("most", [2, 100_000])
-def test_the_paths_of_a_run_are_those_of_its_images_and_rejects(
-    deployed: Deployment, catalog: Catalog, settings: Settings, first: Run, second: Run, most: int
-) -> None:
-    for run in (first, second):
-        points = load_points(catalog, settings, run.dataset_uri, run.name, most=most)
-        held = held_paths(catalog, settings, points)
-        paths = {path for name in ("images", "rejects") for path in run.rows(name)["path"].to_pylist()}
-        numbers = range(12)
-        for path in [f"{run.dataset_uri}Kiwi/{number}.jpg" for number in numbers]:
-            assert held.holds(path) == (path in paths), path
-        for path in (
-            "",
-            f"{run.dataset_uri}Kiwi/",
-            f"{run.dataset_uri}../apples/Kiwi/0.jpg",
-            f"{run.dataset_uri}Kiwi/../Kiwi/0.jpg",
-            f"s3://{run.bucket}/apples/Kiwi/0.jpg",
-            f"{run.uri}/summary.json",
-            "' OR path IS NOT NULL --",
-        ):
-            assert not held.holds(path)
 
 
 def test_the_maps_of_the_table_are_listed() -> None:

@@ -47,7 +47,7 @@ from airflow.sdk import (
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert
 
-from orchard.airflow.alerts import FailedRunAlert, SucceededRunAlert, alert_late_run, record_cause
+from orchard.airflow.alerts import FailedRunAlert, SucceededRunAlert, alert_late_run, record_cause, run_link
 from orchard.airflow.channels import Channels
 from orchard.airflow.costs import spent_so_far
 from orchard.airflow.deadline import RunAfterDeadline
@@ -142,12 +142,14 @@ def publish(
     plan: Any, cluster_id: str, *, ti: Any = None, dag_run: Any = None, outlet_events: Any = None
 ) -> dict[str, Any]:
     """Check that the steps agree, commit the run to the tables, write its summary, update the asset."""
+    from orchard.report.file import write_report
     from orchard.run.publish import publish_run
     from orchard.run.quality import shorten
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     spent = spent_so_far(SETTINGS, plan, dag_run)
     summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id, spent)
+    write_report(aws("s3"), open_tables(SETTINGS), SETTINGS, summary, spent.usd, run_link(ti.dag_id, ti.run_id))
     outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": spent.usd}
     ti.xcom_push(SUMMARY, shorten(summary))
     return shorten(summary)

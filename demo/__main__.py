@@ -4,6 +4,7 @@ The logs, the run's files and summary.json remain in the folder of the run.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from demo import watch
 from demo.local_run import DAG_ID, argument_parser, deployment, download_run, run_once, run_program, upload
 from sandbox.folders import ROOT, make_empty
 
+# The report of a run, in its folder.
+REPORT = "report.html"
 # The keys of the summary that `publish` writes, which the summary of the demo repeats.
 RUN_KEYS = (
     "images_listed",
@@ -68,6 +71,8 @@ def run_demo(
         if published:
             download_run(deployed.s3, published["run_uri"], folder / "run")
             print_line(f"copied the run's files to {folder / 'run'}")
+            if (folder / "run" / REPORT).exists():
+                shutil.copy(folder / "run" / REPORT, folder / REPORT)
     return {
         "run_state": run.state,
         **{key: published.get(key) for key in RUN_KEYS},
@@ -155,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         target.write_text(json.dumps(summary, indent=2))
         print(table(summary))
         print(f"  summary written to {target}, logs in the same folder")
+        if (arguments.folder / REPORT).exists():
+            print(f"  report written to {arguments.folder / REPORT}: open it in a browser")
         return 0 if summary["run_state"] == "success" and summary["clusters_alive"] == 0 else 1
 
     return run_program(run)

@@ -97,7 +97,7 @@ def test_reliability_lists_every_fault_in_the_order_of_the_tests() -> None:
 
 
 def messages() -> Iterator[str]:
-    """Yield every text in the code of the pipeline and of the local AWS, with … for each value of an f-string."""
+    """Yield every text of the pipeline, its pages and the local AWS, with … for each value of an f-string."""
     for folder in ("dags", "local_aws", "plugins", "spark"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
@@ -105,6 +105,8 @@ def messages() -> Iterator[str]:
                     yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
+    for script in (ROOT / "plugins").rglob("*.js"):
+        yield script.read_text()
 
 
 def test_every_message_that_the_runbook_quotes_is_in_the_code() -> None:

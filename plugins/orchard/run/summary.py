@@ -15,7 +15,7 @@ from orchard.storage import find_json, read_json, write_json
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SUMMARY = "summary.json"
+SUMMARY, REPORT = "summary.json", "report.html"
 
 
 class InconsistentRun(PermanentError):
@@ -72,6 +72,7 @@ def summarise(plan: RunPlan, metrics: Metrics, cluster_id: str | None) -> dict[s
     return {
         "run_id": run_id_of(plan["run_uri"]),
         "run_uri": plan["run_uri"],
+        "report_uri": f"{plan['run_uri']}/{REPORT}",
         "dataset_uri": plan["dataset_uri"],
         "base_run_id": planned["base_run_id"],
         "cluster_id": cluster_id,

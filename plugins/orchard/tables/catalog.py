@@ -198,13 +198,28 @@ class OldLayout(PermanentError):
         )
 
 
-def open_catalog(session: "boto3.Session", settings: Settings) -> GlueCatalog:
-    """Open the Glue catalog of the deployment's account and region, with a session's credentials and endpoints."""
+@dataclass(frozen=True)
+class Limits:
+    """How long a request to Glue or S3 may take to connect, and to be answered, in seconds."""
+
+    connect_seconds: float
+    read_seconds: float
+
+
+def open_catalog(session: "boto3.Session", settings: Settings, limits: Limits | None = None) -> GlueCatalog:
+    """Open the Glue catalog of the deployment's account and region, with a session's credentials and endpoints.
+
+    Without limits, those of botocore and of PyArrow hold.
+    """
     # Each call is sent once. If the response to an UpdateTable is lost, Glue rejects botocore's retry as outdated, and
     # pyiceberg then deletes the files of a commit that has succeeded.
     once = Config(retries={"total_max_attempts": 1})
     region = settings.region
     properties = {"client.region": region}
+    if limits is not None:
+        once = once.merge(Config(connect_timeout=limits.connect_seconds, read_timeout=limits.read_seconds))
+        properties["s3.connect-timeout"] = str(limits.connect_seconds)
+        properties["s3.request-timeout"] = str(limits.read_seconds)
     credentials = session.get_credentials()
     if credentials is not None:
         frozen = credentials.get_frozen_credentials()

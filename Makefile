@@ -59,6 +59,10 @@ test-slow: release-parts ## Run the slow tests
 test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 45 minutes)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile tests/faults
 
+.PHONY: test-ui
+test-ui: release-parts ## Test the pages in a real browser; pictures of them go to build/ui (needs Chromium)
+	@$(RUN) -m pytest -m "" tests/ui
+
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]
 	@PYTHONPATH=plugins:spark $(RUN) -m benchmarks.run $(if $(value DATA),--data $(call quoted,DATA))

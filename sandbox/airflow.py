@@ -142,13 +142,13 @@ class AirflowApi:
     token: str = field(repr=False)
 
     @classmethod
-    def log_in(cls, web_port: int, password: str) -> "AirflowApi":
-        """Return a client that is logged in as USER.
+    def log_in(cls, web_port: int, password: str, base_path: str = "") -> "AirflowApi":
+        """Return a client that is logged in as USER. `base_path` is the path below which Airflow is served.
 
         Raises:
             httpx.HTTPStatusError: the password is wrong.
         """
-        url = f"http://127.0.0.1:{web_port}"
+        url = f"http://127.0.0.1:{web_port}{base_path}"
         login = {"username": USER, "password": password}
         response = httpx.post(f"{url}/auth/token", json=login, timeout=REQUEST_TIMEOUT_SECONDS)
         return cls(url, response.raise_for_status().json()["access_token"])

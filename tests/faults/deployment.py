@@ -341,10 +341,10 @@ class Deployment:
         return aws.local_aws_command(self.folder / "aws", self.aws_port)
 
 
-def build(folder: Path, build_dir: Path, **env: str) -> Deployment:
+def build(folder: Path, build_dir: Path, *, base_path: str = "", **env: str) -> Deployment:
     """Start a deployment. Its DAGs are not paused, but the scheduler creates no scheduled runs.
 
-    `env` are further variables of its processes.
+    `base_path` is the path below which Airflow is served. `env` are further variables of its processes.
     """
     aws_port, web_port = processes.free_port(), processes.free_port()
     pictures.write_dataset(folder / "pictures", per_class=1)
@@ -355,6 +355,8 @@ def build(folder: Path, build_dir: Path, **env: str) -> Deployment:
     deployment.env = {
         **airflow.airflow_environment(folder / "airflow", deployment.aws_url, release),
         **airflow.server_environment(web_port, folder / "passwords.json"),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{web_port}{base_path}",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{web_port}{base_path}/execution/",
         "AIRFLOW__CORE__PARALLELISM": "8",
         # With Airflow's defaults, it takes five minutes to detect a killed worker or triggerer.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
@@ -370,7 +372,7 @@ def build(folder: Path, build_dir: Path, **env: str) -> Deployment:
     }
     airflow.migrate_airflow(deployment.env, folder / "airflow-db.log")
     deployment.start(*AIRFLOW)
-    api = deployment.api = AirflowApi.log_in(web_port, password)
+    api = deployment.api = AirflowApi.log_in(web_port, password, base_path)
     for dag_id in (DAG, "emr_janitor"):
         wait_until(lambda dag_id=dag_id: api.request("GET", f"dags/{dag_id}").is_success, f"the DAG {dag_id}")  # type: ignore[misc]
         api.set_paused(dag_id, paused=False)

@@ -36,7 +36,8 @@ class Emr:
         self.controls: dict[str, ClusterControl] = {}
         self.security_configurations: dict[tuple[str, str], Wire] = {}
         self.block_public_access: dict[str, Wire] = {}
-        self.history = HistoryServers(runner.node_folder)
+        # The runner is asked when a history server starts: an EMR that starts no cluster needs none.
+        self.history = HistoryServers(lambda cluster_id: runner.node_folder(cluster_id))
         self.before_start: Callable[[ClusterControl], None] = lambda _: None
 
     def start(self, cluster: Cluster) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import plugins_manager
 from airflow import settings as airflow_settings
 from airflow.api_fastapi import app as airflow_app
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
@@ -85,10 +86,19 @@ def airflow_site(folder: Path) -> Iterator[Site]:
         # Airflow sets these when it is imported.
         patch.setattr(airflow_app, "API_ROOT_PATH", f"{BASE_PATH}/")
         airflow_app.purge_cached_app()
+        forget_plugins()
         app = airflow_app.create_app("core")
         with TestClient(app, base_url=BASE_URL.removesuffix(BASE_PATH), raise_server_exceptions=False) as anonymous:
             yield Site(app, anonymous, {name: logged_in(app, anonymous, name) for name in ROLES})
         airflow_app.purge_cached_app()
+        forget_plugins()
+
+
+def forget_plugins() -> None:
+    """Let Airflow load the plugins again: Orchard's reads the base path when it is loaded."""
+    plugins_manager._get_plugins.cache_clear()
+    plugins_manager._get_ui_plugins.cache_clear()
+    plugins_manager.get_fastapi_plugins.cache_clear()
 
 
 def logged_in(app: FastAPI, anonymous: TestClient, user: str) -> TestClient:

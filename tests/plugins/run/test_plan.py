@@ -89,7 +89,8 @@ def test_a_long_prefix_results_in_a_cluster_name_that_emr_accepts(s3: "S3Client"
 
 
 def test_a_misspelt_param_is_refused_and_the_known_ones_are_listed(s3: "S3Client", with_images: Settings) -> None:
-    with pytest.raises(UnknownParams, match="unknown params 'dataset_prefix': use dataset_uri, n_components,"):
+    message = r"unknown params 'dataset_prefix' \(did you mean dataset_uri\?\): use dataset_uri, n_components,"
+    with pytest.raises(UnknownParams, match=message):
         plan(s3, with_images, dataset_prefix="s3://other/")
 
 

@@ -199,6 +199,7 @@ def test_a_step_of_an_earlier_cluster_is_submitted_to_the_current_one(user: User
     user.terminate(new)
 
 
+@pytest.mark.slow  # like other tests of cleared steps
 def test_a_step_that_failed_in_an_earlier_round_gets_a_new_cluster_if_there_is_none(
     user: User, request_: dict[str, Any]
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_step_that_failed_in_an_earlier_round_gets_a_new_cluster_if_there_is_n
     user.terminate(new)
 
 
+@pytest.mark.slow  # like other tests of cleared steps
 def test_a_step_that_was_lost_in_this_round_is_not_submitted_again(user: User, request_: dict[str, Any]) -> None:
     step, plan = step_config("exit 3"), plan_of(request_)
     created = execute(create_cluster(request_))
@@ -244,7 +246,7 @@ def test_a_cleared_step_waits_in_the_triggerer_until_it_is_the_runs_turn(user: U
     assert deferred.kwargs is None or "step_id" not in deferred.kwargs
 
 
-@pytest.mark.parametrize("polled", ["after the step is cancelled", "before"])
+@pytest.mark.parametrize("polled", [pytest.param("after the step is cancelled", marks=pytest.mark.slow), "before"])
 def test_a_step_that_a_clear_cancels_is_submitted_again(user: User, request_: dict[str, Any], polled: str) -> None:
     """A user clears `wait_step` while its step runs. The trigger then cancels the step."""
     step, plan = step_config("sleep 60"), plan_of(request_)
@@ -270,6 +272,7 @@ def test_a_step_that_a_clear_cancels_is_submitted_again(user: User, request_: di
     user.terminate(created)
 
 
+@pytest.mark.slow  # like other tests of cleared steps
 def test_a_step_that_is_cancelled_after_it_was_submitted_again_is_not_submitted_a_third_time(
     user: User, request_: dict[str, Any]
 ) -> None:

@@ -21,7 +21,7 @@ from tests.plugins.proxy import Proxy, impatient
 from tests.plugins.runs import Run
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_if_publish_stops_before_any_of_its_changes_readers_see_the_old_or_the_new_run_and_a_retry_completes_it(
     deployed: Deployment, through_the_proxy: Deployment, proxy: Proxy, bucket: str, record_property: Any, every: int
 ) -> None:

@@ -36,7 +36,8 @@ NEIGHBOURS = 8
 PIXELS = 48
 # The rest of the file, mostly Bokeh's script, has 1.6 MB, and base64 adds a third.
 SPRITE_BYTES = 2_300_000
-READERS = 16
+# As many connections as a client has by default.
+READERS = 10
 # A report is worth this time of a run, in seconds.
 PATIENCE = 60
 

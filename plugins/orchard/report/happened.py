@@ -30,6 +30,8 @@ HINTS = {
     "publish": "The tables still show the run before. Correct the cause, then clear publish.",
 }
 STEP_HINT = "Clear {step}.add_step with downstream: that creates a new cluster and redoes this step and the later ones."
+# Below these, a rate and a price per million images say nothing.
+LEAST_RATE, LEAST_READ = 0.05, 1000
 OTHER_HINT = "See the log of the task, and the runbook for what to do."
 
 
@@ -83,6 +85,7 @@ class Happened:
     differences: Sequence[Difference]
     warnings: Sequence[str]
     failure: Failure | None
+    is_published: bool
     progress: str
     done: int
     total: int
@@ -108,6 +111,7 @@ def happened(run: AirflowRun, folder: RunFolder, base: RunFolder | None, now: da
         differences=differences(folder, base) if base else [],
         warnings=[str(text) for text in summary.get("warnings") or []],
         failure=failure(run),
+        is_published=bool(summary),
         progress=sentence(progress, now) if (progress := folder.progress) else "",
         done=(progress and progress.done) or 0,
         total=(progress and progress.total) or 0,
@@ -221,7 +225,7 @@ def facts(run: AirflowRun, folder: RunFolder, now: datetime) -> list[Fact]:
     if run.start:
         found.append(Fact("duration", duration(((run.end or now) - run.start).total_seconds() / 60)))
     rate: Any = _mapping(summary.get("step_images_per_second")).get("features")
-    if _is_number(rate) and summary.get("inferences"):
+    if _is_number(rate) and rate >= LEAST_RATE and summary.get("inferences"):
         found.append(Fact("images/s", f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}", "in the step features"))
     estimate = _mapping(summary.get("estimate") or changes.get("estimate"))
     if _is_number(estimate.get("usd")):
@@ -236,7 +240,9 @@ def facts(run: AirflowRun, folder: RunFolder, now: datetime) -> list[Fact]:
         found.append(Fact("estimated cost", dollars(estimate["usd"]), note))
     if _is_number(folder.cost.get("usd")):
         per_million: Any = folder.cost.get("usd_per_million")
-        note = f"{dollars(per_million)} per million images read" if _is_number(per_million) else ""
+        read = sum(summary.get(key) or 0 for key in ("new", "changed"))
+        is_telling = _is_number(per_million) and read >= LEAST_READ
+        note = f"{dollars(per_million)} per million images read" if is_telling else ""
         found.append(Fact("real cost", dollars(folder.cost["usd"]), note))
     return found
 

@@ -30,6 +30,8 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {"count": count, "duration": duration, "share": share}
 
+# Objects that are rejected for these reasons may have a picture. The others are no images that can be decoded.
+PICTURED = ("changed", "forbidden", "too_many_bytes", "too_many_pixels")
 # From a page of a run, and from the page over time, to the folder of the static files and to the root of Airflow's UI.
 STATIC_OF_RUN, ROOT_OF_RUN = "../../static/", "../../../../../"
 STATIC_OF_DAG, ROOT_OF_DAG = "static/", "../../../"
@@ -134,6 +136,7 @@ def figures_section(figures: Figures) -> str:
         labels_note=f"{count(summary.get('label_count') or len(labels))} labels."
         + ("" if changes is None else " Wide bars show the run before."),
         labels=rows,
+        pictured=PICTURED,
         rejects=[(below(figures.dataset_uri, reject.path), reject) for reject in rejects.shown],
         rejects_note=", ".join(f"{count(number)} {reason}" for reason, number in rejects.totals.items())
         + (f". The first {len(rejects.shown)} are listed." if rejects.total > len(rejects.shown) else "."),

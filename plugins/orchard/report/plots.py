@@ -51,6 +51,8 @@ def map_plot() -> dict[str, Any]:
     # Without a tooltip of Bokeh's: the page shows the image of the point, and its text as text.
     plot.add_tools(HoverTool(tooltips=None, mode="mouse"))
     drawn = plot.scatter("x", "y", color="color", marker="marker", size=8, alpha=0.75, line_width=0.5, source=source)
+    drawn.selection_glyph = drawn.glyph.clone()
+    drawn.selection_glyph.line_width = 2.5
     drawn.nonselection_glyph.fill_alpha = 0.25  # type: ignore[union-attr]
     drawn.nonselection_glyph.line_alpha = 0.25  # type: ignore[union-attr]
     return _item(plot)
@@ -63,6 +65,7 @@ def variance_plot(ratios: Sequence[float], n_components: int) -> dict[str, Any]:
     plot = _small("explained variance", "components", "share")
     plot.y_range.start, plot.y_range.end = 0, 1.05
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.xaxis.ticker = BasicTicker(min_interval=1)
     plot.vbar(x=numbers, top=np.asarray(ratios, float), width=0.8, name=MARKED)
     plot.line(numbers, together, line_width=2, name=MAIN)
     if 0 < n_components <= len(together):
@@ -141,7 +144,7 @@ def series_plot(series: Series, runs: Sequence[RunFigures], airflow_run_ids: Map
 def _ranges(series: Series, known: Sequence[tuple[RunFigures, float]]) -> dict[str, Any]:
     """Return the ranges of the axes. One run, and runs with the same value, get an axis that a person can read."""
     times, values = [run.published_at for run, _ in known], [value for _, value in known]
-    margin = max((max(times) - min(times)) / 20, timedelta(hours=2))
+    margin = max((max(times) - min(times)) / 10, timedelta(minutes=30))
     height = max((max(values) - min(values)) / 10, series.least_margin or 0)
     low = min(values) - height if series.least_margin else 0
     return {

@@ -71,6 +71,12 @@ def test_a_run_without_a_plan_shows_its_duration_only() -> None:
     assert {stage.state for stage in found.stages} == {"waiting"}
 
 
+@pytest.mark.parametrize(("new", "note"), [(999, ""), (1000, "$314 per million images read")])
+def test_a_price_per_million_is_shown_for_a_thousand_images_or_more(new: int, note: str) -> None:
+    folder = RunFolder("", {**SUMMARY, "new": new}, {"usd": 0.3, "usd_per_million": 314.0})
+    assert Fact("real cost", "$0.30", note) in happened(run_of(), folder, None, NOW).facts
+
+
 @pytest.mark.parametrize("estimate", [None, [], {"usd": None}, {"usd": "1"}, {"usd": 1, "usd_with_spot": ["a"]}])
 def test_odd_estimates_do_no_harm(estimate: object) -> None:
     folder = RunFolder("", {**SUMMARY, "estimate": estimate}, {"usd": None})

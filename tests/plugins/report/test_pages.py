@@ -105,6 +105,19 @@ def test_labels_are_listed_with_their_changes(changes: dict[str, int] | None) ->
     assert ("the run before" in text) == (changes is not None)
 
 
+@pytest.mark.parametrize(("reason", "has_picture"), [("changed", True), ("undecodable", False), ("empty", False)])
+def test_only_rejects_that_may_be_images_have_a_picture(reason: str, has_picture: bool) -> None:
+    reject = Reject("s3://fruits/images/1.jpg", "Kiwi", 1, reason, "")
+    page = Elements(figures_section(replace(figures(), rejects=Rejects([reject], {reason: 1}))))
+    assert ["1.jpg"] * has_picture == [attrs["data-thumb"] for _, attrs in page.found if "data-thumb" in attrs]
+
+
+@pytest.mark.parametrize(("folder", "expected"), [(FOLDER, "yes"), (RunFolder(), "no")])
+def test_the_page_says_whether_there_is_a_map(folder: RunFolder, expected: str) -> None:
+    page = Elements(run_page(run_of(), happened(run_of(), folder, None, NOW), VERSIONS))
+    assert [attrs["data-published"] for _, attrs in page.found if "data-published" in attrs] == [expected]
+
+
 def test_a_run_without_labels_variance_or_rejects_has_figures() -> None:
     empty = replace(figures(labels={}, labels_changed=None), variance=None, rejects=Rejects([], {}))
     assert "No object of the dataset is rejected." in Elements(figures_section(empty)).text

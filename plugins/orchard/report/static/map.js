@@ -185,7 +185,10 @@
       const [x, y] = [event.clientX - box.left, event.clientY - box.top];
       hoverCard.style.left = x > box.width / 2 ? "auto" : `${x + 16}px`;
       hoverCard.style.right = x > box.width / 2 ? `${box.width - x + 16}px` : "auto";
-      hoverCard.style.top = `${Math.min(y, Math.max(0, box.height - 190))}px`;
+      // Above the pointer where the card would leave the window below it.
+      const height = hoverCard.offsetHeight;
+      const isLow = event.clientY + height + 16 > window.innerHeight;
+      hoverCard.style.top = `${isLow ? y - height - 8 : y + 8}px`;
     });
     frame.addEventListener("pointerleave", () => (hoverCard.hidden = true));
     points.selected.properties.indices.change.connect(() => {

@@ -66,6 +66,20 @@
     }
   }
 
+  // A run that is not published has neither map nor figures: nothing is asked for.
+  function showPublished() {
+    const isFinished = document.body.dataset.finished === "yes";
+    if (document.querySelector(".head")?.dataset.published === "yes" && isFinished) {
+      showMap();
+      showFigures();
+      return;
+    }
+    const when = isFinished ? "This run has published no images" : "They appear when the run is published";
+    document.getElementById("map-note").textContent = `No map and no figures. ${when}.`;
+    document.getElementById("figures").replaceChildren();
+    if (isFinished) document.body.dataset.map = document.body.dataset.figures = "none";
+  }
+
   async function refresh() {
     const section = document.getElementById("happened");
     try {
@@ -76,7 +90,7 @@
     const isFinished = section.querySelector(".state-success, .state-failed");
     if (isFinished) {
       document.body.dataset.finished = "yes";
-      await Promise.all([showMap(), showFigures()]);
+      showPublished();
     } else {
       setTimeout(refresh, REFRESH_MILLISECONDS);
     }
@@ -118,13 +132,9 @@
   window.addEventListener("DOMContentLoaded", () => {
     const { view, finished } = document.body.dataset;
     if (view === "history") showHistory();
-    else if (view === "run" && finished === "yes") {
-      showMap();
-      showFigures();
-    } else if (view === "run") {
-      document.getElementById("map-note").textContent = "The map appears when the run is published.";
-      document.getElementById("figures").replaceChildren(note("The figures appear when the run is published."));
-      setTimeout(refresh, REFRESH_MILLISECONDS);
+    else if (view === "run") {
+      showPublished();
+      if (finished !== "yes") setTimeout(refresh, REFRESH_MILLISECONDS);
     }
   });
 }

@@ -38,6 +38,8 @@ const Orchard = {};
     }
     for (const grid of plot.center) if ("grid_line_color" in grid && grid.grid_line_color !== null) grid.setv({ grid_line_color: faint });
     for (const renderer of plot.renderers) {
+      // A chosen point has a ring that stands out in both themes.
+      if (plot.name === "map") renderer.selection_glyph.setv({ line_color: { value: text } });
       const value = { main: colour("--main"), marked: colour("--marked") }[renderer.name];
       if (value === undefined) continue;
       const properties = { line_color: { value } };

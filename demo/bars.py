@@ -27,7 +27,7 @@ RUN_URI_OPTION = "--run-uri"
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of a step. `total` is None if the number of images is not known."""
+    """What the progress bar of a step shows. `total` is None if the number of images is unknown."""
 
     name: str
     done: int

@@ -148,8 +148,9 @@ def publish(
 
     take_dataset(ti, SETTINGS, plan)  # if only failed tasks were cleared, `wait_turn` has not run again
     spent = spent_so_far(SETTINGS, plan, dag_run)
-    summary = publish_run(aws("s3"), open_tables(SETTINGS), SETTINGS, plan, cluster_id, spent)
-    write_report(aws("s3"), open_tables(SETTINGS), SETTINGS, summary, spent.usd, run_link(ti.dag_id, ti.run_id))
+    s3, tables = aws("s3"), open_tables(SETTINGS)
+    summary = publish_run(s3, tables, SETTINGS, plan, cluster_id, spent)
+    write_report(s3, tables, SETTINGS, summary, spent.usd, run_link(ti.dag_id, ti.run_id))
     outlet_events[EMBEDDINGS].extra = {**{key: summary[key] for key in EVENT_KEYS}, "cost_usd": spent.usd}
     ti.xcom_push(SUMMARY, shorten(summary))
     return shorten(summary)

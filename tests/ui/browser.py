@@ -108,3 +108,19 @@ def place_of(watched: Watched, index: int, plot: str = "map-plot") -> tuple[floa
         [plot, index],
     )
     return found[0], found[1]
+
+
+def lasso_all(page: Page) -> None:
+    """Draw a lasso around all points of the map, and wait until their images are listed."""
+    page.locator("#map-plot").scroll_into_view_if_needed()
+    page.locator("#map-plot [title*='Lasso']").first.click()
+    frame = page.locator("#map-plot").bounding_box()
+    assert frame is not None
+    left, top = frame["x"] + 60, frame["y"] + 40
+    right, bottom = frame["x"] + frame["width"] - 15, frame["y"] + frame["height"] - 40
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top + 5)):
+        page.mouse.move(x, y, steps=5)
+    page.mouse.up()
+    page.wait_for_selector("#found .card")

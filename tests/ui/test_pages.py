@@ -22,6 +22,7 @@ from tests.ui.browser import (
     WIDE,
     Watched,
     chromium,
+    lasso_all,
     needs_chromium,
     open_page,
     place_of,
@@ -240,18 +241,7 @@ def test_pointing_clicking_filtering_and_searching(site: Site, published: Run) -
 def test_a_lasso_lists_its_images(site: Site, published: Run) -> None:
     watched = site.published(published)
     page = watched.page
-    page.locator("#map-plot").scroll_into_view_if_needed()
-    page.locator("#map-plot [title*='Lasso']").first.click()
-    frame = page.locator("#map-plot").bounding_box()
-    assert frame is not None
-    left, top = frame["x"] + 60, frame["y"] + 40
-    right, bottom = frame["x"] + frame["width"] - 15, frame["y"] + frame["height"] - 40
-    page.mouse.move(left, top)
-    page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top + 5)):
-        page.mouse.move(x, y, steps=5)
-    page.mouse.up()
-    page.wait_for_selector("#found .card")
+    lasso_all(page)
     assert "300 images chosen, with 12 labels." in page.inner_text("#found")
     watched.screenshot("report-lasso")
     watched.check()

@@ -18,6 +18,7 @@ from tests.ui.browser import (
     WIDE,
     Watched,
     chromium,
+    lasso_all,
     needs_chromium,
     open_page,
     place_of,
@@ -173,18 +174,7 @@ def test_the_axes_can_be_any_two_components(report: Watched) -> None:
 
 def test_a_lasso_lists_the_images_in_it(report: Watched) -> None:
     page = report.page
-    page.locator("#map-plot").scroll_into_view_if_needed()
-    page.locator("#map-plot [title*='Lasso']").first.click()
-    frame = page.locator("#map-plot").bounding_box()
-    assert frame is not None
-    left, top = frame["x"] + 60, frame["y"] + 40
-    right, bottom = frame["x"] + frame["width"] - 15, frame["y"] + frame["height"] - 40
-    page.mouse.move(left, top)
-    page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top + 5)):
-        page.mouse.move(x, y, steps=5)
-    page.mouse.up()
-    page.wait_for_selector("#found .card")
+    lasso_all(page)
     every = shown_points(page)
     assert f"{every} images chosen, with 12 labels." in page.inner_text("#found")
     report.screenshot("file-lasso")

@@ -37,13 +37,10 @@ def find_run(session: Session, dag_id: str, run_id: str) -> AirflowRun | None:
     )
 
 
-def runs_of_dag(session: Session, dag_id: str, limit: int) -> list[tuple[str, datetime, str]]:
-    """Return the run_id, due time and state of the last runs of a DAG, the last one first."""
+def runs_of_dag(session: Session, dag_id: str, limit: int) -> list[tuple[str, datetime]]:
+    """Return the run_id and the due time of the last runs of a DAG, the last one first."""
     run: Any = DagRun
     found = session.execute(
-        select(run.run_id, run.run_after, run.state)
-        .where(run.dag_id == dag_id)
-        .order_by(run.run_after.desc())
-        .limit(limit)
+        select(run.run_id, run.run_after).where(run.dag_id == dag_id).order_by(run.run_after.desc()).limit(limit)
     )
-    return [(run_id, run_after, str(state)) for run_id, run_after, state in found]
+    return [(run_id, run_after) for run_id, run_after in found]

@@ -7,6 +7,7 @@ so that all of it is text: Jinja escapes it, and the browser runs no script but 
 import hashlib
 import logging
 import mimetypes
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any
@@ -73,18 +74,23 @@ async def protect(request: Request, call_next: Any) -> Response:
 def unavailable(request: Request, error: Exception) -> Response:
     """Answer that the API server cannot read what a route shows: why, and what to grant."""
     assert isinstance(error, Unavailable)  # noqa: S101  # FastAPI calls this for no other class
-    if "text/html" in request.headers.get("Accept", ""):  # somebody has followed a link
-        return HTMLResponse(pages.message_page(error.message, error.remedy), status.HTTP_503_SERVICE_UNAVAILABLE)
-    return JSONResponse({"detail": error.message, "remedy": error.remedy}, status.HTTP_503_SERVICE_UNAVAILABLE)
+    return explanation(request, {"detail": error.message, "remedy": error.remedy}, status.HTTP_503_SERVICE_UNAVAILABLE)
 
 
 @app.exception_handler(HTTPException)
 def refused(request: Request, error: Exception) -> Response:
     """Answer that a request is refused: as a page, if somebody has followed a link."""
     assert isinstance(error, HTTPException)  # noqa: S101  # FastAPI calls this for no other class
+    return explanation(request, {"detail": error.detail}, error.status_code, error.headers)
+
+
+def explanation(
+    request: Request, text: Mapping[str, str], status_code: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the reason of an error: as a page, if somebody has followed a link, else as JSON."""
     if "text/html" in request.headers.get("Accept", ""):
-        return HTMLResponse(pages.message_page(str(error.detail), ""), error.status_code, error.headers)
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        return HTMLResponse(pages.message_page(str(text["detail"]), text.get("remedy", "")), status_code, headers)
+    return JSONResponse(text, status_code, headers)
 
 
 @app.exception_handler(ThumbnailError)
@@ -162,9 +168,7 @@ def show_all_runs(dag_id: str) -> str:
 
 
 @app.get("/dags/{dag_id}/history", response_class=HTMLResponse)
-def show_history(
-    dag_id: str, session: SessionDep, dataset: Annotated[str | None, Query(max_length=2048)] = None
-) -> str:
+def show_history(dag_id: str, session: SessionDep, dataset: DatasetUri = None) -> str:
     """Show the plots of the published runs of a dataset. Each point leads to its run."""
     return pages.history_section(dag_id, content.history_of(runs_of_dag(session, dag_id, content.MOST_RUNS), dataset))
 

@@ -1,6 +1,5 @@
 """What the routes of the report show, read from S3 and the tables, and kept within bounds."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,15 +15,13 @@ from orchard.report.happened import Happened, happened
 from orchard.report.history import History
 from orchard.report.map_data import base64_of, map_data, neighbour_of, suspect_of
 from orchard.report.points import Numbers, Points, load_points, nearest, sample_by_label
-from orchard.report.run_folder import RunFolder, read_folder
+from orchard.report.run_folder import RunFolder, folder_beside, read_folder
 from orchard.report.run_rows import runs_over_time
 from orchard.report.spark_ui import SparkUiError, is_cluster_of_run, spark_ui_url
 from orchard.report.suspects import Suspect, suspects
 from orchard.report.thumbnails import Missing, Thumbnail, thumbnail
 from orchard.report.unavailable import Unavailable
 from orchard.run.names import run_id_of, run_name
-
-log = logging.getLogger(__name__)
 
 # How many runs the page over time shows.
 MOST_RUNS = 1000
@@ -62,7 +59,7 @@ def what_happened(run: AirflowRun, now: datetime) -> Happened | Unavailable:
     try:
         folder = folder_of(run)
         base = folder.summary.get("base_run_id")
-        return happened(run, folder, _folder(_sibling(folder.run_uri, base)) if base else None, now)
+        return happened(run, folder, _folder(folder_beside(folder.run_uri, base)) if base else None, now)
     except Unavailable as error:
         return error
 
@@ -81,10 +78,6 @@ def folder_of(run: AirflowRun) -> RunFolder:
 def _folder(run_uri: str, running_step: str = "") -> RunFolder:
     with aws.reading():
         return read_folder(aws.client("s3"), run_uri, running_step)
-
-
-def _sibling(run_uri: str, run_id: object) -> str:
-    return f"{run_uri.rsplit('/', 1)[0]}/{run_id}"
 
 
 def published(run: AirflowRun) -> Published:
@@ -206,11 +199,11 @@ def _figures(_: Published, summary: Mapping[str, Any]) -> Figures:
         return read_figures(aws.tables(), aws.settings(), summary)
 
 
-def history_of(runs: Sequence[tuple[str, datetime, str]], dataset: str | None) -> History:
+def history_of(runs: Sequence[tuple[str, datetime]], dataset: str | None) -> History:
     """Return the published runs of a dataset: by default of the nightly run's, if it has any.
 
     Args:
-        runs: the run_id, due time and state of the DAG's runs that Airflow knows.
+        runs: the run_id and the due time of the DAG's runs that Airflow knows.
         dataset: the prefix of the dataset.
     """
     with aws.reading():
@@ -218,7 +211,7 @@ def history_of(runs: Sequence[tuple[str, datetime, str]], dataset: str | None) -
         found = runs_over_time(aws.tables(), settings, limit=MOST_RUNS)
     datasets = sorted({row.dataset for row in found})
     chosen = dataset or (settings.dataset_uri if settings.dataset_uri in datasets else next(iter(datasets), ""))
-    known = {run_name(run_after, run_id, settings.deployment): run_id for run_id, run_after, _ in runs}
+    known = {run_name(run_after, run_id, settings.deployment): run_id for run_id, run_after in runs}
     return History(datasets, chosen, [row for row in found if row.dataset == chosen], known)
 
 

@@ -19,7 +19,7 @@ from orchard.report.figures import read_figures
 from orchard.report.happened import happened_at_publication
 from orchard.report.map_data import base64_of, below, map_data, suspect_of
 from orchard.report.points import Numbers, Points, load_points, nearest, sample_by_label
-from orchard.report.run_folder import RunFolder, read_folder
+from orchard.report.run_folder import RunFolder, folder_beside, read_folder
 from orchard.report.suspects import suspects
 from orchard.report.thumbnails import Sprite, Thumbnail, ThumbnailError, sprite_sheet, thumbnail
 from orchard.settings import Settings
@@ -80,7 +80,7 @@ def report_of(
     ratios = figures.variance.ratios if figures.variance else []
     run_uri, base = str(summary["run_uri"]), summary.get("base_run_id")
     folder = RunFolder(run_uri, summary, {} if cost_usd is None else {"usd": cost_usd})
-    before = read_folder(s3, f"{run_uri.rsplit('/', 1)[0]}/{base}") if base else None
+    before = read_folder(s3, folder_beside(run_uri, base)) if base else None
     return pages.report_file(
         happened=happened_at_publication(folder, before, str(summary["run_id"])),
         figures=figures,

@@ -121,18 +121,18 @@ def happened(run: AirflowRun, folder: RunFolder, base: RunFolder | None, now: da
 def happened_at_publication(folder: RunFolder, base: RunFolder | None, airflow_run_id: str) -> Happened:
     """Return what happened in a run that has just been published, from what its folder holds."""
     summary = folder.summary
-    started = datetime.fromisoformat(summary["planned_at"]) if "planned_at" in summary else None
+    now = datetime.now(UTC)
     run = AirflowRun(
         dag_id="",
         run_id=airflow_run_id,
         state="success",
-        run_after=started or datetime.now(UTC),
-        start=started,
+        run_after=now,
+        start=None,
         end=None,
         tasks=(),
         xcoms={("plan", RETURN_VALUE): {"dataset_uri": summary["dataset_uri"]}},
     )
-    found = happened(run, folder, base, datetime.now(UTC))
+    found = happened(run, folder, base, now)
     return replace(found, stages=stages_of_steps(summary.get("step_seconds") or {}))
 
 

@@ -51,6 +51,15 @@ def read_folder(s3: "S3Client", run_uri: str, running_step: str = "") -> RunFold
     return RunFolder(run_uri, summary, cost, progress)
 
 
+def folder_beside(run_uri: str, run_id: object) -> str:
+    """Return the folder of another run of the same dataset.
+
+    >>> folder_beside("s3://fruits/runs/images/20261127T020000-abc123", "20261126T020000-def456")
+    's3://fruits/runs/images/20261126T020000-def456'
+    """
+    return f"{run_uri.rsplit('/', 1)[0]}/{run_id}"
+
+
 def _find(s3: "S3Client", uri: str) -> Mapping[str, Any]:
     try:
         found: Any = find_json(s3, uri)

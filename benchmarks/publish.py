@@ -11,10 +11,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import boto3
 import numpy as np
@@ -221,9 +223,13 @@ def _write(s3: Any, uri: str, rows: pa.Table) -> list[dict[str, Any]]:
     return listed
 
 
+def aws_variables(url: str) -> AbstractContextManager[object]:
+    """While the context is open, AWS clients that this process creates use the local AWS."""
+    return patch.dict(os.environ, AWS_ENDPOINT_URL=url, AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local")  # noqa: S106
+
+
 def measure(url: str, images: int, changed: int) -> dict[str, Any]:
     """Publish two runs, and return the seconds of each, and the bytes of the files of the table `images`."""
-    os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
     settings = Settings(bucket=aws.BUCKET, release="1")
     s3: Any = aws.client("s3", url)
     s3.create_bucket(Bucket=aws.BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.REGION})
@@ -259,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        with aws.local_aws(work / "aws", free_port(), work / "local_aws.log") as url:
+        with aws.local_aws(work / "aws", free_port(), work / "local_aws.log") as url, aws_variables(url):
             print(json.dumps(measure(url, arguments.images, arguments.changed), indent=2))
 
 

@@ -6,7 +6,6 @@ serves the report, runs as a process. `first` is the first request of the proces
 
 import argparse
 import json
-import os
 import shutil
 import sqlite3
 import statistics
@@ -26,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks.publish import LABELS, GeneratedRun
+from benchmarks.publish import LABELS, GeneratedRun, aws_variables
 from orchard.run.names import run_name
 from orchard.run.publish import publish_run
 from orchard.settings import Settings
@@ -90,9 +89,9 @@ def publish(url: str, run: LabelledRun) -> None:
     s3: Any = aws.client("s3", url)
     s3.create_bucket(Bucket=aws.BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.REGION})
     run.write(s3, [])
-    os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
-    catalog = open_catalog(boto3.Session(region_name=aws.REGION), run.settings)
-    publish_run(s3, catalog, run.settings, run.plan, None)
+    with aws_variables(url):
+        catalog = open_catalog(boto3.Session(region_name=aws.REGION), run.settings)
+        publish_run(s3, catalog, run.settings, run.plan, None)
 
 
 def finish_run(api: AirflowApi, database: Path, run_id: str, run: LabelledRun) -> None:

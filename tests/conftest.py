@@ -30,7 +30,8 @@ os.environ["PYSPARK_SUBMIT_ARGS"] = (
 )
 os.environ["PYTHONPATH"] = str(ROOT / "spark")
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-# Tests must not find the credentials of a real account.
+# Tests must not find a real account, or the local AWS of `make up`.
+os.environ.pop("AWS_ENDPOINT_URL", None)
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "local"
 os.environ["AWS_DEFAULT_REGION"] = "eu-west-1"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
@@ -40,6 +41,18 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(ROOT / "plugins")
 os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
+
+
+def aws_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ORCHARD_"))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variables_stay() -> Iterator[None]:
+    """Fail if a module leaves variables that lead later tests of its process to another AWS."""
+    before = aws_variables()
+    yield
+    assert aws_variables() == before
 
 
 # Each session of boto3 parses the large descriptions of its services anew, and the tests create hundreds of sessions.

@@ -45,8 +45,9 @@ def test_the_history_server_shows_the_applications_of_a_cluster_while_they_run_a
     user.wait_for(cluster_id, "TERMINATED")
 
     def ended() -> bool:
-        (application,) = httpx.get(f"{url}api/v1/applications").json()
-        return bool(application["id"] == running["id"] and application["attempts"][0]["completed"])
+        # Spark renames the event log of an application that ends. For a moment, the server lists none.
+        applications = httpx.get(f"{url}api/v1/applications").json()
+        return [(each["id"], each["attempts"][0]["completed"]) for each in applications] == [(running["id"], True)]
 
     wait_until(ended, "the end of the application")
     assert app_ui(user, cluster_id) == url

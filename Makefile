@@ -3,6 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 DATA ?=
 BUCKET ?=
+STACK ?=
+DATASETS ?=
+PARAMETERS ?=
+CONFIRM ?=
 REGION ?= eu-west-1
 AWS_PORT ?= 5000
 WEB_PORT ?= 8080
@@ -24,6 +28,8 @@ CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark 
 
 # A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
 quoted = '$(subst ','\'',$(value $(1)))'
+# A variable as words of the shell, which are separated by spaces.
+quoted_words = $(foreach item,$(value $(1)),'$(subst ','\'',$(item))')
 
 .DEFAULT_GOAL := help
 
@@ -85,6 +91,18 @@ release-parts: setup $(WHEELS) build/model/.complete ## Download the nodes' whee
 release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
 	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
 	@$(RUN) -m infra.release --bucket $(call quoted,BUCKET)
+
+DEPLOY_LISTS = --datasets $(call quoted_words,DATASETS) --parameters $(call quoted_words,PARAMETERS)
+
+.PHONY: deploy
+deploy: setup ## Create or update the AWS resources and print the settings [STACK=name DATASETS= PARAMETERS= REGION=]
+	@test -n $(call quoted,STACK) || { echo "STACK is not set: make deploy STACK=name"; exit 2; }
+	@$(RUN) -m infra.deploy --stack $(call quoted,STACK) --region $(call quoted,REGION) $(DEPLOY_LISTS)
+
+.PHONY: destroy
+destroy: setup ## List the AWS resources of a stack, and delete them if confirmed [STACK=name CONFIRM=name REGION=]
+	@test -n $(call quoted,STACK) || { echo "STACK is not set: make destroy STACK=name"; exit 2; }
+	@$(RUN) -m infra.destroy --stack $(call quoted,STACK) --region $(call quoted,REGION) --confirm $(call quoted,CONFIRM)
 
 .PHONY: prices
 prices: setup ## Read the prices of the instance types from AWS [REGION=eu-west-1]

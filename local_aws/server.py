@@ -1,4 +1,7 @@
-"""The HTTP server for all services: EMR requests go to `local_aws.emr`, all others to moto."""
+"""The HTTP server for all services.
+
+Requests for EMR go to `local_aws.emr`, for CloudFormation to `local_aws.cloudformation`, and all others to moto.
+"""
 
 import logging
 import socket
@@ -18,6 +21,8 @@ from werkzeug.wrappers import Request, Response
 
 from local_aws import page
 from local_aws.admin import Admin, is_admin_path
+from local_aws.bucket_policies import requests_are_encrypted
+from local_aws.cloudformation import api as cloudformation
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.life import Timings
 from local_aws.emr.master import DEFAULT_MASTER, Master
@@ -29,6 +34,7 @@ from local_aws.faults.rules import Faults
 from local_aws.iam import name_spot_role
 from local_aws.moto_state import MotoState
 from local_aws.plain_folder import linked, plain_path
+from local_aws.signature import service_of
 from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
@@ -70,7 +76,7 @@ def operation(environ: WSGIEnvironment) -> str:
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher with EMR, faults, the admin API and the page in front, and a cache for its service lookup."""
 
-    def __init__(self, emr: Emr, data: Path, faults: Faults, state: StateFolder) -> None:
+    def __init__(self, emr: Emr, data: Path, faults: Faults, state: StateFolder, endpoint_url: str) -> None:
         super().__init__(create_backend_app)
         self._emr = emr
         self._api = EmrApi(emr)
@@ -78,6 +84,7 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         self._faults = faults
         self._admin = Admin(faults, emr)
         self.moto = MotoState(state, super().__call__)
+        self.cloudformation = cloudformation.CloudFormationApi(endpoint_url, state)
         # Without the cache, moto tries 400 regular expressions per request, which is 1.3 to 1.7 times slower.
         self.get_backend_for_host = lru_cache(super().get_backend_for_host)
 
@@ -110,6 +117,8 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
     def _answer_service(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("HTTP_X_AMZ_TARGET", "").startswith(TARGET_PREFIX):
             return self._api.respond(Request(environ))(environ, start_response)
+        if service_of(environ) == cloudformation.SERVICE:
+            return self.cloudformation.respond(Request(environ))(environ, start_response)
         return self.moto.answer(environ, start_response)
 
 
@@ -131,6 +140,7 @@ class LocalAws:
             ValueError: the master is not supported.
         """
         name_spot_role()
+        requests_are_encrypted()
         path = plain_path(data)
         self._master = Master(master, path / "standalone")
         # Werkzeug exits the program if the port is in use, so it gets a socket that already listens.
@@ -145,7 +155,7 @@ class LocalAws:
         self.emr = Emr(Runner(path, self.endpoint_url, self._master), timings, self._state)
         self._faults = Faults()
         self.emr.before_start = partial(arm_cluster_faults, self._faults)
-        self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state)
+        self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state, self.endpoint_url)
         self._server.app = self._dispatcher
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 
@@ -164,6 +174,7 @@ class LocalAws:
             self._master.start()
             stack.callback(self._master.stop)
             self._dispatcher.moto.restore()
+            self._dispatcher.cloudformation.stacks.restore()
             self.emr.restore()
             self._thread.start()
             self._exit = stack.pop_all()

@@ -14,7 +14,14 @@ ROOT = Path(__file__).parent.parent
 
 def last_command(*arguments: str, **variables: str) -> list[str]:
     """Return the words of the last command that `make` would run."""
-    command = ["make", "--dry-run", "--assume-old=release-parts", "--no-print-directory", *arguments]
+    command = [
+        "make",
+        "--dry-run",
+        "--assume-old=release-parts",
+        "--assume-old=setup",
+        "--no-print-directory",
+        *arguments,
+    ]
     env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "DATA", "BUCKET")} | variables
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return shlex.split(done.stdout.splitlines()[-1])
@@ -28,11 +35,26 @@ def last_command(*arguments: str, **variables: str) -> list[str]:
         ("up", "DATA", "--data"),
         ("bench", "DATA", "--data"),
         ("release", "BUCKET", "--bucket"),
+        ("deploy", "STACK", "--stack"),
+        ("destroy", "STACK", "--stack"),
     ],
 )
 def test_a_variable_is_passed_as_it_was_written(target: str, variable: str, option: str, value: str) -> None:
     for words in (last_command(target, f"{variable}={value}"), last_command(target, **{variable: value})):
         assert words[words.index(option) + 1] == value
+
+
+def test_a_list_is_passed_as_its_words() -> None:
+    words = last_command("deploy", "STACK=a", "PARAMETERS=A=1 B=it's C=$x", "DATASETS=s3://a/b/ s3://c/")
+    assert words[words.index("--datasets") :] == [
+        "--datasets",
+        "s3://a/b/",
+        "s3://c/",
+        "--parameters",
+        "A=1",
+        "B=it's",
+        "C=$x",
+    ]
 
 
 def test_the_wheels_are_downloaded_for_every_architecture_and_for_the_glibc_of_the_nodes() -> None:

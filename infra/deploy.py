@@ -25,7 +25,7 @@ NO_UPDATES = "No updates are to be performed"
 CERTIFICATE_KEY = "certificates/nodes.zip"
 SPOT_SERVICE, SPOT_ROLE = "spot.amazonaws.com", "AWSServiceRoleForEC2Spot"
 EXAMPLE = """\
-examples:
+example:
   python -m infra.deploy --stack orchard
   python -m infra.deploy --stack orchard --datasets s3://pears/2026/ --parameters CreateVpc=true MonthlyBudgetUsd=50
 """

@@ -24,7 +24,7 @@ DEPLOYMENT_TAG = "orchard:deployment"
 # DeleteObjects accepts so many keys.
 KEYS_PER_REQUEST = 1000
 EXAMPLE = """\
-examples:
+example:
   python -m infra.destroy --stack orchard
   python -m infra.destroy --stack orchard --confirm orchard
 """

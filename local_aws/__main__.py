@@ -24,6 +24,9 @@ Steps run on the Spark master in the environment variable LOCAL_EMR_MASTER:
   local[*], local[N]                  in the driver, on all cores or N (default: local[*])
   local-cluster[EXECUTORS,CORES,MB]   in executor processes that the driver starts
   standalone[EXECUTORS,CORES,MB]      on a standalone cluster that starts and stops with this program
+
+If the environment variable LOCAL_AWS_CALLS is the name of a file, each call is recorded in it: principal, IAM action,
+resources and condition keys.
 """
 EXAMPLE = """\
 example:
@@ -80,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.log_delay_seconds,
             arguments.spot_timeout_seconds,
         )
-        server = LocalAws(arguments.data, arguments.port, timings, master)
+        calls = os.environ.get("LOCAL_AWS_CALLS")
+        server = LocalAws(arguments.data, arguments.port, timings, master, Path(calls) if calls else None)
     except UnusableFolder as error:
         log.error("%s", error)
         return 1

@@ -105,7 +105,7 @@ class MotoState:
         """Respond to a request with moto, and save what it changes."""
         if service_of(environ) in (None, "s3"):
             return self._answer_s3(environ, start_response)
-        body = _read_body(environ)
+        body = read_body(environ)
         operation = operation_of(environ, body)
         if _READ_ONLY.match(operation) if operation else environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._moto(environ, start_response)
@@ -116,13 +116,13 @@ class MotoState:
             return self._moto(environ, start_response)
         bucket, key = bucket_and_key(environ)
         if key and is_conditional(environ):
-            _read_body(environ)  # a slow client must not hold up others
+            read_body(environ)  # a slow client must not hold up others
             # moto checks the condition and writes in two steps: between them, no other request may do the same.
             with self._conditions[zlib.crc32(f"{bucket}/{key}".encode()) % _LOCKS]:
                 return self._answer_write(bucket, key, environ, start_response)
         if key:
             return self._answer_write(bucket, key, environ, start_response)
-        body = _read_body(environ)
+        body = read_body(environ)
         if environ["REQUEST_METHOD"] == "POST":
             answer = self._moto(environ, start_response)
             for name in _parse_keys(body):
@@ -215,7 +215,7 @@ def _find_bucket(bucket_name: str) -> Iterator[tuple[Any, FakeBucket]]:
             yield backend, backend.buckets[bucket_name]
 
 
-def _read_body(environ: WSGIEnvironment) -> bytes:
+def read_body(environ: WSGIEnvironment) -> bytes:
     """Read the body of a request so that it can be read again."""
     size = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
     body: bytes = environ["wsgi.input"].read(size)

@@ -22,6 +22,7 @@ from werkzeug.wrappers import Request, Response
 from local_aws import page
 from local_aws.admin import Admin, is_admin_path
 from local_aws.bucket_policies import requests_are_encrypted
+from local_aws.calls import CallLog
 from local_aws.cloudformation import api as cloudformation
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.life import Timings
@@ -83,6 +84,7 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
         self._data = data
         self._faults = faults
         self._admin = Admin(faults, emr)
+        self.calls: CallLog | None = None
         self.moto = MotoState(state, super().__call__)
         self.cloudformation = cloudformation.CloudFormationApi(endpoint_url, state)
         # Without the cache, moto tries 400 regular expressions per request, which is 1.3 to 1.7 times slower.
@@ -110,6 +112,8 @@ class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is 
             return page.respond(Request(environ), self._emr, self._data)(environ, start_response)
         if is_admin_path(environ["PATH_INFO"]):
             return self._admin.respond(Request(environ))(environ, start_response)
+        if self.calls:
+            self.calls.record(environ)
         if self._faults:
             return apply_faults(self._faults, self._answer_service, environ, start_response)
         return self._answer_service(environ, start_response)
@@ -131,8 +135,11 @@ class LocalAws:
         port: int = 0,
         timings: Timings = Timings(),  # noqa: B008  # it is frozen
         master: str = DEFAULT_MASTER,
+        calls: Path | None = None,
     ) -> None:
         """Listen on 127.0.0.1. Port 0 selects a free port; `data` is the folder for cluster nodes and state.
+
+        If `calls` is a file, all calls are recorded in it.
 
         Raises:
             OSError: the port is in use.
@@ -156,6 +163,8 @@ class LocalAws:
         self._faults = Faults()
         self.emr.before_start = partial(arm_cluster_faults, self._faults)
         self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state, self.endpoint_url)
+        if calls is not None:
+            self._dispatcher.calls = CallLog(calls, self.emr)
         self._server.app = self._dispatcher
         self._thread = threading.Thread(target=self._server.serve_forever, name="local-aws", daemon=True)
 

@@ -2,6 +2,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,14 @@ def s3(aws_url: str) -> "S3Client":
 def iam(aws_url: str) -> "IAMClient":
     client: IAMClient = aws.client("iam", aws_url)
     return client
+
+
+@contextmanager
+def record_calls(name: str) -> Iterator[None]:
+    """While the context is open, each local AWS that starts records its calls for tests/infra/test_policies.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_AWS_CALLS", str(ROOT / f"build/calls/{name}.jsonl"))
+        yield
 
 
 def new_bucket(s3: "S3Client") -> str:

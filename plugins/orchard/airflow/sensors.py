@@ -191,7 +191,8 @@ class StepEndSensor(EmrStepSensor):
         step_id: str = "",
         clear_number: int = 0,
     ) -> str | None:
-        self.job_flow_id, self.step_id, self.clear_number = cluster_id, step_id, clear_number
+        if cluster_id:  # `airflow dags test` passes only the event
+            self.job_flow_id, self.step_id, self.clear_number = cluster_id, step_id, clear_number
         step = self._describe_step()
         # A clear cancels the step, but this task may have started to wait for it again before that.
         if self._was_cleared_after(context, step, CANCELLED):

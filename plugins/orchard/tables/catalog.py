@@ -277,7 +277,10 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
         TableProperties.MANIFEST_MERGE_ENABLED: "true",
         **_without_statistics(schema),
     }
-    catalog.create_namespace_if_not_exists(identifier[0])
+    # pyiceberg calls CreateDatabase to find out whether a database exists. Airflow has this permission only if it needs
+    # it: the stack of a deployment creates the database.
+    if not catalog.namespace_exists(identifier[0]):
+        catalog.create_namespace_if_not_exists(identifier[0])
     table = catalog.create_table_if_not_exists(
         identifier, schema, location, partition_spec(name), properties=properties
     )

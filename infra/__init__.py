@@ -1,4 +1,4 @@
-"""Uploads a release to S3.
+"""Uploads a release to S3, reads prices, and builds what other Airflows and projects install.
 
-It imports no other code of the project: a release contains the code of the steps as files.
+It imports no other code of the project: releases and wheels contain the code as files.
 """

@@ -1,5 +1,6 @@
 """The requirements file for an existing Airflow, which agrees with Airflow's constraints."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_only_packages_of_the_constraints_have_a_range() -> None:
     constraints = {"orchard-needs": "2.5", "pyiceberg": "0.11.1", "transitive": "6"}
     found = lines(["orchard_needs[a]>=2,<4", "pyiceberg[glue]==0.12.*"], locked, constraints)
     assert found == ["extra-package==1.2", "orchard-needs[a]<4,>=2", "pyiceberg[glue]==0.12.0"]
+
+
+@pytest.mark.parametrize("page", ["helm.md", "mwaa.md"])
+def test_the_pages_take_exactly_these_packages_out_of_the_constraints(page: str) -> None:
+    (pattern,) = re.findall(r"sed (?:-i )?-E '/(.+)/d'", (ROOT / "docs" / page).read_text())
+    taken_out = {name for name, version in PINS.items() if re.search(pattern, f"{name}=={version}")}
+    assert taken_out == set(RAISED)
 
 
 @pytest.mark.slow

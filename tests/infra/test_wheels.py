@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
@@ -146,6 +147,14 @@ def blocks(title: str) -> list[str]:
     return [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in re.findall(r"(?:^ {4}.*\n)+", section, re.M)]
 
 
+class Served(NamedTuple):
+    """The port and the log of a running local AWS, and its end when the jars of S3A were not installed yet."""
+
+    port: str
+    log: str
+    without_jars: "subprocess.CompletedProcess[str]"
+
+
 @pytest.fixture
 def empty_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "empty"
@@ -154,8 +163,8 @@ def empty_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def local_aws(wheels: dict[str, Path], empty_folder: Path) -> Iterator[tuple[str, str]]:
-    """The local AWS as its README installs and starts it, with the port and the log."""
+def local_aws(wheels: dict[str, Path], empty_folder: Path) -> Iterator[Served]:
+    """The local AWS as its README installs and starts it."""
     # uv stands for pip, because it has the packages in a cache.
     port = str(free_port())
     _, commands = blocks("Start the server")
@@ -167,9 +176,13 @@ def local_aws(wheels: dict[str, Path], empty_folder: Path) -> Iterator[tuple[str
     for text, other in changed.items():
         assert text in commands
         commands = commands.replace(text, other)
-    *install, start = [line.partition("  #")[0].strip() for line in commands.splitlines()]
-    for command in install:
+    create, install, install_jars, start = [line.partition("  #")[0].strip() for line in commands.splitlines()]
+    for command in (create, install):
         run("bash", "-c", command, cwd=empty_folder, env=clean_environment())
+    refused = subprocess.run(
+        shlex.split(start), cwd=empty_folder, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    run("bash", "-c", install_jars, cwd=empty_folder, env=clean_environment())
     log = empty_folder / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(shlex.split(start), cwd=empty_folder, env=clean_environment(), stderr=stderr)
@@ -179,7 +192,7 @@ def local_aws(wheels: dict[str, Path], empty_folder: Path) -> Iterator[tuple[str
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield port, log.read_text()
+        yield Served(port, log.read_text(), refused)
     finally:
         process.terminate()
         assert process.wait(30) == 0
@@ -187,12 +200,14 @@ def local_aws(wheels: dict[str, Path], empty_folder: Path) -> Iterator[tuple[str
 
 @pytest.mark.slow
 def test_the_first_commands_of_the_readme_of_the_local_aws_run_in_an_empty_folder(
-    local_aws: tuple[str, str], empty_folder: Path
+    local_aws: Served, empty_folder: Path
 ) -> None:
-    port, log = local_aws
-    assert f"serving on http://127.0.0.1:{port}, data in build/aws" in log
+    assert f"serving on http://127.0.0.1:{local_aws.port}, data in build/aws" in local_aws.log
+    assert local_aws.without_jars.returncode == 1
+    (line,) = local_aws.without_jars.stderr.splitlines()
+    assert "pip install --no-deps sagemaker-pyspark==" in line
     connect, example, *_ = blocks("Connect clients")
-    script = f"{connect}\n{example}".replace("5000", port).replace("/tmp/hello.py", "hello.py")
+    script = f"{connect}\n{example}".replace("5000", local_aws.port).replace("/tmp/hello.py", "hello.py")
     before, after = script.split("aws emr create-cluster", 1)
     creation, after = re.split(r"(?<!\\)\n", after, maxsplit=1)
     script = (
@@ -204,21 +219,7 @@ def test_the_first_commands_of_the_readme_of_the_local_aws_run_in_an_empty_folde
     assert state == "COMPLETED"
     assert re.search(r"logs/j-\w+/steps/s-\w+/stdout\.gz", output)
     stdout = next((empty_folder / "build/aws/clusters").glob("*/var/log/hadoop/steps/*/stdout")).read_text()
-    assert f"hello from {empty_folder}/.venv/bin/python" in stdout
-
-
-@pytest.mark.slow
-def test_without_the_jars_of_s3a_the_server_says_how_to_install_them(
-    wheels: dict[str, Path], empty_folder: Path
-) -> None:
-    run(str(UV), "venv", "--quiet", "--python", "3.11", ".venv", cwd=empty_folder, env=clean_environment())
-    install = (str(UV), "pip", "install", "--quiet", "--python", ".venv/bin/python", str(wheels["orchard-local-aws"]))
-    run(*install, cwd=empty_folder, env=clean_environment())
-    command = [".venv/bin/local-aws", "--port", "0", "--data", "aws"]
-    done = subprocess.run(command, cwd=empty_folder, env=clean_environment(), capture_output=True, check=False)
-    assert done.returncode == 1
-    (line,) = done.stderr.decode().splitlines()
-    assert "pip install --no-deps sagemaker-pyspark==" in line
+    assert re.match(r"hello from /\S+/python3", stdout)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
+from infra.airflow_requirements import CONSTRAINTS, RAISED, read_pins
 from infra.wheels import ROOT, UV, BuildFailed, Distribution, build, distributions, main, read_project
 from sandbox.processes import free_port
 
@@ -238,12 +239,23 @@ def test_the_first_commands_of_the_readme_of_the_local_aws_run_in_an_empty_folde
     assert re.match(r"hello from /\S+/python3", stdout)
 
 
+def with_constraints(folder: Path) -> list[str]:
+    """Return the arguments that install the requirements into an Airflow with its own constraints, as the pages say."""
+    # The constraints are for Python 3.12, and this version of numpy needs it.
+    pins = {name: pin for name, pin in read_pins(CONSTRAINTS.read_text()).items() if name not in (*RAISED, "numpy")}
+    (folder / "constraints.txt").write_text("".join(f"{name}=={pin}\n" for name, pin in pins.items()))
+    return ["-c", "constraints.txt", "-r", str(ROOT / "infra/airflow_requirements.txt"), "apache-airflow==3.3.1"]
+
+
 @pytest.mark.slow
-def test_airflow_loads_the_dags_and_the_plugin_of_the_wheel(wheels: dict[str, Path], empty_folder: Path) -> None:
+@pytest.mark.parametrize("constrained", [False, True], ids=["newest packages", "constraints of Airflow"])
+def test_airflow_loads_the_dags_and_the_plugin_of_the_wheel(
+    wheels: dict[str, Path], empty_folder: Path, constrained: bool
+) -> None:
     env = clean_environment()
     run(str(UV), "venv", "--quiet", "--python", "3.11", ".venv", cwd=empty_folder, env=env)
-    install = (str(UV), "pip", "install", "--quiet", "--python", ".venv/bin/python")
-    run(*install, str(wheels["orchard-airflow"]), cwd=empty_folder, env=env)
+    install = [str(UV), "pip", "install", "--quiet", "--python", ".venv/bin/python", str(wheels["orchard-airflow"])]
+    run(*install, *(with_constraints(empty_folder) if constrained else ()), cwd=empty_folder, env=env)
     page = (ROOT / "docs/helm.md").read_text()
     (loader,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (empty_folder / "dags").mkdir()

@@ -80,6 +80,8 @@ lint: setup ## Check style, types and generated files
 	@.venv/bin/mypy $(CODE)
 	@$(UV) lock --check
 	@diff <($(EXPORT)) bootstrap/requirements.txt || { echo "bootstrap/requirements.txt is stale: make requirements"; exit 1; }
+	@diff <($(FOR_AIRFLOW)) infra/airflow_requirements.txt \
+		|| { echo "infra/airflow_requirements.txt is stale: make requirements"; exit 1; }
 
 .PHONY: setup
 setup: .venv/.synced ## Install the packages of uv.lock into .venv
@@ -109,14 +111,20 @@ prices: setup ## Read the prices of the instance types from AWS [REGION=eu-west-
 	@$(RUN) -m infra.prices --region $(call quoted,REGION)
 
 .PHONY: requirements
-requirements: setup ## Export bootstrap/requirements.txt from uv.lock
+requirements: setup ## Export bootstrap/requirements.txt and infra/airflow_requirements.txt from uv.lock
 	@$(EXPORT) > bootstrap/requirements.txt
+	@$(FOR_AIRFLOW) > infra/airflow_requirements.txt
+
+.PHONY: wheel
+wheel: setup ## Build the wheels orchard-airflow and orchard-local-aws into build/wheel
+	@$(RUN) -m infra.wheels
 
 .PHONY: clean
 clean: ## Remove build/
 	rm -rf build
 
 EXPORT = $(UV) export --quiet --frozen --only-group node --no-emit-project --no-header
+FOR_AIRFLOW = $(RUN) -m infra.airflow_requirements
 
 $(UV):
 	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 is required. If it has another name, run: make PYTHON=..."; exit 1; }

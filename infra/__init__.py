@@ -1,4 +1,4 @@
-"""Uploads a release to S3.
+"""Creates a deployment's AWS resources, uploads releases, reads prices, and builds what other Airflows install.
 
-It imports no other code of the project: a release contains the code of the steps as files.
+It imports no other code of the project: releases and wheels contain the code as files.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from local_aws.emr.life import Timings
 from local_aws.emr.master import DEFAULT_MASTER, checked_master
+from local_aws.emr.node import s3a_jars
 from local_aws.emr.standalone import StandaloneDidNotStart
 from local_aws.plain_folder import UnusableFolder
 from local_aws.server import LocalAws
@@ -76,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
+        s3a_jars()  # otherwise the first cluster would find out that they are missing
         timings = Timings(
             arguments.starting_seconds,
             arguments.bootstrapping_seconds,
@@ -85,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         calls = os.environ.get("LOCAL_AWS_CALLS")
         server = LocalAws(arguments.data, arguments.port, timings, master, Path(calls) if calls else None)
-    except UnusableFolder as error:
+    except (ModuleNotFoundError, UnusableFolder) as error:
         log.error("%s", error)
         return 1
     except OSError as error:

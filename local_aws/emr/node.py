@@ -217,6 +217,9 @@ def s3a_jars() -> list[Path]:
     """
     package = find_spec("sagemaker_pyspark")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("sagemaker-pyspark, whose wheel has the S3A jars, is not installed: run `make setup`")
+        raise ModuleNotFoundError(
+            "sagemaker-pyspark, whose wheel has the S3A jars, is not installed: run `make setup`, or without the "
+            "project `pip install --no-deps sagemaker-pyspark==1.4.5`"
+        )
     jars = Path(package.origin).parent / "jars"
     return sorted([*jars.glob("hadoop-aws-*.jar"), *jars.glob("aws-java-sdk-bundle-*.jar")])

@@ -8,7 +8,9 @@ from typing import Final
 def _find() -> Path:
     package = find_spec("pyspark")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("pyspark is not installed: run `make setup`")
+        raise ModuleNotFoundError(
+            "pyspark is not installed: run `make setup`, or without the project `pip install orchard-local-aws`"
+        )
     return Path(package.origin).parent
 
 

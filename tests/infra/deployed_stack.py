@@ -14,13 +14,15 @@ DATASETS = {
     "OtherDatasetBuckets": "arn:aws:s3:::pears",
     "OtherDatasetObjects": "arn:aws:s3:::pears/2026/*,arn:aws:s3:::pears/2027/*",
 }
-# Every condition of the template holds.
+# Every condition of the template holds. The local AWS of other tests in this process shares moto's state, so that names
+# of resources must be unique.
 EVERYTHING = {
     "CreateVpc": "true",
     "AlertEmail": "team@example.com",
     "KmsKeyArn": KEY,
-    "AirflowRoleName": "airflow",
+    "AirflowRoleName": "airflow-of-the-stack",
     "BucketName": "fruits-of-the-stack",
+    "DatabaseName": "fruits_of_the_stack",
     **DATASETS,
 }
 ACCOUNT = "123456789012"
@@ -58,6 +60,8 @@ def create_stack(url: str, name: str, **parameters: str) -> Deployed:
     client("cloudformation", url).create_stack(
         StackName=name, TemplateBody=TEMPLATE.read_text(), Parameters=given, Capabilities=["CAPABILITY_IAM"]
     )
+    (stack,) = client("cloudformation", url).describe_stacks(StackName=name)["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE", client("cloudformation", url).describe_stack_events(StackName=name)
     return Deployed(url, name)
 
 

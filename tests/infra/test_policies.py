@@ -23,11 +23,12 @@ SIMULATOR = Path(__file__).parent / "simulator"
 INSTALLED = ROOT / "build/simulator"
 # The e2e and fault tests record their calls here, if they have run.
 RECORDED = ROOT / "build/calls"
-REGION, DEPLOYMENT, DATABASE = aws.REGION, "orchard", "orchard"
+REGION, DEPLOYMENT, DATABASE = aws.REGION, "orchard", "policies"
 ALLOWED = "Allowed"
 CLUSTER = f"arn:aws:elasticmapreduce:{REGION}:{ACCOUNT}:cluster/j-1"
 GLUE = f"arn:aws:glue:{REGION}:{ACCOUNT}"
-BUCKET = f"arn:aws:s3:::{aws.BUCKET}"
+BUCKET_NAME = "fruits-of-the-policies"
+BUCKET = f"arn:aws:s3:::{BUCKET_NAME}"
 TAG, EMR_TAG = "orchard:deployment", "for-use-with-amazon-emr-managed-policies"
 PRINCIPALS = ("airflow", "nodes")
 
@@ -59,7 +60,8 @@ def simulator() -> Path:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with LocalAws(tmp_path_factory.mktemp("aws")) as server:
-        yield create_stack(server.endpoint_url, "fruits", BucketName=aws.BUCKET, DeploymentName=DEPLOYMENT, **DATASETS)
+        names = {"BucketName": BUCKET_NAME, "DatabaseName": DATABASE, "DeploymentName": DEPLOYMENT}
+        yield create_stack(server.endpoint_url, "fruits", **names, **DATASETS)
 
 
 @pytest.fixture(scope="module")
@@ -235,20 +237,31 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
     found = [json.loads(line) for line in file.read_text().splitlines()]
     tag = f"aws:RequestTag/{TAG}"
     own = {each["context"][tag] for each in found if each["action"].endswith(":RunJobFlow")}
+    spot = "AWSServiceRoleForEC2Spot"
+    profiles = f"arn:aws:iam::{ACCOUNT}:instance-profile"
     names = {
         role(aws.SERVICE_ROLE): role(stack.ids["ServiceRole"]),
         role(aws.INSTANCE_PROFILE): role(stack.ids["NodeRole"]),
-        f"arn:aws:iam::{ACCOUNT}:instance-profile/{aws.INSTANCE_PROFILE}": (
-            f"arn:aws:iam::{ACCOUNT}:instance-profile/{stack.ids['InstanceProfile']}"
-        ),
+        role(spot): role(f"aws-service-role/spot.amazonaws.com/{spot}"),
+        f"{profiles}/{aws.INSTANCE_PROFILE}": f"{profiles}/{stack.ids['InstanceProfile']}",
     }
-    spot = "AWSServiceRoleForEC2Spot"
-    names[role(spot)] = role(f"aws-service-role/spot.amazonaws.com/{spot}")
+
+    prefixes = {
+        f"arn:aws:s3:::{aws.BUCKET}": BUCKET,
+        **{f"{GLUE}:{kind}/orchard": f"{GLUE}:{kind}/{DATABASE}" for kind in ("database", "table")},
+    }
+
+    def name_of(resource: str) -> str:
+        for recorded, own_name in prefixes.items():
+            if resource == recorded or resource.startswith(f"{recorded}/"):
+                return own_name + resource.removeprefix(recorded)
+        return names.get(resource, resource)
+
     return [
         Call(
             each["principal"],
             each["action"],
-            tuple(names.get(resource, resource) for resource in each["resources"]),
+            tuple(name_of(resource) for resource in each["resources"]),
             {
                 key: DEPLOYMENT if key.endswith(f"/{TAG}") and value in own else value
                 for key, value in each["context"].items()

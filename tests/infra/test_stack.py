@@ -32,8 +32,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def stack(url: str) -> Deployed:
     """The stack with everything that the parameters can switch on."""
-    client("iam", url).create_role(RoleName="airflow", AssumeRolePolicyDocument="{}")
-    return create_stack(url, "fruits", **EVERYTHING)
+    client("iam", url).create_role(RoleName=EVERYTHING["AirflowRoleName"], AssumeRolePolicyDocument="{}")
+    return create_stack(url, "fruits-stack", **EVERYTHING)
 
 
 def expected(stack: Deployed, parameters: dict[str, str]) -> dict[str, tuple[str, Any]]:

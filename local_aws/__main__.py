@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
-from local_aws.emr.life import Timings
+from local_aws.emr.life import LIKE_EMR, Timings
 from local_aws.emr.master import DEFAULT_MASTER, checked_master
 from local_aws.emr.node import s3a_jars
 from local_aws.emr.standalone import StandaloneDidNotStart
@@ -35,6 +36,16 @@ example:
 """
 
 
+def timings_of(arguments: argparse.Namespace) -> Timings:
+    """Return the timings of the given options. Those that are not given are None.
+
+    >>> timings_of(argparse.Namespace(like_emr=True, starting_seconds=1.0, log_delay_seconds=None)).starting_seconds
+    1.0
+    """
+    given = {key: value for key, value in vars(arguments).items() if key.endswith("_seconds") and value is not None}
+    return replace(LIKE_EMR if arguments.like_emr else Timings(), **given)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Serve until a signal arrives; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -47,22 +58,25 @@ def main(argv: list[str] | None = None) -> int:
         "--port", type=int, default=5000, help="port on 127.0.0.1; 0 selects a free one (default: 5000)"
     )
     parser.add_argument("--data", type=Path, required=True, help="folder for cluster nodes and state")
+    parser.add_argument(
+        "--like-emr",
+        action="store_true",
+        help="take as long as EMR for clusters and logs, and throttle requests as EMR does",
+    )
     for state in ("starting", "bootstrapping", "terminating"):
         help_text = f"extra seconds that a cluster stays {state.upper()} (default: 0)"
-        parser.add_argument(f"--{state}-seconds", type=float, metavar="SECONDS", default=0, help=help_text)
+        parser.add_argument(f"--{state}-seconds", type=float, metavar="SECONDS", help=help_text)
     parser.add_argument(
         "--log-delay-seconds",
         type=float,
         metavar="SECONDS",
-        default=Timings.log_delay_seconds,
-        help="seconds from the end of a step to the upload of its logs (default: %(default)s)",
+        help=f"seconds from the end of a step to the upload of its logs (default: {Timings.log_delay_seconds})",
     )
     parser.add_argument(
         "--spot-timeout-seconds",
         type=float,
         metavar="SECONDS",
-        default=Timings.spot_timeout_seconds,
-        help="seconds until a fleet acts because EC2 lacks Spot capacity (default: %(default)s)",
+        help=f"seconds until a fleet acts because EC2 lacks Spot capacity (default: {Timings.spot_timeout_seconds})",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -78,13 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         s3a_jars()  # otherwise the first cluster would find out that they are missing
-        timings = Timings(
-            arguments.starting_seconds,
-            arguments.bootstrapping_seconds,
-            arguments.terminating_seconds,
-            arguments.log_delay_seconds,
-            arguments.spot_timeout_seconds,
-        )
+        timings = timings_of(arguments)
         calls = os.environ.get("LOCAL_AWS_CALLS")
         server = LocalAws(arguments.data, arguments.port, timings, master, Path(calls) if calls else None)
     except (ModuleNotFoundError, UnusableFolder) as error:

@@ -77,10 +77,12 @@ def operation(environ: WSGIEnvironment) -> str:
 class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]  # moto is untyped
     """moto's dispatcher with EMR, faults, the admin API and the page in front, and a cache for its service lookup."""
 
-    def __init__(self, emr: Emr, data: Path, faults: Faults, state: StateFolder, endpoint_url: str) -> None:
+    def __init__(
+        self, emr: Emr, data: Path, faults: Faults, state: StateFolder, endpoint_url: str, *, throttles: bool
+    ) -> None:
         super().__init__(create_backend_app)
         self._emr = emr
-        self._api = EmrApi(emr)
+        self._api = EmrApi(emr, throttles=throttles)
         self._data = data
         self._faults = faults
         self._admin = Admin(faults, emr)
@@ -162,7 +164,9 @@ class LocalAws:
         self.emr = Emr(Runner(path, self.endpoint_url, self._master), timings, self._state)
         self._faults = Faults()
         self.emr.before_start = partial(arm_cluster_faults, self._faults)
-        self._dispatcher = Dispatcher(self.emr, data.absolute(), self._faults, self._state, self.endpoint_url)
+        self._dispatcher = Dispatcher(
+            self.emr, data.absolute(), self._faults, self._state, self.endpoint_url, throttles=timings.throttles
+        )
         if calls is not None:
             self._dispatcher.calls = CallLog(calls, self.emr)
         self._server.app = self._dispatcher

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from local_aws.emr.operations import (  # noqa: F401  # importing them registers
     steps,
 )
 from local_aws.emr.service import Emr
+from local_aws.emr.throttling import Throttle
 from local_aws.signature import region_of
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,10 @@ TARGET_PREFIX = "ElasticMapReduce."
 class EmrApi:
     """Responds to HTTP requests for EMR."""
 
-    def __init__(self, emr: Emr) -> None:
+    def __init__(self, emr: Emr, *, throttles: bool = False) -> None:
+        """Respond for an EMR. If it `throttles`, requests above EMR's default rates are rejected."""
         self._emr = emr
+        self._throttles: defaultdict[str, Throttle] | None = defaultdict(Throttle) if throttles else None
         self._model = botocore.session.get_session().get_service_model("emr")
 
     def respond(self, request: Request) -> Response:
@@ -41,6 +45,8 @@ class EmrApi:
         name = request.headers["X-Amz-Target"].removeprefix(TARGET_PREFIX)
         region = region_of(request.environ)
         try:
+            if self._throttles is not None:
+                self._throttles[region].check(name)
             body = self._call(name, request.get_data(), region)
             status = 200
         except EmrError as error:

@@ -14,6 +14,15 @@ class ValidationFailed(EmrError):
     code = "ValidationException"
 
 
+class Throttled(EmrError):
+    """EMR's response to a request above the rate that it allows."""
+
+    code = "ThrottlingException"
+
+    def __init__(self) -> None:
+        super().__init__("Rate exceeded")
+
+
 class NoSuchCluster(EmrError):
     """EMR's response to an unknown cluster id."""
 

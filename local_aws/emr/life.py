@@ -21,7 +21,7 @@ class Timings:
     """Seconds for what takes minutes on EMR.
 
     They are extra time in some states of a cluster, the time until the upload of a step's logs, and the provisioning
-    timeout of fleets for which EC2 lacks Spot capacity.
+    timeout of fleets for which EC2 lacks Spot capacity. `throttles` is whether requests have EMR's default rates.
     """
 
     starting_seconds: float = 0
@@ -29,6 +29,19 @@ class Timings:
     terminating_seconds: float = 0
     log_delay_seconds: float = 3
     spot_timeout_seconds: float = 2
+    throttles: bool = False
+
+
+# What a cluster of a few nodes takes on EMR. The times until it is ready are rough: AWS documents none. EMR uploads
+# logs every five minutes: https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-manage-view-web-log-files.html
+LIKE_EMR = Timings(
+    starting_seconds=240,
+    bootstrapping_seconds=30,
+    terminating_seconds=60,
+    log_delay_seconds=300,
+    spot_timeout_seconds=300,
+    throttles=True,
+)
 
 
 def delete_software(root: Path) -> None:

@@ -61,7 +61,9 @@ def create_stack(url: str, name: str, **parameters: str) -> Deployed:
         StackName=name, TemplateBody=TEMPLATE.read_text(), Parameters=given, Capabilities=["CAPABILITY_IAM"]
     )
     (stack,) = client("cloudformation", url).describe_stacks(StackName=name)["Stacks"]
-    assert stack["StackStatus"] == "CREATE_COMPLETE", client("cloudformation", url).describe_stack_events(StackName=name)
+    assert stack["StackStatus"] == "CREATE_COMPLETE", client("cloudformation", url).describe_stack_events(
+        StackName=name
+    )
     return Deployed(url, name)
 
 

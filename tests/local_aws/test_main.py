@@ -1,12 +1,16 @@
+import argparse
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from local_aws.__main__ import timings_of
+from local_aws.emr.life import LIKE_EMR, Timings
 from tests.local_aws.program import ROOT, Served, serving, start
 from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, runaway, wait_for_death
 
@@ -71,6 +75,12 @@ def test_an_unusable_folder_makes_the_program_exit_with_1_and_advice(
     assert f"cannot use the folder {tmp_path / 'data'}: " in line
     assert str(tmp_path / file) in line.partition("]")[2]
     assert "use another --data" in line
+
+
+@pytest.mark.parametrize(("like_emr", "rest"), [(True, LIKE_EMR), (False, Timings())])
+def test_a_given_time_counts_more_than_those_of_emr(*, like_emr: bool, rest: Timings) -> None:
+    given = argparse.Namespace(like_emr=like_emr, starting_seconds=None, log_delay_seconds=7.0, port=5000)
+    assert timings_of(given) == replace(rest, log_delay_seconds=7.0)
 
 
 def test_the_data_option_is_required() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 from botocore.validate import ParamValidator
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.iam.models import iam_backends
 
 from local_aws.emr.errors import NoSuchSecurityConfiguration, ValidationFailed
 from local_aws.emr.hardware import make_pools
 from local_aws.emr.model import ADDITIONAL_SECURITY_GROUPS, SECURITY_GROUPS, Wire
 from local_aws.emr.offerings import instance_types, release_labels
 from local_aws.emr.service import Emr
+from local_aws.policies import find_instance_profile, find_role
 
 MAX_BOOTSTRAP_ACTIONS = 16
 MAX_STEPS = 256
@@ -80,17 +80,15 @@ def check_roles(request: Wire) -> None:
     Raises:
         ValidationFailed: one is missing or unknown; the message names every problem.
     """
-    iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
     problems = []
-    # Each is a name, or an ARN that ends with an optional path and the name.
     if not profile:
         problems.append("InstanceProfile is required for creating cluster.")
-    elif profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
+    elif find_instance_profile(profile) is None:
         problems.append(f"Invalid InstanceProfile: {profile}.")
     if not role:
         problems.append("ServiceRole is required for creating cluster.")
-    elif role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
+    elif find_role(role) is None:
         problems.append(f"EMR service role {role} is invalid.")
     if problems:
         raise ValidationFailed(" ".join(problems))

@@ -4,7 +4,7 @@ EMR accepts such a cluster, and terminates it with VALIDATION_ERROR. Permissions
 has AmazonEMRServicePolicy_v2, the policy of EMR's default service role: a role without policies may do everything here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,14 +14,20 @@ from local_aws.emr.model import ADDITIONAL_SECURITY_GROUPS, SECURITY_GROUPS, Clu
 from local_aws.policies import ALLOWED, decide, find_instance_profile, find_role, trusts
 
 POLICY_V2: Final = "arn:aws:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2"
-# EMR uses these groups, or creates them, if the request names none, in a public and in a private subnet:
+# EMR uses these groups, or creates them, if the request names none, in a public and in a private subnet. Each has the
+# name that it had before EMR renamed its nodes, or the one after it:
 # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-man-sec-groups.html
-PUBLIC_GROUPS: Final = ("ElasticMapReduce-master", "ElasticMapReduce-slave")
-PRIVATE_GROUPS: Final = (
-    *("ElasticMapReduce-Master-Private", "ElasticMapReduce-Slave-Private"),
-    "ElasticMapReduce-ServiceAccess",
+PUBLIC_GROUPS: Final = (
+    ("ElasticMapReduce-master", "ElasticMapReduce-primary"),
+    ("ElasticMapReduce-slave", "ElasticMapReduce-core"),
 )
-
+PRIVATE_GROUPS: Final = (
+    ("ElasticMapReduce-Master-Private", "ElasticMapReduce-Primary-Private"),
+    ("ElasticMapReduce-Slave-Private", "ElasticMapReduce-Core-Private"),
+    ("ElasticMapReduce-ServiceAccess",),
+)
+# The master connects to EMR's network interface in a private subnet on this port.
+SERVICE_PORT: Final = 9443
 _NETWORK: Final = ("Ec2SubnetId", "Ec2SubnetIds", *SECURITY_GROUPS, *ADDITIONAL_SECURITY_GROUPS)
 
 
@@ -58,8 +64,8 @@ class _Network:
         # EMR chooses one of the subnets: https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-instance-fleet.html
         self.subnets = [subnet for subnet in known if (subnet.id in ids if ids else subnet.default_for_az)]
         own = [instances[name] for name in SECURITY_GROUPS if instances.get(name)]
-        self.has_own_groups = bool(own)
-        self.has_service_group = bool(instances.get("ServiceAccessSecurityGroup"))
+        self.master_group: str = instances.get("EmrManagedMasterSecurityGroup", "")
+        self.service_group = self._ec2.get_security_group_from_id(instances.get("ServiceAccessSecurityGroup", ""))
         more = [group for name in ADDITIONAL_SECURITY_GROUPS for group in instances.get(name, [])]
         found = [self._ec2.get_security_group_from_id(group) for group in dict.fromkeys([*own, *more])]
         self.groups = [group for group in found if group is not None]
@@ -68,17 +74,33 @@ class _Network:
         """Return the VPC of a subnet."""
         return self._ec2.vpcs[subnet.vpc_id]
 
-    def group(self, name: str, vpc_id: str) -> Any:
-        """Return the security group with a name in a VPC. None if there is none."""
-        return self._ec2.get_security_group_from_name(name, vpc_id)
+    def group(self, names: Iterable[str], vpc_id: str) -> Any:
+        """Return the first security group with one of these names in a VPC. None if there is none."""
+        found = (self._ec2.get_security_group_from_name(name, vpc_id) for name in names)
+        return next((group for group in found if group is not None), None)
 
-    def is_private(self, subnet: Any) -> bool:
-        """Return whether a subnet has no route to an internet gateway. moto's default subnets have none, EC2's have."""
+    def _routes(self, subnet: Any) -> list[Any]:
         tables = [table for table in self._ec2.route_tables.values() if table.vpc_id == subnet.vpc_id]
         own = [table for table in tables if subnet.id in table._associations.values()]
         used = own or [table for table in tables if table.main_association_id is not None]
-        gateways = [str(route.gateway_id) for table in used for route in table.routes]
+        return [route for table in used for route in table.routes]
+
+    def is_private(self, subnet: Any) -> bool:
+        """Return whether a subnet has no route to an internet gateway. moto's default subnets have none, EC2's have."""
+        gateways = [str(route.gateway_id) for route in self._routes(subnet)]
         return not subnet.default_for_az and not any(gateway.startswith("igw-") for gateway in gateways)
+
+    def is_isolated(self, subnet: Any) -> bool:
+        """Return whether a subnet has no route out of its VPC."""
+        return not subnet.default_for_az and all(route.local for route in self._routes(subnet))
+
+    def service_group_admits(self, master_group: str) -> bool:
+        """Return whether the group of EMR's network interface admits the master on its port."""
+        return any(
+            rule.source_group.get("GroupId") == master_group
+            and (rule.ip_protocol == "-1" or int(rule.from_port) <= SERVICE_PORT <= int(rule.to_port))
+            for rule in self.service_group.ingress_rules
+        )
 
 
 def _refused_network(network: _Network) -> Refusal | None:
@@ -97,11 +119,25 @@ def _refused_network(network: _Network) -> Refusal | None:
             f"Security groups are not in the VPC of the cluster, {vpcs[0]}: {', '.join(strays)}.",
             "VALIDATION_ERROR_SECURITY_GROUP_NOT_FROM_ONE_VPC",
         )
-    if network.has_own_groups and not network.has_service_group and any(map(network.is_private, network.subnets)):
+    for subnet in filter(network.is_isolated, network.subnets):
+        # https://github.com/h2oai/h2o-3/pull/3844
+        return Refusal(
+            "The VPC/subnet configuration was invalid: No route to any external sources detected in Route Table for "
+            f"Subnet: {subnet.id} for VPC: {subnet.vpc_id}"
+        )
+    if not network.master_group or not any(map(network.is_private, network.subnets)):
+        return None
+    if network.service_group is None:
         # https://github.com/hashicorp/terraform/issues/9518
         return Refusal(
             "You must also specify a ServiceAccessSecurityGroup if you use custom security groups when creating a "
             "cluster in a private subnet."
+        )
+    if not network.service_group_admits(network.master_group):
+        # https://github.com/hashicorp/terraform/issues/25673
+        return Refusal(
+            "ServiceAccessSecurityGroup is missing ingress rule from EmrManagedMasterSecurityGroup on port "
+            f"{SERVICE_PORT}"
         )
     return None
 
@@ -138,10 +174,10 @@ def _needed(cluster: Cluster, network: _Network, node_role: str) -> Iterator[tup
         yield "ec2:RunInstances", f"{prefix}:subnet/{subnet.id}", _tags(subnet)
     for group in network.groups:
         yield "ec2:RunInstances", f"{prefix}:security-group/{group.id}", _tags(group)
-    if not network.has_own_groups:
+    if not network.master_group:
         for subnet in network.subnets:
-            for name in PRIVATE_GROUPS if network.is_private(subnet) else PUBLIC_GROUPS:
-                group = network.group(name, subnet.vpc_id)
+            for names in PRIVATE_GROUPS if network.is_private(subnet) else PUBLIC_GROUPS:
+                group = network.group(names, subnet.vpc_id)
                 if group is None:
                     yield "ec2:CreateSecurityGroup", f"{prefix}:vpc/{subnet.vpc_id}", _tags(network.vpc(subnet))
                 else:

@@ -12,7 +12,7 @@ import pytest
 
 from local_aws.emr.launch import POLICY_V2, PRIVATE_GROUPS, PUBLIC_GROUPS, refusal
 from local_aws.emr.model import SECURITY_GROUPS, Cluster
-from tests.local_aws.user import REGION, User
+from tests.local_aws.user import REGION, User, default_node_role
 
 TAG = "for-use-with-amazon-emr-managed-policies"
 TAGS = [{"Key": TAG, "Value": "true"}]
@@ -71,6 +71,19 @@ class Account:
 
     @contextmanager
     def private(self) -> Iterator[None]:
+        """Replace the route to the internet gateway by a gateway endpoint for S3 while the context is open."""
+        endpoint = self.ec2.create_vpc_endpoint(
+            VpcId=self.vpc,
+            ServiceName=f"com.amazonaws.{REGION}.s3",
+            VpcEndpointType="Gateway",
+            RouteTableIds=[self.route_table],
+        )["VpcEndpoint"]["VpcEndpointId"]
+        with self.isolated():
+            yield
+        self.ec2.delete_vpc_endpoints(VpcEndpointIds=[endpoint])
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
         """Remove the route to the internet gateway while the context is open."""
         route = {"RouteTableId": self.route_table, "DestinationCidrBlock": "0.0.0.0/0"}
         self.ec2.delete_route(**route)
@@ -170,9 +183,13 @@ def test_emr_cannot_create_its_groups_in_a_vpc_without_the_tag(account: Account)
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_default_groups_that_exist_need_the_tag_and_their_vpc_does_not(account: Account, private: bool) -> None:
+@pytest.mark.parametrize("renamed", [False, True])
+def test_default_groups_that_exist_need_the_tag_and_their_vpc_does_not(
+    account: Account, private: bool, renamed: bool
+) -> None:
+    names = [names[-1 if renamed else 0] for names in (PRIVATE_GROUPS if private else PUBLIC_GROUPS)]
     account.untag(account.vpc)
-    groups = [account.group(name) for name in (PRIVATE_GROUPS if private else PUBLIC_GROUPS)]
+    groups = [account.group(name) for name in names]
     with account.private() if private else nullcontext():
         assert account.outcome() == "started"
         account.untag(groups[-1])
@@ -230,16 +247,14 @@ def test_the_policy_passes_only_a_role_of_the_default_name(account: Account) -> 
 
 
 def test_a_profile_of_another_name_may_hold_the_default_role(account: Account) -> None:
-    account.iam.delete_role_policy(RoleName=account.name, PolicyName="pass")
-    try:
-        account.iam.create_role(RoleName="EMR_EC2_DefaultRole", AssumeRolePolicyDocument=trust("ec2.amazonaws.com"))
-        account.iam.remove_role_from_instance_profile(InstanceProfileName=account.nodes, RoleName=account.nodes)
-        account.iam.add_role_to_instance_profile(InstanceProfileName=account.nodes, RoleName="EMR_EC2_DefaultRole")
+    iam, profile = account.iam, account.nodes
+    iam.delete_role_policy(RoleName=account.name, PolicyName="pass")
+    with default_node_role(iam) as role:
+        iam.remove_role_from_instance_profile(InstanceProfileName=profile, RoleName=account.nodes)
+        iam.add_role_to_instance_profile(InstanceProfileName=profile, RoleName=role)
         assert account.outcome() == "started"
-    finally:
-        account.iam.remove_role_from_instance_profile(InstanceProfileName=account.nodes, RoleName="EMR_EC2_DefaultRole")
-        account.iam.add_role_to_instance_profile(InstanceProfileName=account.nodes, RoleName=account.nodes)
-        account.iam.delete_role(RoleName="EMR_EC2_DefaultRole")
+        iam.remove_role_from_instance_profile(InstanceProfileName=profile, RoleName=role)
+    iam.add_role_to_instance_profile(InstanceProfileName=profile, RoleName=account.nodes)
 
 
 def test_an_instance_profile_without_a_role_is_invalid(account: Account) -> None:
@@ -289,9 +304,16 @@ def test_security_groups_of_another_vpc_are_refused(account: Account) -> None:
     )
 
 
-def test_own_groups_in_a_private_subnet_need_one_for_the_service(account: Account) -> None:
+def test_own_groups_in_a_private_subnet_need_one_for_the_service_that_admits_the_master(account: Account) -> None:
     groups = dict(zip(SECURITY_GROUPS, [account.group("private") for _ in SECURITY_GROUPS], strict=True))
+    primary, _, service = groups.values()
+    missing = "ServiceAccessSecurityGroup is missing ingress rule from EmrManagedMasterSecurityGroup on port 9443"
+    rule = {"IpProtocol": "tcp", "FromPort": 9443, "ToPort": 9443, "UserIdGroupPairs": [{"GroupId": primary}]}
+    others = [{**rule, "FromPort": 8443, "ToPort": 9442}, {**rule, "UserIdGroupPairs": [{"GroupId": service}]}]
     with account.private():
+        account.ec2.authorize_security_group_ingress(GroupId=service, IpPermissions=others)
+        assert account.outcome(Instances=groups) == missing
+        account.ec2.authorize_security_group_ingress(GroupId=service, IpPermissions=[rule])
         assert account.outcome(Instances=groups) == "started"
         del groups["ServiceAccessSecurityGroup"]
         assert account.outcome(Instances=groups) == (
@@ -299,3 +321,11 @@ def test_own_groups_in_a_private_subnet_need_one_for_the_service(account: Accoun
             "cluster in a private subnet."
         )
     assert account.outcome(Instances=groups) == "started"
+
+
+def test_a_subnet_without_a_route_out_of_its_vpc_is_refused(account: Account) -> None:
+    with account.isolated():
+        assert account.outcome() == (
+            "The VPC/subnet configuration was invalid: No route to any external sources detected in Route Table for "
+            f"Subnet: {account.subnet} for VPC: {account.vpc}"
+        )

@@ -96,7 +96,7 @@ def plan(*, params: Any = None, dag_run: Any = None, ti: Any = None) -> dict[str
 @task
 def preflight(plan: Any) -> None:
     """Check everything that can be checked before money is spent."""
-    check(Clients(s3=aws("s3"), iam=aws("iam"), ec2=aws("ec2"), emr=aws("emr")), SETTINGS, plan)
+    check(Clients(**{service: aws(service) for service in ("s3", "iam", "ec2", "emr", "glue", "sns")}), SETTINGS, plan)
 
 
 @task.sensor(

@@ -20,6 +20,7 @@ from moto.s3.models import FakeBucket, s3_backends
 
 from local_aws import glue
 from local_aws.signature import service_of
+from local_aws.simulation import SIMULATE, simulate
 from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class MotoState:
             return self._answer_s3(environ, start_response)
         body = read_body(environ)
         operation = operation_of(environ, body)
+        if operation == SIMULATE:
+            return simulate(body)(environ, start_response)
         if _READ_ONLY.match(operation) if operation else environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._moto(environ, start_response)
         return self._answer_change(environ, body, start_response)

@@ -1,5 +1,6 @@
 """The local AWS as a process, with everything that a deployment needs: bucket, roles, release, images."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ from sandbox.folders import UnusableFolder
 from sandbox.processes import DidNotStart, running, wait_for_port
 
 if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
 REGION = "eu-west-1"
 BUCKET = "orchard-demo"
 SERVICE_ROLE = "EMR_DefaultRole_V2"
+# The policy of the service role that EMR's console creates.
+SERVICE_POLICY = "arn:aws:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2"
+MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
 NAMES_SHOWN = 5
@@ -70,19 +75,38 @@ def local_aws(data: Path, port: int, log_file: Path) -> Iterator[str]:
 
 
 def provision(endpoint_url: str, build_dir: Path) -> str:
-    """Create the bucket and the roles, upload the release, and return the release's version.
+    """Create the bucket and the roles, tag the default VPC, upload the release, and return the release's version.
 
     Raises:
         infra.release.PartMissing: a part of the release has not been built.
     """
     s3, iam = client("s3", endpoint_url), client("iam", endpoint_url)
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    for role in (SERVICE_ROLE, INSTANCE_PROFILE):
-        iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
+    create_role(iam, SERVICE_ROLE, "elasticmapreduce")
+    iam.attach_role_policy(RoleName=SERVICE_ROLE, PolicyArn=SERVICE_POLICY)
+    create_role(iam, INSTANCE_PROFILE, "ec2")
     iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     iam.create_instance_profile(InstanceProfileName=INSTANCE_PROFILE)
     iam.add_role_to_instance_profile(InstanceProfileName=INSTANCE_PROFILE, RoleName=INSTANCE_PROFILE)
+    tag_default_vpc(client("ec2", endpoint_url))
     return release.upload(s3, BUCKET, release.collect(build_dir))
+
+
+def create_role(iam: "IAMClient", name: str, service: str) -> str:
+    """Create a role that a service may assume, for example `ec2`, and return its ARN."""
+    trust = {"Effect": "Allow", "Principal": {"Service": f"{service}.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    return iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+
+
+def tag_default_vpc(ec2: Any) -> None:
+    """Give the default VPC and its subnets the tag that the policy of the service role asks for.
+
+    https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
+    """
+    subnets = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+    resources = {subnet[key] for subnet in subnets for key in ("SubnetId", "VpcId")}
+    ec2.create_tags(Resources=sorted(resources), Tags=[{"Key": MANAGED_POLICIES_TAG, "Value": "true"}])
 
 
 def upload_images(s3: "S3Client", folder: Path, prefix: str = DATASET_PREFIX) -> int:

@@ -8,13 +8,13 @@ from typing import Any
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 from botocore.validate import ParamValidator
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.iam.models import iam_backends
 
 from local_aws.emr.errors import NoSuchSecurityConfiguration, ValidationFailed
 from local_aws.emr.hardware import make_pools
-from local_aws.emr.model import Wire
+from local_aws.emr.model import ADDITIONAL_SECURITY_GROUPS, SECURITY_GROUPS, Wire
 from local_aws.emr.offerings import instance_types, release_labels
 from local_aws.emr.service import Emr
+from local_aws.policies import find_instance_profile, find_role
 
 MAX_BOOTSTRAP_ACTIONS = 16
 MAX_STEPS = 256
@@ -27,6 +27,8 @@ MAX_SPOT_TIMEOUT_MINUTES = 1440
 # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-instance-fleet.html
 MAX_TYPES = 5
 MAX_TYPES_WITH_STRATEGY = 30
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-additional-sec-groups.html
+MAX_ADDITIONAL_SECURITY_GROUPS = 4
 
 
 def check_cluster(emr: Emr, request: Wire, region: str) -> None:
@@ -78,17 +80,15 @@ def check_roles(request: Wire) -> None:
     Raises:
         ValidationFailed: one is missing or unknown; the message names every problem.
     """
-    iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     profile, role = request.get("JobFlowRole"), request.get("ServiceRole")
     problems = []
-    # Each is a name, or an ARN that ends with an optional path and the name.
     if not profile:
         problems.append("InstanceProfile is required for creating cluster.")
-    elif profile.rpartition("/")[2] not in {known.name for known in iam.instance_profiles.values()}:
+    elif find_instance_profile(profile) is None:
         problems.append(f"Invalid InstanceProfile: {profile}.")
     if not role:
         problems.append("ServiceRole is required for creating cluster.")
-    elif role.rpartition("/")[2] not in {known.name for known in iam.roles.values()}:
+    elif find_role(role) is None:
         problems.append(f"EMR service role {role} is invalid.")
     if problems:
         raise ValidationFailed(" ".join(problems))
@@ -168,6 +168,29 @@ def _check_instances(instances: Wire, label: str, region: str) -> None:
     for subnet in [instances.get("Ec2SubnetId"), *instances.get("Ec2SubnetIds", [])]:
         if subnet and not _subnet_exists(subnet, region):
             raise ValidationFailed(f"The subnet ID '{subnet}' does not exist.")
+    _check_security_groups(instances, region)
+
+
+def _check_security_groups(instances: Wire, region: str) -> None:
+    """Check the security groups that a request names: https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-sg-specify.html.
+
+    Groups of another VPC are no invalid request: the cluster terminates (`local_aws.emr.launch`).
+    """
+    given = [name for name in SECURITY_GROUPS if instances.get(name)]
+    for required in SECURITY_GROUPS[:2]:
+        if given and required not in given:
+            raise ValidationFailed(f"If you specify {given[0]}, you must also specify {required}.")
+    additional = [name for name in ADDITIONAL_SECURITY_GROUPS if instances.get(name)]
+    for name in additional:
+        if len(instances[name]) > MAX_ADDITIONAL_SECURITY_GROUPS:
+            # https://github.com/hashicorp/terraform-provider-aws/issues/27582
+            raise ValidationFailed(
+                f"Maximum number({MAX_ADDITIONAL_SECURITY_GROUPS}) of security groups exceeded for {name}."
+            )
+    groups = [instances[name] for name in given] + [group for name in additional for group in instances[name]]
+    for group in groups:
+        if not _security_group_exists(group, region):
+            raise ValidationFailed(f"The security group '{group}' does not exist.")
 
 
 def _check_fleets(fleets: Sequence[Wire]) -> None:
@@ -199,6 +222,12 @@ def _subnet_exists(subnet: str, region: str) -> bool:
     from moto.ec2.models import ec2_backends
 
     return any(subnet in zone for zone in ec2_backends[DEFAULT_ACCOUNT_ID][region].subnets.values())
+
+
+def _security_group_exists(group: str, region: str) -> bool:
+    from moto.ec2.models import ec2_backends  # see above
+
+    return ec2_backends[DEFAULT_ACCOUNT_ID][region].get_security_group_from_id(group) is not None
 
 
 def check_parameters(model: OperationModel, parameters: Wire) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from local_aws.emr.control import ClusterControl
 from local_aws.emr.end_reasons import SERVER_RESTARTED, STEPS_COMPLETED, EndReason
+from local_aws.emr.launch import refusal
 from local_aws.emr.node import Node
 from local_aws.emr.runner import Runner
 from local_aws.emr.step_loop import StepLoop
@@ -115,7 +116,7 @@ class ClusterLife:
         """Run the bootstrap actions; return whether the cluster is still active."""
         control, cluster = self.control, self.control.cluster
         with control.changed:
-            if not self._pause(self._timings.starting_seconds) or not self._fill_fleets():
+            if not self._pause(self._timings.starting_seconds) or self._is_refused() or not self._fill_fleets():
                 return False
             control.move_to("BOOTSTRAPPING")
             if not self._pause(self._timings.bootstrapping_seconds):
@@ -146,6 +147,14 @@ class ClusterLife:
                 location = log_file or process.logs / "stderr"
                 self._fail_bootstrap(f"On the master instance ({instance}), {message}; its log is {location}")
                 return False
+        return True
+
+    def _is_refused(self) -> bool:
+        """End the cluster if EC2 refuses to launch its instances. Call it with `changed` held."""
+        why = refusal(self.control.cluster)
+        if why is None:
+            return False
+        self.control.begin_end(EndReason("VALIDATION_ERROR", why.message), why.error_code)
         return True
 
     def _fill_fleets(self) -> bool:

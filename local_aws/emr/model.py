@@ -31,6 +31,10 @@ STEP_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
 }
 ACTIVE_STEP_STATES = ("PENDING", "RUNNING", "CANCEL_PENDING")
 DEFAULT_IDLE_TIMEOUT_SECONDS = 3600
+# The members of Instances for security groups in place of EMR's default ones: of the master, of the other nodes, and of
+# EMR's network interfaces in private subnets.
+SECURITY_GROUPS = ("EmrManagedMasterSecurityGroup", "EmrManagedSlaveSecurityGroup", "ServiceAccessSecurityGroup")
+ADDITIONAL_SECURITY_GROUPS = ("AdditionalMasterSecurityGroups", "AdditionalSlaveSecurityGroups")
 
 
 class IllegalTransition(AssertionError):
@@ -212,6 +216,7 @@ class Cluster:
         )
         subnets = [self.instances["Ec2SubnetId"]] if "Ec2SubnetId" in self.instances else []
         subnets = subnets or self.instances.get("Ec2SubnetIds", [])
+        groups = (*SECURITY_GROUPS, *ADDITIONAL_SECURITY_GROUPS)
         return {
             **self.summary(),
             **{key: self.request[key] for key in copied if key in self.request},
@@ -219,6 +224,7 @@ class Cluster:
                 "IamInstanceProfile": self.request.get("JobFlowRole", ""),
                 "RequestedEc2SubnetIds": subnets,
                 **({"Ec2SubnetId": subnets[0]} if subnets else {}),
+                **{key: self.instances[key] for key in groups if key in self.instances},
             },
             "InstanceCollectionType": "INSTANCE_FLEET" if self.uses_fleets else "INSTANCE_GROUP",
             "RequestedAmiVersion": "",

@@ -21,6 +21,8 @@ FIRST_RELEASE_WITH_PYTHON_311 = (7, 1)
 Threshold: TypeAlias = float | None
 OFF = "off"
 BOOLEANS = {"true": True, "false": False}
+# The settings for the cluster's own security groups: of the primary node, of the others, of EMR in private subnets.
+SECURITY_GROUPS = ("primary_security_group", "core_security_group", "service_security_group")
 # The variables that are not settings and of which this process has warned.
 _warned: set[str] = set()
 
@@ -75,6 +77,9 @@ class Settings:
     service_role: str = "EMR_DefaultRole_V2"
     instance_profile: str = "EMR_EC2_DefaultRole"
     subnet_ids: tuple[str, ...] = ()
+    primary_security_group: str = ""
+    core_security_group: str = ""
+    service_security_group: str = ""
     security_configuration: str = ""
     dataset_prefix: str = "images/"
     datasets: tuple[str, ...] = ()
@@ -129,6 +134,7 @@ class Settings:
             faults.append(
                 f"{PREFIX}RELEASE_LABEL is {self.release_label!r}: use a label such as emr-7.14.0, emr-7.1.0 or later"
             )
+        faults += self._security_group_faults()
         for name in ("dataset_prefix", "log_prefix"):
             value = getattr(self, name)
             if not value.endswith("/") or value.startswith("/"):
@@ -227,6 +233,27 @@ class Settings:
         if faults:
             raise BadSettings("; ".join(faults))
         return cls(**{"deployment": default_deployment(values["bucket"], airflow), **values})
+
+    def _security_group_faults(self) -> list[str]:
+        """Return what is wrong with the cluster's own security groups.
+
+        EMR requires both groups of the nodes if one is given, and uses the third only with them:
+        https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-sg-specify.html
+        """
+        groups = {name: getattr(self, name) for name in SECURITY_GROUPS}
+        faults = [
+            f"{PREFIX}{name.upper()} is {group!r}: use the id of a security group, such as sg-0123456789abcdef0"
+            for name, group in groups.items()
+            if group and not re.fullmatch(r"sg-[0-9a-f]{8}([0-9a-f]{9})?", group)
+        ]
+        missing = [f"{PREFIX}{name.upper()}" for name in SECURITY_GROUPS[:2] if not groups[name]]
+        if missing and any(groups.values()):
+            given = " and ".join(f"{PREFIX}{name.upper()} is {group!r}" for name, group in groups.items() if group)
+            faults.append(
+                f"{given}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: set the groups "
+                "of the primary and of the core nodes, or no group"
+            )
+        return faults
 
     @property
     def bucket_uri(self) -> str:

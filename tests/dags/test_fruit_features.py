@@ -513,7 +513,7 @@ def test_preflight_checks_the_plan_once(dag: DAG, monkeypatch: pytest.MonkeyPatc
     planned = {"run_uri": "s3://b/runs/1"}
     preflight.op_args = [planned]
     preflight.execute({})
-    assert calls == [(["s3", "iam", "ec2", "emr"], Settings.from_env(os.environ), planned)]
+    assert calls == [(["s3", "iam", "ec2", "emr", "glue", "sns"], Settings.from_env(os.environ), planned)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,11 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from sandbox import aws
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_emr.type_defs import ClusterTypeDef, StepConfigTypeDef, StepTypeDef
     from mypy_boto3_iam import IAMClient
@@ -28,6 +32,18 @@ DEADLINE_SECONDS = 30.0
 QUICK_JVM: Final = ("--conf", "spark.driver.extraJavaOptions=-XX:TieredStopAtLevel=1")
 # The default roles of `aws emr create-default-roles`.
 ROLES: Final[dict[str, Any]] = {"ServiceRole": "EMR_DefaultRole", "JobFlowRole": "EMR_EC2_DefaultRole"}
+
+
+@contextlib.contextmanager
+def default_node_role(iam: "IAMClient") -> "Iterator[str]":
+    """Yield the name of EMR's default role for nodes. It exists while the context is open, unless it existed before."""
+    name, created = ROLES["JobFlowRole"], False
+    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+        aws.create_role(iam, name, "ec2")
+        created = True
+    yield name
+    if created:
+        iam.delete_role(RoleName=name)
 
 
 def wait_until(found: "Callable[[], Found | None]", what: str, seconds: float = DEADLINE_SECONDS) -> "Found":

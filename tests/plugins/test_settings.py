@@ -66,6 +66,47 @@ def test_a_switch_is_true_or_false(value: str, expected: bool) -> None:
     assert Settings.from_env({**REQUIRED, "ORCHARD_MAINTENANCE_DRY_RUN": value}).maintenance_dry_run is expected
 
 
+PRIMARY, CORE, SERVICE = (f"sg-0123456789abcdef{number}" for number in range(3))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {},
+        {"ORCHARD_PRIMARY_SECURITY_GROUP": PRIMARY, "ORCHARD_CORE_SECURITY_GROUP": CORE},
+        {"ORCHARD_PRIMARY_SECURITY_GROUP": "sg-01234567", "ORCHARD_CORE_SECURITY_GROUP": "sg-01234567"},
+        {
+            "ORCHARD_PRIMARY_SECURITY_GROUP": PRIMARY,
+            "ORCHARD_CORE_SECURITY_GROUP": CORE,
+            "ORCHARD_SERVICE_SECURITY_GROUP": SERVICE,
+        },
+    ],
+)
+def test_a_cluster_may_have_no_security_groups_of_its_own_or_those_of_all_nodes(groups: dict[str, str]) -> None:
+    read = Settings.from_env({**REQUIRED, **groups})
+    for name, group in groups.items():
+        assert getattr(read, name.removeprefix("ORCHARD_").lower()) == group
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("PRIMARY",), "ORCHARD_CORE_SECURITY_GROUP is not set"),
+        (("CORE",), "ORCHARD_PRIMARY_SECURITY_GROUP is not set"),
+        (("PRIMARY", "SERVICE"), "ORCHARD_CORE_SECURITY_GROUP is not set"),
+        (("CORE", "SERVICE"), "ORCHARD_PRIMARY_SECURITY_GROUP is not set"),
+        (("SERVICE",), "ORCHARD_PRIMARY_SECURITY_GROUP and ORCHARD_CORE_SECURITY_GROUP are not set"),
+    ],
+)
+def test_an_incomplete_set_of_security_groups_is_named_with_what_is_missing(
+    given: tuple[str, ...], missing: str
+) -> None:
+    message = error_message(**{f"ORCHARD_{name}_SECURITY_GROUP": PRIMARY for name in given})
+    for name in given:
+        assert f"ORCHARD_{name}_SECURITY_GROUP is '{PRIMARY}'" in message
+    assert f"but {missing}: set the groups of the primary and of the core nodes, or no group" in message
+
+
 def test_each_missing_setting_is_named() -> None:
     with pytest.raises(BadSettings, match="ORCHARD_BUCKET is not set; ORCHARD_RELEASE is not set"):
         Settings.from_env({})
@@ -146,6 +187,9 @@ def test_a_missing_setting_is_an_error_although_a_similar_variable_is_set() -> N
         ("ORCHARD_DATASETS", "s3://Fruits/pears/", "use 3 to 63 of a-z, 0-9, . and -"),
         ("ORCHARD_ALERT_EMAIL", "a@example.com, team", "such as team@example.com, separated by commas"),
         ("ORCHARD_ALERT_EMAIL", "Team <a@example.com>", "such as team@example.com, separated by commas"),
+        ("ORCHARD_PRIMARY_SECURITY_GROUP", "default", "the id of a security group, such as sg-"),
+        ("ORCHARD_CORE_SECURITY_GROUP", "sg-12345", "the id of a security group, such as sg-"),
+        ("ORCHARD_SERVICE_SECURITY_GROUP", "sg-0123456789ABCDEF0", "the id of a security group, such as sg-"),
         ("ORCHARD_MAX_CLUSTER_HOURS", "9", "the timeouts allow a cluster to run for 10 hours"),
     ],
 )

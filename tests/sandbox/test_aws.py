@@ -4,7 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchard.preflight import ec2, iam
 from sandbox import aws
+from sandbox.processes import free_port
+from tests.plugins.preflight.cluster_requests import cluster_request
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -41,3 +44,20 @@ def test_files_whose_names_are_not_utf8_are_named_and_nothing_is_uploaded(
     assert "the names of 2 files are not UTF-8" in str(error.value)
     assert r"Kiwi/caf\xe9.jpg, Kiwi/na\xefve.jpg. Rename them" in str(error.value)
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
+
+
+def test_the_account_of_the_sandbox_has_the_default_roles_and_passes_the_checks_of_roles_and_tags(
+    parts: Path, tmp_path: Path
+) -> None:
+    with aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "aws.log") as url:
+        aws.provision(url, parts)
+        iam_client, ec2_client, request = aws.client("iam", url), aws.client("ec2", url), cluster_request()
+        assert (request["ServiceRole"], request["JobFlowRole"]) == (aws.SERVICE_ROLE, aws.INSTANCE_PROFILE)
+        assert iam.uses_policy_v2(iam_client, request)
+        faults = [
+            *iam.unusable_service_role(iam_client, request),
+            *iam.unusable_instance_profile(iam_client, request),
+            *iam.unpassable_role(iam_client, request),
+            *ec2.untagged_network(ec2_client, request),
+        ]
+    assert faults == []

@@ -38,6 +38,13 @@ SPOT_YARN_SITE: Mapping[str, str] = {
     "yarn.node-labels.enabled": "true",
     "yarn.node-labels.am.default-node-label-expression": "CORE",
 }
+# The members of Instances for the cluster's own security groups, with the settings that hold them. EMR adds the rules
+# that it needs to them: https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-man-sec-groups.html
+SECURITY_GROUP_MEMBERS: Mapping[str, str] = {
+    "EmrManagedMasterSecurityGroup": "primary_security_group",
+    "EmrManagedSlaveSecurityGroup": "core_security_group",
+    "ServiceAccessSecurityGroup": "service_security_group",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,9 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
     }
     if settings.subnet_ids:
         instances["Ec2SubnetIds"] = list(settings.subnet_ids)
+    instances |= {
+        name: getattr(settings, field) for name, field in SECURITY_GROUP_MEMBERS.items() if getattr(settings, field)
+    }
     request: dict[str, Any] = {
         "Name": spec.name,
         "LogUri": settings.log_uri,
@@ -195,6 +205,12 @@ def requested_instance_types(request: Mapping[str, Any]) -> list[str]:
 def subnet_ids(request: Mapping[str, Any]) -> list[str]:
     """Return the subnets that a request names."""
     return list(request["Instances"].get("Ec2SubnetIds", []))
+
+
+def security_groups(request: Mapping[str, Any]) -> dict[str, str]:
+    """Return the security groups that a request names, each by the setting that holds it."""
+    instances = request["Instances"]
+    return {field: instances[name] for name, field in SECURITY_GROUP_MEMBERS.items() if name in instances}
 
 
 def spot_instances(request: Mapping[str, Any]) -> int:

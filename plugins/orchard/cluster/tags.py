@@ -9,6 +9,9 @@ RUN_TAG = "orchard:run_id"
 DEPLOYMENT_TAG = "orchard:deployment"
 DATASET_TAG = "orchard:dataset_uri"
 OWNER_TAG = "orchard:owner"
+# The tag by which EMR's managed policies recognise what they may use:
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
+MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"
 # The limit of both a tag value and a cluster name.
 MAX_CHARACTERS = 256
 

@@ -1,4 +1,4 @@
-"""The checks before money is spent, one module per service: s3, emr, ec2, iam. `checks` runs them all.
+"""The checks before money is spent, one module per service: s3, emr, ec2, iam, glue, sns. `checks` runs them all.
 
 It may import all of `orchard` except `orchard.airflow`.
 """

@@ -4,19 +4,20 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from orchard.cluster.request import subnet_ids
 from orchard.errors import PermanentError
-from orchard.preflight import ec2, emr, iam, s3
+from orchard.preflight import ec2, emr, glue, iam, s3, sns
 from orchard.run.turn import LOCKS, active_clusters
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
+    from mypy_boto3_glue import GlueClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
 
@@ -35,16 +36,24 @@ ACTIONS: Mapping[str, str] = {
     "DeleteObject": "s3:DeleteObject",
     "GetRole": "iam:GetRole",
     "GetInstanceProfile": "iam:GetInstanceProfile",
+    "ListAttachedRolePolicies": "iam:ListAttachedRolePolicies",
+    "SimulatePrincipalPolicy": "iam:SimulatePrincipalPolicy",
     "DescribeSubnets": "ec2:DescribeSubnets",
+    "DescribeRouteTables": "ec2:DescribeRouteTables",
+    "DescribeSecurityGroups": "ec2:DescribeSecurityGroups",
+    "DescribeVpcs": "ec2:DescribeVpcs",
     "DescribeInstanceTypeOfferings": "ec2:DescribeInstanceTypeOfferings",
     "ListReleaseLabels": "elasticmapreduce:ListReleaseLabels",
     "ListSupportedInstanceTypes": "elasticmapreduce:ListSupportedInstanceTypes",
     "DescribeSecurityConfiguration": "elasticmapreduce:DescribeSecurityConfiguration",
     "ListClusters": "elasticmapreduce:ListClusters",
     "DescribeCluster": "elasticmapreduce:DescribeCluster",
+    "GetDatabase": "glue:GetDatabase",
+    "CreateDatabase": "glue:CreateDatabase",
+    "GetTopicAttributes": "sns:GetTopicAttributes",
 }
 # The error code differs by service. For a HEAD request, S3 returns only the HTTP status: the response has no body.
-DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
+DENIED = ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "403")
 NOT_IMPLEMENTED = ("NotImplemented", "NotImplementedException", "UnknownOperationException")
 
 
@@ -63,6 +72,8 @@ class Clients:
     iam: "IAMClient"
     ec2: Any  # boto3-stubs is installed without EC2
     emr: "EMRClient"
+    glue: "GlueClient"
+    sns: Any  # boto3-stubs is installed without SNS
 
 
 def check(clients: Clients, settings: Settings, plan: "RunPlan") -> None:
@@ -87,6 +98,12 @@ def _checks(clients: Clients, settings: Settings, plan: "RunPlan") -> list[tuple
     dataset, output, request = plan["dataset_uri"], plan["run_uri"], plan["cluster"]
     # The nodes write the vectors to the folders of two tables. Airflow writes the rest of the tables.
     folders = [output, plan["scratch_uri"], settings.warehouse_uri, f"{settings.bucket_uri}/{LOCKS}"]
+    uses_policy_v2 = cache(partial(iam.uses_policy_v2, clients.iam, request))
+
+    def if_policy_v2(find_faults: Callable[[], list[str]]) -> Callable[[], list[str]]:
+        return lambda: find_faults() if uses_policy_v2() else []
+
+    tags = partial(ec2.untagged_network, clients.ec2, request)
     subnets = f"subnets {', '.join(subnet_ids(request)) or 'of the default VPC'}"
     return [
         (f"bucket {settings.bucket}", partial(s3.misplaced_bucket, clients.s3, settings)),
@@ -98,10 +115,16 @@ def _checks(clients: Clients, settings: Settings, plan: "RunPlan") -> list[tuple
         ("instance types of EMR", partial(emr.unsupported_instance_types, clients.emr, request)),
         ("instance types of EC2", partial(ec2.types_not_offered, clients.ec2, request)),
         (subnets, partial(ec2.unusable_subnets, clients.ec2, request)),
-        (f"service role {request['ServiceRole']}", partial(iam.missing_service_role, clients.iam, request)),
-        (f"instance profile {request['JobFlowRole']}", partial(iam.missing_instance_profile, clients.iam, request)),
+        ("routes of the subnets", partial(ec2.isolated_subnets, clients.ec2, request)),
+        ("security groups", partial(ec2.unusable_security_groups, clients.ec2, request)),
+        (f"service role {request['ServiceRole']}", partial(iam.unusable_service_role, clients.iam, request)),
+        (f"instance profile {request['JobFlowRole']}", partial(iam.unusable_instance_profile, clients.iam, request)),
+        ("role of the nodes", if_policy_v2(partial(iam.unpassable_role, clients.iam, request))),
+        ("tags of the network", if_policy_v2(tags)),
         ("service-linked role for Spot", partial(iam.missing_spot_role, clients.iam, request)),
         ("security configuration", partial(emr.missing_security_configuration, clients.emr, request)),
+        (f"Glue database {settings.catalog_database}", partial(glue.missing_database, clients.glue, settings)),
+        ("SNS topic", partial(sns.missing_topic, clients.sns, settings)),
         ("active clusters", partial(_unlisted_clusters, clients.emr)),
     ]
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pyiceberg.catalog import Catalog
 
 from orchard.cluster.request import ClusterSpec, requested_workers, run_job_flow_request
-from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, OWNER_TAG, RUN_TAG, dataset_tag, run_tag
+from orchard.cluster.tags import (
+    DAG_TAG,
+    DATASET_TAG,
+    DEPLOYMENT_TAG,
+    MANAGED_POLICIES_TAG,
+    OWNER_TAG,
+    RUN_TAG,
+    dataset_tag,
+    run_tag,
+)
 from orchard.release import Release, check_wheels, read_release
 from orchard.run.changes import Code, plan_changes
 from orchard.run.names import cluster_name, dataset_name, run_id_of, run_name
@@ -79,7 +88,7 @@ def plan_run(
     name = run_name(run_after, run_id, settings.deployment)
     tags = {
         # AmazonEMRServicePolicy_v2 requires this tag.
-        "for-use-with-amazon-emr-managed-policies": "true",
+        MANAGED_POLICIES_TAG: "true",
         DAG_TAG: dag_id,
         RUN_TAG: run_tag(run_id),
         DEPLOYMENT_TAG: settings.deployment,

@@ -7,6 +7,7 @@ import pytest
 
 from local_aws.emr.checks import check_instance_types
 from local_aws.emr.errors import ValidationFailed
+from local_aws.emr.model import SECURITY_GROUPS
 from tests.local_aws.user import REGION, ROLES, User, bash, command, refusal
 
 MASTER = {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1}
@@ -109,6 +110,36 @@ def count_clusters(user: User) -> int:
             {"Instances": {**SMALLEST, "Ec2SubnetIds": ["subnet-1"]}},
             "ValidationException",
             "'subnet-1' does not exist.",
+        ),
+        (
+            {"Instances": {**SMALLEST, "EmrManagedMasterSecurityGroup": "sg-1"}},
+            "ValidationException",
+            "you must also specify EmrManagedSlaveSecurityGroup.",
+        ),
+        (
+            {"Instances": {**SMALLEST, "EmrManagedSlaveSecurityGroup": "sg-1"}},
+            "ValidationException",
+            "you must also specify EmrManagedMasterSecurityGroup.",
+        ),
+        (
+            {"Instances": {**SMALLEST, "ServiceAccessSecurityGroup": "sg-1"}},
+            "ValidationException",
+            "If you specify ServiceAccessSecurityGroup, you must also specify EmrManagedMasterSecurityGroup.",
+        ),
+        (
+            {"Instances": {**SMALLEST, **dict.fromkeys(SECURITY_GROUPS, "sg-1")}},
+            "ValidationException",
+            "The security group 'sg-1' does not exist.",
+        ),
+        (
+            {"Instances": {**SMALLEST, "AdditionalSlaveSecurityGroups": ["sg-1"]}},
+            "ValidationException",
+            "The security group 'sg-1' does not exist.",
+        ),
+        (
+            {"Instances": {**SMALLEST, "AdditionalMasterSecurityGroups": ["sg-1"] * 5}},
+            "ValidationException",
+            "Maximum number(4) of security groups exceeded for AdditionalMasterSecurityGroups.",
         ),
         ({"StepConcurrencyLevel": 0}, "ValidationException", "between 1 and 256, not 0."),
         ({"StepConcurrencyLevel": 257}, "ValidationException", "between 1 and 256, not 257."),

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import botocore.session
@@ -14,6 +15,7 @@ from orchard.cluster.request import (
     requested_instances,
     requested_workers,
     run_job_flow_request,
+    security_groups,
     spot_instances,
 )
 from orchard.cluster.sizing import Workers
@@ -129,6 +131,19 @@ def test_subnets_and_security_configuration_are_sent_only_if_they_are_set() -> N
     full = run_job_flow_request(spec(), settings)
     assert full["Instances"]["Ec2SubnetIds"] == ["subnet-a", "subnet-b"]
     assert full["SecurityConfiguration"] == "s"
+
+
+def test_security_groups_are_sent_only_if_they_are_set_and_read_from_the_request() -> None:
+    assert security_groups(run_job_flow_request(spec(), SETTINGS)) == {}
+    groups: dict[str, Any] = {"primary_security_group": f"sg-{'1' * 17}", "core_security_group": f"sg-{'2' * 17}"}
+    request = run_job_flow_request(spec(), replace(SETTINGS, **groups))
+    assert request["Instances"]["EmrManagedMasterSecurityGroup"] == f"sg-{'1' * 17}"
+    assert request["Instances"]["EmrManagedSlaveSecurityGroup"] == f"sg-{'2' * 17}"
+    assert security_groups(request) == groups
+    in_private_subnet = {**groups, "service_security_group": f"sg-{'3' * 17}"}
+    request = run_job_flow_request(spec(), replace(SETTINGS, **in_private_subnet))
+    assert request["Instances"]["ServiceAccessSecurityGroup"] == f"sg-{'3' * 17}"
+    assert security_groups(request) == in_private_subnet
 
 
 def test_an_unknown_instance_type_is_refused_and_the_known_ones_are_listed() -> None:

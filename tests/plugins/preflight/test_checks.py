@@ -1,6 +1,5 @@
-import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,10 @@ from orchard.errors import PermanentError
 from orchard.preflight.checks import ACTIONS, Clients, NotReady, check
 from orchard.run.plan import RunPlan
 from orchard.settings import Settings
+from sandbox import aws
 from tests.plugins.answers import answering, failing
 from tests.plugins.plans import plan, put_images
+from tests.plugins.preflight.accounts import Account, create_account
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -26,33 +27,38 @@ README = Path(__file__).parents[3] / "README.md"
 # A run's turn depends on all clusters of a region. No other test creates clusters in this one.
 REGION = "eu-north-1"
 # The error code with which each service refuses a call.
-REFUSALS = {"s3": "AccessDenied", "iam": "AccessDenied", "ec2": "UnauthorizedOperation", "emr": "AccessDeniedException"}
+REFUSALS = {
+    "s3": "AccessDenied",
+    "iam": "AccessDenied",
+    "ec2": "UnauthorizedOperation",
+    "emr": "AccessDeniedException",
+    "glue": "AccessDeniedException",
+    "sns": "AuthorizationError",
+}
 # The answer to a HEAD request has no body, and so no error code.
 HEADS = ("HeadBucket", "HeadObject")
 # Called only after certain answers to other calls.
-RARE = ("GetBucketLocation", "DescribeCluster")
+RARE = ("GetBucketLocation", "DescribeCluster", "CreateDatabase")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clients(aws_url: str, s3: "S3Client", iam: "IAMClient") -> Clients:
-    emr = boto3.client("emr", endpoint_url=aws_url, region_name=REGION)
-    ec2: Any = boto3.client("ec2", endpoint_url=aws_url, region_name=REGION)
-    return Clients(s3=s3, iam=iam, ec2=ec2, emr=emr)
+    regional: Any = {
+        name: boto3.client(name, endpoint_url=aws_url, region_name=REGION) for name in ("ec2", "emr", "glue", "sns")
+    }
+    return Clients(s3=s3, iam=iam, **regional)
+
+
+@pytest.fixture(scope="module")
+def account(clients: Clients) -> Account:
+    return create_account(clients)
 
 
 @pytest.fixture
-def ready(released: Settings, clients: Clients) -> Iterator[Settings]:
-    """A deployment with everything that a run needs: a dataset, roles, a subnet, a security configuration."""
+def ready(released: Settings, clients: Clients, account: Account) -> Settings:
+    """A deployment with everything that a run needs."""
     put_images(clients.s3, released.bucket)
-    name = f"orchard-{uuid.uuid4().hex[:8]}"
-    clients.iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
-    clients.iam.create_instance_profile(InstanceProfileName=name)
-    clients.emr.create_security_configuration(Name=name, SecurityConfiguration=json.dumps({}))
-    subnet = clients.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    yield replace(released, service_role=name, instance_profile=name, security_configuration=name, subnet_ids=(subnet,))
-    clients.iam.delete_instance_profile(InstanceProfileName=name)
-    clients.iam.delete_role(RoleName=name)
-    clients.emr.delete_security_configuration(Name=name)
+    return account.settings(released)
 
 
 def client_of(clients: Clients, operation: str) -> Any:
@@ -95,9 +101,14 @@ def test_a_complete_deployment_passes_with_one_log_line_per_check(
             "emr-7.14.0 supports m5.xlarge",
             "EC2 offers m5.xlarge, m6i.xlarge, m7i.xlarge in eu-north-1",
             "free addresses for 3 instances: subnet-",
+            "no security groups are set: EMR uses its default groups",
             f"service role {role} exists",
             f"instance profile {role} exists",
+            f"service role {role} may pass role arn:aws:iam::123456789012:role/{role}-nodes to EC2",
+            "1 subnets, 0 security groups and 1 VPCs are tagged",
             f"security configuration {role} exists",
+            f"Glue database {ready.catalog_database} ",
+            f"SNS topic {ready.alert_topic_arn} exists",
             "0 of Orchard's clusters are active",
         ),
         lines,
@@ -124,6 +135,7 @@ def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> 
         instance_profile="nothing",
         subnet_ids=("subnet-0",),
         security_configuration="lax",
+        alert_topic_arn=ready.alert_topic_arn.replace("orchard-", "fruits-"),
         release_label="emr-7.99.0",
     )
     run = plan(s3, wrong)
@@ -133,7 +145,7 @@ def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> 
         s3.delete_object(Bucket=ready.bucket, Key=f"images/Kiwi/{number}.jpg")
     with answering(s3, "HeadBucket", {"BucketRegion": "eu-west-3"}), failing(s3, "PutObject", "AccessDenied", 403):
         message = faults(clients, wrong, run)
-    assert message.startswith("10 checks failed, no cluster was created: ")
+    assert message.startswith("11 checks failed, no cluster was created: ")
     for expected in (
         "is in eu-west-3, but the cluster would be in eu-west-1; set ORCHARD_REGION to eu-west-3",
         "spark/pca.py is missing; delete its manifest.json, upload it again",
@@ -145,6 +157,7 @@ def test_all_faults_are_reported_together(clients: Clients, ready: Settings) -> 
         "service role 'nobody'",
         "instance profile 'nothing'",
         "security configuration 'lax'",
+        "SNS topic 'arn:aws:sns:eu-north-1:123456789012:fruits-",
     ):
         assert expected in message
 
@@ -177,6 +190,116 @@ def test_a_missing_permission_is_reported_with_the_action_to_grant(
     with failing(client, operation, code, 403):
         message = faults(clients, ready, run)
     assert f"grant {ACTIONS[operation]} to Airflow" in message
+
+
+def without_service_role(account: Account) -> None:
+    iam = account.clients.iam
+    iam.delete_role_policy(RoleName=account.name, PolicyName="pass-role")
+    iam.detach_role_policy(RoleName=account.name, PolicyArn=aws.SERVICE_POLICY)
+    iam.delete_role(RoleName=account.name)
+
+
+def without_pass_role(account: Account) -> None:
+    account.clients.iam.delete_role_policy(RoleName=account.name, PolicyName="pass-role")
+
+
+def without_instance_profile(account: Account) -> None:
+    without_role_of_nodes(account)
+    account.clients.iam.delete_instance_profile(InstanceProfileName=account.name)
+
+
+def without_role_of_nodes(account: Account) -> None:
+    profile = {"InstanceProfileName": account.name, "RoleName": f"{account.name}-nodes"}
+    account.clients.iam.remove_role_from_instance_profile(**profile)
+
+
+def without_security_configuration(account: Account) -> None:
+    account.clients.emr.delete_security_configuration(Name=account.name)
+
+
+def without_topic(account: Account) -> None:
+    account.clients.sns.delete_topic(TopicArn=account.topic)
+
+
+def without_subnet(account: Account) -> None:
+    account.clients.ec2.delete_subnet(SubnetId=account.subnet)
+
+
+def without_gateway(account: Account) -> None:
+    account.remove_default_route()
+
+
+@pytest.mark.parametrize(
+    ("take_away", "expected"),
+    [
+        (without_service_role, "service role '{0.name}': An error occurred (NoSuchEntity)"),
+        (without_pass_role, "service role '{0.name}' may not pass role '{0.node_role}' of instance profile"),
+        (without_instance_profile, "instance profile '{0.name}': An error occurred (NoSuchEntity)"),
+        (without_role_of_nodes, "instance profile '{0.name}' has no role"),
+        (without_security_configuration, "security configuration '{0.name}': "),
+        (without_topic, "SNS topic '{0.topic}' is not in eu-north-1"),
+        (without_subnet, "subnet '{0.subnet}' is not in eu-north-1"),
+        (without_gateway, "subnet '{0.subnet}' has no route out of {0.vpc}"),
+        (lambda account: account.untag(account.subnet), "subnet {0.subnet} lacks the tag"),
+        (lambda account: account.untag(account.vpc), "VPC {0.vpc} lacks the tag"),
+        (
+            lambda account: account.set_trust(account.name, "ec2.amazonaws.com"),
+            "service role '{0.name}' does not trust EMR",
+        ),
+        (
+            lambda account: account.set_trust(f"{account.name}-nodes", "elasticmapreduce.amazonaws.com"),
+            "role '{0.name}-nodes' of instance profile '{0.name}' does not trust EC2",
+        ),
+    ],
+)
+def test_the_fault_names_the_resource_that_is_taken_away(
+    clients: Clients, released: Settings, take_away: Callable[[Account], None], expected: str
+) -> None:
+    account = create_account(clients)
+    put_images(clients.s3, released.bucket)
+    settings = account.settings(released)
+    run = plan(clients.s3, settings)
+    take_away(account)
+    message = faults(clients, settings, run)
+    assert message.startswith(f"1 checks failed, no cluster was created: {expected.format(account)}")
+
+
+def test_a_missing_database_is_created_or_reported_if_airflow_may_not_create_it(
+    clients: Clients, ready: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(ready, catalog_database=f"orchard_{uuid.uuid4().hex[:8]}")
+    run, name = plan(clients.s3, settings), settings.catalog_database
+    with failing(clients.glue, "CreateDatabase", "AccessDeniedException"):
+        message = faults(clients, settings, run)
+    assert f"Glue database '{name}' does not exist in {REGION}, and Airflow may not create it" in message
+    assert f"`aws glue create-database --region {REGION} --database-input Name={name}`" in message
+    caplog.set_level("INFO", "orchard")
+    check(clients, settings, run)
+    check(clients, settings, run)
+    assert [line for line in logged(caplog, "INFO") if "Glue database" in line] == [
+        f"preflight: Glue database {name} did not exist, and was created",
+        f"preflight: Glue database {name} exists",
+    ]
+
+
+def test_another_policy_than_the_managed_one_is_not_checked(
+    clients: Clients, released: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = create_account(clients)
+    put_images(clients.s3, released.bucket)
+    settings = account.settings(released)
+    run = plan(clients.s3, settings)
+    account.untag(account.subnet, account.vpc)
+    without_pass_role(account)
+    assert faults(clients, settings, run).startswith("3 checks failed")
+    clients.iam.detach_role_policy(RoleName=account.name, PolicyArn=aws.SERVICE_POLICY)
+    caplog.set_level("INFO", "orchard")
+    check(clients, settings, run)
+    (line,) = [line for line in logged(caplog, "INFO") if "AmazonEMRServicePolicy_v2" in line]
+    assert line == (
+        f"preflight: service role {account.name} does not have AmazonEMRServicePolicy_v2: tags and iam:PassRole are "
+        "not checked"
+    )
 
 
 def test_a_missing_permission_for_a_buckets_location_is_reported(clients: Clients, ready: Settings) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import boto3
 import pytest
 
+from local_aws.emr.model import SECURITY_GROUPS
 from tests.local_aws.user import REGION, ROLES, User, bash, until
 
 
@@ -72,17 +73,24 @@ def test_a_described_cluster_has_the_values_of_its_request(user: User) -> None:
     iam = session.client("iam", endpoint_url=user.endpoint_url)
     iam.create_role(RoleName="a-service-role", AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName="a-profile")
-    subnet = session.client("ec2", endpoint_url=user.endpoint_url).describe_subnets()["Subnets"][0]["SubnetId"]
+    ec2 = session.client("ec2", endpoint_url=user.endpoint_url)
+    first = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"][0]
+    subnet, in_vpc = first["SubnetId"], {"Name": "vpc-id", "Values": [first["VpcId"]]}
     request: dict[str, Any] = {
         "Name": "as requested",
         "Applications": [{"Name": "Spark"}],
         "ServiceRole": "a-service-role",
         "Configurations": [{"Classification": "spark-defaults", "Properties": {"spark.x": "1"}}],
     }
-    cluster = user.cluster(user.start(**request, JobFlowRole="a-profile", Instances={"Ec2SubnetId": subnet}))
+    group = ec2.describe_security_groups(Filters=[in_vpc])["SecurityGroups"][0]
+    groups: dict[str, Any] = dict.fromkeys(SECURITY_GROUPS, group["GroupId"])
+    groups["AdditionalMasterSecurityGroups"] = [group["GroupId"]]
+    instances = {"Ec2SubnetId": subnet, **groups}
+    cluster = user.cluster(user.start(**request, JobFlowRole="a-profile", Instances=instances))
     assert {key: cluster.get(key) for key in request} == request
     assert cluster["Ec2InstanceAttributes"]["IamInstanceProfile"] == "a-profile"
     assert cluster["Ec2InstanceAttributes"]["Ec2SubnetId"] == subnet
+    assert {key: cluster["Ec2InstanceAttributes"].get(key) for key in groups} == groups
     assert (cluster["ReleaseLabel"], cluster["AutoTerminate"]) == ("emr-7.14.0", True)
 
 

@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 5
 NO_UPDATES = "No updates are to be performed"
 CERTIFICATE_KEY = "certificates/nodes.zip"
-SPOT_SERVICE, SPOT_ROLE = "spot.amazonaws.com", "AWSServiceRoleForEC2Spot"
+# EC2 uses the first for Spot instances. EMR uses the second to delete what terminated clusters have left:
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/using-service-linked-roles-cleanup.html
+LINKED_ROLES = {
+    "AWSServiceRoleForEC2Spot": "spot.amazonaws.com",
+    "AWSServiceRoleForEMRCleanup": "elasticmapreduce.amazonaws.com",
+}
 EXAMPLE = """\
 example:
   python -m infra.deploy --stack orchard
@@ -149,21 +154,22 @@ def upload_certificate(s3: Any, bucket: str, region: str) -> bool:
     return True
 
 
-def create_spot_role(iam: Any) -> bool:
-    """Create EC2's service-linked role for Spot unless the account has it, and return whether it was created.
+def create_linked_roles(iam: Any) -> list[str]:
+    """Create the service-linked roles that EMR needs and the account does not have, and return their names.
 
-    AmazonEMRServicePolicy_v2 does not allow EMR to create it.
+    Each exists once per account. AmazonEMRServicePolicy_v2 does not allow EMR to create them.
     """
-    try:
-        iam.get_role(RoleName=SPOT_ROLE)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchEntity":
-            raise
-    else:
-        return False
-    iam.create_service_linked_role(AWSServiceName=SPOT_SERVICE)
-    log.info("service-linked role %s created", SPOT_ROLE)
-    return True
+    created = []
+    for role, service in LINKED_ROLES.items():
+        try:
+            iam.get_role(RoleName=role)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchEntity":
+                raise
+            iam.create_service_linked_role(AWSServiceName=service)
+            log.info("service-linked role %s created", role)
+            created.append(role)
+    return created
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -189,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         stack = deploy(session.client("cloudformation"), arguments.stack, parameters)
         bucket = outputs(stack)["Bucket"]
         upload_certificate(session.client("s3"), bucket, arguments.region)
-        create_spot_role(session.client("iam"))
+        create_linked_roles(session.client("iam"))
     except (ValueError, StackFailed, ClientError, BotoCoreError) as error:
         sys.exit(f"deploy: {error}")
     for name, value in settings(stack).items():

@@ -1,11 +1,13 @@
-"""Name EC2's service-linked role for Spot as on AWS. moto names it AWSServiceRoleForspot."""
+"""Name service-linked roles as on AWS. moto names that of EC2 for Spot AWSServiceRoleForspot."""
 
 from moto.iam.models import SERVICE_NAME_CONVERSION
 
 
-def name_spot_role() -> None:
-    """Make CreateServiceLinkedRole for spot.amazonaws.com create AWSServiceRoleForEC2Spot.
+def name_linked_roles() -> None:
+    """Make CreateServiceLinkedRole create AWSServiceRoleForEC2Spot and AWSServiceRoleForEMRCleanup.
 
-    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html,
+    https://docs.aws.amazon.com/emr/latest/ManagementGuide/using-service-linked-roles-cleanup.html
     """
     SERVICE_NAME_CONVERSION["spot"] = "EC2Spot"
+    SERVICE_NAME_CONVERSION["elasticmapreduce"] = "EMRCleanup"

@@ -32,7 +32,7 @@ from local_aws.emr.service import Emr
 from local_aws.faults.clusters import arm_cluster_faults
 from local_aws.faults.http import apply_faults
 from local_aws.faults.rules import Faults
-from local_aws.iam import name_spot_role
+from local_aws.iam import name_linked_roles
 from local_aws.moto_state import MotoState
 from local_aws.plain_folder import linked, plain_path
 from local_aws.signature import service_of
@@ -148,7 +148,7 @@ class LocalAws:
             UnusableFolder: Java cannot use the folder.
             ValueError: the master is not supported.
         """
-        name_spot_role()
+        name_linked_roles()
         requests_are_encrypted()
         path = plain_path(data)
         self._master = Master(master, path / "standalone")

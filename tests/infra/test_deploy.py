@@ -48,7 +48,8 @@ def test_the_settings_are_printed(name: str, url: str, capsys: pytest.CaptureFix
     found = settings(capsys)
     assert found["ORCHARD_BUCKET"] == found["ORCHARD_DEPLOYMENT"] == name
     assert "ORCHARD_SUBNET_IDS" not in found
-    aws.client("iam", url).get_role(RoleName="AWSServiceRoleForEC2Spot")
+    for role in ("AWSServiceRoleForEC2Spot", "AWSServiceRoleForEMRCleanup"):
+        aws.client("iam", url).get_role(RoleName=role)
 
 
 def test_a_second_deployment_keeps_the_parameters_that_are_not_given(

@@ -21,6 +21,7 @@ PLATFORMS = $(foreach tag,$(TAGS),--platform $(tag)_$(1))
 # The name contains the architectures, so that wheels that were downloaded for others are not taken for complete.
 WHEELS := build/wheels/.complete-$(subst $(eval) ,-,$(ARCHITECTURES))
 CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
+SHELL_SCRIPTS := .ci/run bootstrap/install.sh docker/entrypoint.sh
 
 # A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -72,6 +73,7 @@ lint: setup ## Check style, types and generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy $(CODE)
+	@.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	@$(UV) lock --check
 	@diff <($(EXPORT)) bootstrap/requirements.txt || { echo "bootstrap/requirements.txt is stale: make requirements"; exit 1; }
 

@@ -138,9 +138,7 @@ def test_pre_commit_runs_make_lint_on_every_commit() -> None:
 def test_shellcheck_finds_no_fault_in_any_shell_script() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     shebang = re.compile(rb"#!\s*/\S*/(env\s+)?(ba|da|k)?sh\b")
-    scripts = [
-        name for name in listed if (ROOT / name).is_file() and shebang.match((ROOT / name).read_bytes()[:64])
-    ]
+    scripts = [name for name in listed if (ROOT / name).is_file() and shebang.match((ROOT / name).read_bytes()[:64])]
     (linted,) = re.findall(r"^SHELL_SCRIPTS := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert linted.split() == scripts, "`make lint` checks all shell scripts"
     command = [str(Path(sys.executable).with_name("shellcheck")), *scripts]

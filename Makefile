@@ -84,9 +84,14 @@ setup: .venv/.synced ## Install the packages of uv.lock into .venv
 release-parts: setup $(WHEELS) build/model/.complete ## Download the nodes' wheels and export the model
 
 .PHONY: release
-release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
-	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
+release: release-parts ## Upload a release to S3 and print the settings for it [BUCKET=name]
+	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name" >&2; exit 2; }
 	@$(RUN) -m infra.release --bucket $(call quoted,BUCKET)
+
+.PHONY: release-list
+release-list: setup ## List the releases on S3, the runs that used them, and the unused ones [BUCKET=name]
+	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release-list BUCKET=name" >&2; exit 2; }
+	@$(RUN) -m infra.release_list --bucket $(call quoted,BUCKET)
 
 .PHONY: prices
 prices: setup ## Read the prices of the instance types from AWS [REGION=eu-west-1]
@@ -108,7 +113,7 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
-	@echo "installing the packages of uv.lock into .venv"
+	@echo "installing the packages of uv.lock into .venv" >&2
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
@@ -117,14 +122,14 @@ DOWNLOAD = $(RUN) -m pip download -qq --disable-pip-version-check --no-deps --re
 	--python-version 3.11 $(call PLATFORMS,$(1)) --requirement bootstrap/requirements.txt --dest build/wheels
 
 $(WHEELS): bootstrap/requirements.txt .venv/.synced
-	@echo "downloading the nodes' wheels for $(ARCHITECTURES) into build/wheels"
+	@echo "downloading the nodes' wheels for $(ARCHITECTURES) into build/wheels" >&2
 	@rm -rf build/wheels && mkdir -p build/wheels
 	@$(foreach architecture,$(ARCHITECTURES),$(call DOWNLOAD,$(architecture)) &&) touch $@
 
 build/model/.complete: model/export.py uv.lock | .venv/.synced
-	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log"
+	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log" >&2
 	@rm -rf build/model && mkdir -p build/model
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m model.export --output-dir build/model > build/export_model.log 2>&1 \
 		|| { tail -n 20 build/export_model.log; exit 1; }
-	@grep model.export: build/export_model.log
+	@grep model.export: build/export_model.log >&2
 	@touch $@

@@ -28,6 +28,7 @@ def last_command(*arguments: str, **variables: str) -> list[str]:
         ("up", "DATA", "--data"),
         ("bench", "DATA", "--data"),
         ("release", "BUCKET", "--bucket"),
+        ("release-list", "BUCKET", "--bucket"),
     ],
 )
 def test_a_variable_is_passed_as_it_was_written(target: str, variable: str, option: str, value: str) -> None:

@@ -107,7 +107,7 @@ def messages() -> Iterator[str]:
                     yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
-    for script in (ROOT / "plugins").rglob("*.js"):
+    for script in (ROOT / "bootstrap/install.sh", *(ROOT / "plugins").rglob("*.js")):
         yield script.read_text()
 
 

@@ -25,6 +25,7 @@ PLATFORMS = $(foreach tag,$(TAGS),--platform $(tag)_$(1))
 # The name contains the architectures, so that wheels that were downloaded for others are not taken for complete.
 WHEELS := build/wheels/.complete-$(subst $(eval) ,-,$(ARCHITECTURES))
 CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
+SHELL_SCRIPTS := .ci/run bootstrap/install.sh docker/entrypoint.sh
 
 # A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -78,6 +79,7 @@ lint: setup ## Check style, types and generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy $(CODE)
+	@.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	@$(UV) lock --check
 	@diff <($(EXPORT)) bootstrap/requirements.txt || { echo "bootstrap/requirements.txt is stale: make requirements"; exit 1; }
 	@diff <($(FOR_AIRFLOW)) infra/airflow_requirements.txt \
@@ -90,9 +92,14 @@ setup: .venv/.synced ## Install the packages of uv.lock into .venv
 release-parts: setup $(WHEELS) build/model/.complete ## Download the nodes' wheels and export the model
 
 .PHONY: release
-release: release-parts ## Upload a release to S3 and print its version [BUCKET=name]
-	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name"; exit 2; }
+release: release-parts ## Upload a release to S3 and print the settings for it [BUCKET=name]
+	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release BUCKET=name" >&2; exit 2; }
 	@$(RUN) -m infra.release --bucket $(call quoted,BUCKET)
+
+.PHONY: release-list
+release-list: setup ## List the releases on S3, the runs that used them, and the unused ones [BUCKET=name]
+	@test -n $(call quoted,BUCKET) || { echo "BUCKET is not set: make release-list BUCKET=name" >&2; exit 2; }
+	@$(RUN) -m infra.release_list --bucket $(call quoted,BUCKET)
 
 DEPLOY_LISTS = --datasets $(call quoted_words,DATASETS) --parameters $(call quoted_words,PARAMETERS)
 
@@ -132,7 +139,7 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
-	@echo "installing the packages of uv.lock into .venv"
+	@echo "installing the packages of uv.lock into .venv" >&2
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
@@ -141,14 +148,14 @@ DOWNLOAD = $(RUN) -m pip download -qq --disable-pip-version-check --no-deps --re
 	--python-version 3.11 $(call PLATFORMS,$(1)) --requirement bootstrap/requirements.txt --dest build/wheels
 
 $(WHEELS): bootstrap/requirements.txt .venv/.synced
-	@echo "downloading the nodes' wheels for $(ARCHITECTURES) into build/wheels"
+	@echo "downloading the nodes' wheels for $(ARCHITECTURES) into build/wheels" >&2
 	@rm -rf build/wheels && mkdir -p build/wheels
 	@$(foreach architecture,$(ARCHITECTURES),$(call DOWNLOAD,$(architecture)) &&) touch $@
 
 build/model/.complete: model/export.py uv.lock | .venv/.synced
-	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log"
+	@echo "exporting the model into build/model (about half a minute); its log is build/export_model.log" >&2
 	@rm -rf build/model && mkdir -p build/model
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m model.export --output-dir build/model > build/export_model.log 2>&1 \
 		|| { tail -n 20 build/export_model.log; exit 1; }
-	@grep model.export: build/export_model.log
+	@grep model.export: build/export_model.log >&2
 	@touch $@

@@ -1,8 +1,8 @@
-"""Upload a release to S3, and print its version for ORCHARD_RELEASE.
+"""Upload a release to S3, and print the settings ORCHARD_BUCKET and ORCHARD_RELEASE, as lines of an env file.
 
 A release contains everything that a cluster needs, in one folder, with wheels for Intel and for Graviton processors.
-Its version is a hash of its content, so the folder never changes. Build the wheels and the model first, with
-`make release-parts`.
+Its version is a hash of its content, so the folder never changes, and two builds of one commit have the same version.
+Build the wheels and the model first, with `make release-parts`.
 """
 
 import argparse
@@ -10,6 +10,9 @@ import hashlib
 import io
 import json
 import logging
+import os
+import re
+import subprocess
 import sys
 import zipfile
 from collections import defaultdict
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,8 +32,14 @@ ROOT = Path(__file__).parent.parent
 MANIFEST = "manifest.json"
 # The architectures of the nodes, as they are named in the file names of wheels. A wheel without one of them fits all.
 ARCHITECTURES = ("x86_64", "aarch64")
-# Zip files contain timestamps. With a fixed timestamp, equal code gives equal bytes and so an equal version.
+# Zip files contain timestamps, permissions and the author's system. With fixed ones, equal code gives equal bytes, and
+# so an equal version. The files are not compressed, because each implementation of zlib gives other bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+ZIP_SYSTEM_UNIX = 3
+ZIP_PERMISSIONS = 0o600 << 16
+# What a release is made from. The wheels and the model follow from these files.
+SOURCES = ("bootstrap", "spark", "model", "uv.lock", "Makefile")
+NEEDS = "s3:ListBucket, and s3:GetObject and s3:PutObject below releases/"
 EXAMPLE = """\
 example:
   python -m infra.release --bucket my-bucket
@@ -44,14 +53,56 @@ class PartMissing(FileNotFoundError):
         super().__init__(f"no {part} in {folder}: build it with `make release-parts`")
 
 
-def zip_package(package: Path) -> bytes:
-    """Return a zip file of a Python package, for `spark-submit --py-files`."""
+class WrongWheels(ValueError):
+    """The wheels are not those of bootstrap/requirements.txt, so nodes could not install the release."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        super().__init__(
+            f"the wheels are not those of bootstrap/requirements.txt: {'; '.join(faults)}. Delete build/wheels, and "
+            "build them with `make release-parts`"
+        )
+
+
+def zip_package(package: Path, files: Iterable[Path]) -> bytes:
+    """Return a zip file of files of a Python package, for `spark-submit --py-files`."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(package.rglob("*.py")):
-            name = file.relative_to(package.parent).as_posix()
-            archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), file.read_bytes())
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(files):
+            info = zipfile.ZipInfo(file.relative_to(package.parent).as_posix(), ZIP_TIME)
+            info.create_system, info.external_attr = ZIP_SYSTEM_UNIX, ZIP_PERMISSIONS
+            archive.writestr(info, file.read_bytes())
     return buffer.getvalue()
+
+
+def _git(root: Path, *arguments: str) -> list[str]:
+    """Return the lines that a git command prints, separated by NUL. Without git or a checkout there are none."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    if done.returncode != 0:
+        if (root / ".git").exists():
+            log.warning("git cannot read the checkout: %s", os.fsdecode(done.stderr).strip())
+        return []
+    return [os.fsdecode(line) for line in done.stdout.split(b"\0") if line]
+
+
+def tracked(root: Path, files: Iterable[Path]) -> list[Path]:
+    """Return the files that git tracks, sorted. If git tracks nothing in the folder of the project, return all.
+
+    Without this, a file that was left in one checkout of a commit would change the version.
+    """
+    found, known = sorted(files), {root / path for path in _git(root, "ls-files", "-z", "--", "spark")}
+    others = [file for file in found if file not in known] if known else []
+    if others:
+        names = ", ".join(str(file.relative_to(root)) for file in others)
+        log.warning("git does not track %s: not in the release. Run `git add`, or delete them", names)
+    return [file for file in found if file not in others]
+
+
+def changed_sources(root: Path = ROOT) -> list[str]:
+    """Return the tracked files, of those that a release is made from, that differ from the commit."""
+    return sorted(_git(root, "diff", "--name-only", "-z", "--relative", "HEAD", "--", *SOURCES))
 
 
 def missing_wheels(names: Iterable[str]) -> list[str]:
@@ -76,6 +127,8 @@ def missing_wheels(names: Iterable[str]) -> list[str]:
 def collect(build_dir: Path, root: Path = ROOT) -> dict[str, bytes]:
     """Return the contents of the release's files, by their path in the release's folder.
 
+    In a git checkout, they are the files that git tracks, with the changes that are not committed.
+
     Raises:
         PartMissing: there are no wheels, one of an architecture is missing, or there is not exactly one model.
     """
@@ -88,15 +141,43 @@ def collect(build_dir: Path, root: Path = ROOT) -> dict[str, bytes]:
     models = sorted((build_dir / "model").glob("*.tflite"))
     if len(models) != 1:
         raise PartMissing(f"single model ({len(models)} found)", build_dir / "model")
+    package = root / "spark/orchard_spark"
     files = {
         **{f"bootstrap/{name}": (root / "bootstrap" / name) for name in ("install.sh", "requirements.txt")},
         **{f"wheels/{wheel.name}": wheel for wheel in wheels},
         f"model/{models[0].name}": models[0],
-        **{f"spark/{step.name}": step for step in sorted((root / "spark").glob("*.py"))},
+        **{f"spark/{step.name}": step for step in tracked(root, (root / "spark").glob("*.py"))},
     }
     contents = {path: file.read_bytes() for path, file in files.items()}
-    contents["spark/orchard_spark.zip"] = zip_package(root / "spark/orchard_spark")
+    contents["spark/orchard_spark.zip"] = zip_package(package, tracked(root, package.rglob("*.py")))
     return contents
+
+
+def check_wheels(contents: Mapping[str, bytes]) -> None:
+    """Check that each requirement has a wheel with one of its hashes, and that there are no other wheels.
+
+    Raises:
+        WrongWheels: a wheel is missing, damaged, or not required.
+    """
+    wheels = {
+        hashlib.sha256(content).hexdigest(): path.removeprefix("wheels/")
+        for path, content in contents.items()
+        if path.startswith("wheels/")
+    }
+    # A requirement starts a line, and its hashes follow in lines that are indented.
+    requirements = re.split(r"\n(?=\S)", contents["bootstrap/requirements.txt"].decode())
+    hashes = {text.split()[0]: set(re.findall(r"--hash=sha256:(\w+)", text)) for text in requirements if "==" in text}
+    faults = [f"no wheel of {name}" for name, allowed in hashes.items() if not allowed & wheels.keys()]
+    pinned = set[str]().union(*hashes.values())
+    faults += [f"{name} has none of the hashes" for sha256, name in sorted(wheels.items()) if sha256 not in pinned]
+    if faults:
+        raise WrongWheels(faults)
+
+
+def version_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the version of a release: a hash of the path, the size and the SHA-256 of each file."""
+    ordered = {path: dict(sorted(file.items())) for path, file in sorted(files.items())}
+    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:12]
 
 
 def manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
@@ -105,9 +186,8 @@ def manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
         path: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
         for path, content in sorted(contents.items())
     }
-    version = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
     (model,) = (path for path in files if path.startswith("model/"))
-    return {"version": version, "model": model, "files": files}
+    return {"version": version_of(files), "model": model, "files": files}
 
 
 def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
@@ -132,8 +212,26 @@ def upload(s3: "S3Client", bucket: str, contents: Mapping[str, bytes]) -> str:
     return version
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Upload the release and print its version."""
+def explain(error: BotoCoreError | ClientError, bucket: str, needs: str) -> str:
+    """Return what an error of S3 means for the bucket of a deployment, and what to do.
+
+    `needs` are the permissions without which the program does not work.
+    """
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+    advice = {
+        "NoSuchBucket": f"bucket {bucket!r} does not exist. Create it, or correct the name",
+        "ParamValidationError": f"bucket {bucket!r} is not a name that S3 allows. Correct the name",
+        "NoCredentialsError": "there are no AWS credentials. Set AWS_PROFILE, or log in",
+        "EndpointConnectionError": "S3 cannot be reached. Check the network, AWS_REGION and AWS_ENDPOINT_URL",
+        "ConnectTimeoutError": "S3 cannot be reached. Check the network, AWS_REGION and AWS_ENDPOINT_URL",
+    }
+    denied = f"AWS denies access to bucket {bucket!r}. Use credentials that allow {needs}"
+    advice |= dict.fromkeys(("AccessDenied", "403", "AllAccessDisabled"), denied)
+    return f"{advice.get(code, f'S3 has not answered as expected for bucket {bucket!r}')} ({error})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Upload the release, print the settings for it, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m infra.release",
         description=__doc__,
@@ -146,9 +244,23 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    version = upload(boto3.client("s3"), arguments.bucket, collect(arguments.build_dir))
-    sys.stdout.write(f"{version}\n")
+    changed = changed_sources()
+    if changed:
+        log.warning("the release is not that of the commit, because files have changed: %s", ", ".join(changed))
+    try:
+        contents = collect(arguments.build_dir)
+        check_wheels(contents)
+        version = upload(boto3.client("s3"), arguments.bucket, contents)
+    except (PartMissing, WrongWheels) as error:
+        log.error("failed: %s", error)
+        return 1
+    except (BotoCoreError, ClientError) as error:
+        log.error("failed: %s", explain(error, arguments.bucket, NEEDS))
+        return 1
+    # Only this goes to the standard output, so that it can be appended to an env file.
+    sys.stdout.write(f"ORCHARD_BUCKET={arguments.bucket}\nORCHARD_RELEASE={version}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -35,6 +35,7 @@ def last_command(*arguments: str, **variables: str) -> list[str]:
         ("up", "DATA", "--data"),
         ("bench", "DATA", "--data"),
         ("release", "BUCKET", "--bucket"),
+        ("release-list", "BUCKET", "--bucket"),
         ("deploy", "STACK", "--stack"),
         ("destroy", "STACK", "--stack"),
     ],

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -105,7 +107,7 @@ def messages() -> Iterator[str]:
                     yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
-    for script in (ROOT / "plugins").rglob("*.js"):
+    for script in (ROOT / "bootstrap/install.sh", *(ROOT / "plugins").rglob("*.js")):
         yield script.read_text()
 
 
@@ -131,6 +133,17 @@ def test_pre_commit_runs_make_lint_on_every_commit() -> None:
     assert hook["entry"] == "make lint"
     assert hook["always_run"]
     assert not hook["pass_filenames"]
+
+
+def test_shellcheck_finds_no_fault_in_any_shell_script() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    shebang = re.compile(rb"#!\s*/\S*/(env\s+)?(ba|da|k)?sh\b")
+    scripts = [name for name in listed if (ROOT / name).is_file() and shebang.match((ROOT / name).read_bytes()[:64])]
+    (linted,) = re.findall(r"^SHELL_SCRIPTS := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert linted.split() == scripts, "`make lint` checks all shell scripts"
+    command = [str(Path(sys.executable).with_name("shellcheck")), *scripts]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_ci_runs_what_contributors_run() -> None:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+# infra/release.py takes so many hexadecimal digits of the hash.
+VERSION_LENGTH = 12
 # What decides whether an image decodes: the steps' package, and Pillow. Its wheels for all architectures are of one
 # version, so a run on another architecture does not read rejected images again.
 DECODER_FILE, DECODER_WHEEL = "spark/orchard_spark.zip", "wheels/pillow-"
@@ -122,12 +125,39 @@ class Release:
         return cls(uri, manifest["model"], files)
 
 
+def version_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the version of a release with these files, as infra/release.py calculates it: a hash of all entries."""
+    ordered = {path: dict(sorted(file.items())) for path, file in sorted(files.items())}
+    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:VERSION_LENGTH]
+
+
+def _fault_of_manifest(manifest: Mapping[str, Any], expected: str) -> str:
+    """Return what is wrong with a manifest in the folder of a version, or an empty string.
+
+    infra/release.py writes the version into the manifest, and names the folder after it. Another manifest, in a folder
+    with another kind of name, has no version that its content could be compared with.
+    """
+    version = manifest.get("version", expected)
+    if version != expected:
+        return f"describes release {version!r}, not {expected!r}"
+    if "version" not in manifest and not re.fullmatch(rf"[0-9a-f]{{{VERSION_LENGTH}}}", expected):
+        return ""
+    content = version_of(manifest["files"])
+    if content != expected:
+        return f"was changed: the version of the files that it lists is {content!r}, not {expected!r}"
+    # The hash does not cover the key `model`.
+    models = ", ".join(path for path in manifest["files"] if path.startswith("model/"))
+    if manifest["model"] != models:
+        return f"was changed: its model is {manifest['model']!r}, but the model among its files is {models!r}"
+    return ""
+
+
 def read_release(s3: "S3Client", settings: Settings) -> Release:
     """Read the manifest of the release that the settings name.
 
     Raises:
         NoRelease: the release is not on S3.
-        WrongManifest: its manifest is damaged, or describes another release.
+        WrongManifest: its manifest is damaged, was changed, or describes another release.
     """
     key = f"releases/{settings.release}/{MANIFEST}"
     try:
@@ -138,13 +168,12 @@ def read_release(s3: "S3Client", settings: Settings) -> Release:
         raise NoRelease(settings, error) from error
     try:
         manifest = json.loads(content)
-        # A manifest without a version was not written by infra/release.py.
-        version = manifest.get("version", settings.release)
         release = Release.from_manifest(settings.release_uri, manifest)
+        fault = _fault_of_manifest(manifest, settings.release)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongManifest(settings, f"is not the manifest of a release ({error!r})") from error
-    if version != settings.release:
-        raise WrongManifest(settings, f"describes release {version!r}, not {settings.release!r}")
+    if fault:
+        raise WrongManifest(settings, fault)
     return release
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,3 +205,115 @@ def test_a_manifest_that_does_not_describe_the_configured_release_is_a_permanent
     assert f"the manifest.json in s3://{bucket}/releases/1 {fault}" in str(error.value)
     assert f"Delete it, upload the release again with `make release BUCKET={bucket}`" in str(error.value)
     assert isinstance(error.value, PermanentError)
+
+
+def change_hash(manifest: dict[str, Any]) -> None:
+    manifest["files"]["wheels/numpy.whl"]["sha256"] = "0" * 64
+
+
+def change_size(manifest: dict[str, Any]) -> None:
+    manifest["files"]["wheels/numpy.whl"]["size"] = 17
+
+
+def add_file(manifest: dict[str, Any]) -> None:
+    manifest["files"]["spark/more.py"] = {"sha256": "0" * 64, "size": 1}
+
+
+def remove_file(manifest: dict[str, Any]) -> None:
+    del manifest["files"]["spark/pca.py"]
+
+
+def rename_file(manifest: dict[str, Any]) -> None:
+    manifest["files"]["spark/pcb.py"] = manifest["files"].pop("spark/pca.py")
+
+
+def swap_files(manifest: dict[str, Any]) -> None:
+    files = manifest["files"]
+    files["spark/pca.py"], files["spark/ingest.py"] = files["spark/ingest.py"], files["spark/pca.py"]
+
+
+def add_attribute(manifest: dict[str, Any]) -> None:
+    manifest["files"]["spark/pca.py"]["mode"] = 0o755
+
+
+def remove_version_and_change(manifest: dict[str, Any]) -> None:
+    del manifest["version"]
+    change_hash(manifest)
+
+
+def choose_another_model(manifest: dict[str, Any]) -> None:
+    manifest["model"] = "spark/pca.py"
+
+
+def remove_version_and_choose_another_model(manifest: dict[str, Any]) -> None:
+    del manifest["version"]
+    choose_another_model(manifest)
+
+
+def manifest_of(s3: "S3Client", settings: Settings) -> dict[str, Any]:
+    body = s3.get_object(Bucket=settings.bucket, Key=f"releases/{settings.release}/manifest.json")["Body"].read()
+    manifest: dict[str, Any] = json.loads(body)
+    return manifest
+
+
+def put_manifest(s3: "S3Client", settings: Settings, manifest: dict[str, Any]) -> None:
+    key = f"releases/{settings.release}/manifest.json"
+    s3.put_object(Bucket=settings.bucket, Key=key, Body=json.dumps(manifest).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_hash,
+        change_size,
+        add_file,
+        remove_file,
+        rename_file,
+        swap_files,
+        add_attribute,
+        remove_version_and_change,
+        choose_another_model,
+        remove_version_and_choose_another_model,
+    ],
+)
+def test_a_manifest_that_was_changed_is_refused(
+    s3: "S3Client", released: Settings, change: Callable[[dict[str, Any]], None]
+) -> None:
+    manifest = manifest_of(s3, released)
+    change(manifest)
+    put_manifest(s3, released, manifest)
+    with pytest.raises(WrongManifest, match=f"the manifest.json in {released.release_uri} was changed: ") as error:
+        read_release(s3, released)
+    assert "Delete it, upload the release again with `make release" in str(error.value)
+
+
+def test_a_folder_that_was_renamed_is_refused(s3: "S3Client", released: Settings) -> None:
+    manifest = manifest_of(s3, released)
+    renamed = replace(released, release="0123456789ab")
+    put_manifest(s3, renamed, manifest)
+    with pytest.raises(WrongManifest, match=f"describes release '{released.release}', not '0123456789ab'"):
+        read_release(s3, renamed)
+    # The content shows it, too.
+    put_manifest(s3, renamed, {**manifest, "version": "0123456789ab"})
+    with pytest.raises(WrongManifest, match=f"was changed: .* is '{released.release}', not '0123456789ab'"):
+        read_release(s3, renamed)
+
+
+def test_the_order_of_the_entries_of_a_manifest_does_not_matter(s3: "S3Client", released: Settings) -> None:
+    manifest = manifest_of(s3, released)
+    files = {path: dict(reversed(file.items())) for path, file in reversed(manifest["files"].items())}
+    put_manifest(s3, released, {"files": files, "model": manifest["model"], "version": manifest["version"]})
+    assert read_release(s3, released).files.keys() == files.keys()
+
+
+def test_the_release_of_an_earlier_version_stays_usable(s3: "S3Client", bucket: str) -> None:
+    # As the first version of infra/release.py wrote it.
+    files = {
+        "bootstrap/install.sh": {"sha256": "12" * 32, "size": 2},
+        "model/mobilenetv2-1.0-224-imagenet-6001306c.tflite": {"sha256": "34" * 32, "size": 3},
+        "wheels/numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl": {"sha256": "56" * 32, "size": 4},
+    }
+    settings = Settings(bucket=bucket, release="14409d558787")
+    model = "model/mobilenetv2-1.0-224-imagenet-6001306c.tflite"
+    put_manifest(s3, settings, {"version": settings.release, "model": model, "files": files})
+    assert read_release(s3, settings).model_name == "mobilenetv2-1.0-224-imagenet-6001306c"

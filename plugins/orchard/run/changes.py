@@ -119,8 +119,12 @@ def describe_rejects(reasons: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """What the release of a run does with an image: the names of its model and of its decoder."""
+    """The version of a run's release, and what it does with an image: the names of its model and of its decoder.
 
+    The version is None if the run was planned by an Orchard that did not record it. `make release-list` reads it.
+    """
+
+    release: str | None
     model: str
     decoder: str
 

@@ -99,7 +99,7 @@ def plan_run(
     run = build_run(settings, release, parsed, cluster, name)
     if end_earlier_round is not None:
         end_earlier_round(run)
-    code = Code(model=release.model_name, decoder=release.decoder)
+    code = Code(release=settings.release, model=release.model_name, decoder=release.decoder)
     changes = plan_changes(s3, catalog, settings, run, parsed, code)
     if not changes["nothing_to_do"]:
         spec = ClusterSpec(
@@ -161,7 +161,7 @@ def plan_again(
         PermanentError: see `plan_changes`.
     """
     earlier = read_plan(s3, run["run_uri"])
-    code = Code(model=earlier["model"], decoder=earlier["decoder"])
+    code = Code(release=earlier.get("release"), model=earlier["model"], decoder=earlier["decoder"])
     parsed = RunParams.parse(params)
     # The request for the cluster stays as it is.
     return plan_changes(s3, catalog, settings, run, parsed, code, requested_workers(run["cluster"]))

@@ -107,6 +107,7 @@ def test_the_first_run_of_a_dataset_reads_everything(s3: "S3Client", settings: S
         "dataset": settings.dataset_uri,
         "base_run_id": None,
         "base_is_complete": True,
+        "release": settings.release,
         "model": release["model"],
         "decoder": release["decoder"],
         "n_components": 0.95,

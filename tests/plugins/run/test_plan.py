@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from local_aws.emr.checks import check_parameters
 from orchard.dataset.listing import CannotList, NoImages
 from orchard.errors import PermanentError
-from orchard.release import NoRelease, NoWheels
+from orchard.release import NoRelease, NoWheels, version_of
 from orchard.run import steps
 from orchard.run.changes import TooFewImages, TooManyRejects
 from orchard.run.names import cluster_name, run_name
@@ -117,16 +117,15 @@ def test_a_release_without_wheels_for_the_instance_type_is_refused_before_the_da
             "wheels/numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl",
         )
     }
-    earlier = replace(with_images, release="0123456789ab")
+    earlier = replace(with_images, release=version_of(files))
     manifest = {"version": earlier.release, "model": "model/mobilenet.tflite", "files": files}
     key = f"releases/{earlier.release}/manifest.json"
     s3.put_object(Bucket=earlier.bucket, Key=key, Body=json.dumps(manifest).encode())
     assert plan(s3, earlier, instance_type="c6i.xlarge")["cluster"], "it stays usable on x86_64"
     with failing(s3, "ListObjectsV2", "SlowDown", 503), pytest.raises(NoWheels) as error:
         plan(s3, earlier, instance_type="c7g.xlarge")
-    assert "'0123456789ab' has no wheels for aarch64, the architecture of c7g.xlarge: numpy is missing. Upload" in str(
-        error.value
-    )
+    fault = "has no wheels for aarch64, the architecture of c7g.xlarge: numpy is missing. Upload"
+    assert f"{earlier.release!r} {fault}" in str(error.value)
     assert plan(s3, with_images, instance_type="c7g.xlarge")["cluster"]
 
 
@@ -222,6 +221,17 @@ def test_a_manifest_of_another_release_is_refused(s3: "S3Client", with_images: S
     s3.put_object(**where, Body=json.dumps({**manifest, "version": "ba9876543210"}).encode())  # type: ignore[arg-type]
     message = f"describes release 'ba9876543210', not '{with_images.release}'. Delete it, upload the release again"
     with pytest.raises(NoRelease, match=message):
+        plan(s3, with_images)
+
+
+def test_a_manifest_that_was_changed_is_refused_before_the_dataset_is_listed(
+    s3: "S3Client", with_images: Settings
+) -> None:
+    where = {"Bucket": with_images.bucket, "Key": f"releases/{with_images.release}/manifest.json"}
+    manifest = json.loads(s3.get_object(**where)["Body"].read())  # type: ignore[arg-type]
+    manifest["files"]["spark/ingest.py"]["sha256"] = "0" * 64
+    s3.put_object(**where, Body=json.dumps(manifest).encode())  # type: ignore[arg-type]
+    with failing(s3, "ListObjectsV2", "SlowDown", 503), pytest.raises(NoRelease, match="was changed: the version of"):
         plan(s3, with_images)
 
 

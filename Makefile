@@ -105,12 +105,12 @@ DEPLOY_LISTS = --datasets $(call quoted_words,DATASETS) --parameters $(call quot
 
 .PHONY: deploy
 deploy: setup ## Create or update the AWS resources and print the settings [STACK=name DATASETS= PARAMETERS= REGION=]
-	@test -n $(call quoted,STACK) || { echo "STACK is not set: make deploy STACK=name"; exit 2; }
+	@test -n $(call quoted,STACK) || { echo "STACK is not set: make deploy STACK=name" >&2; exit 2; }
 	@$(RUN) -m infra.deploy --stack $(call quoted,STACK) --region $(call quoted,REGION) $(DEPLOY_LISTS)
 
 .PHONY: destroy
 destroy: setup ## List the AWS resources of a stack, and delete them if confirmed [STACK=name CONFIRM=name REGION=]
-	@test -n $(call quoted,STACK) || { echo "STACK is not set: make destroy STACK=name"; exit 2; }
+	@test -n $(call quoted,STACK) || { echo "STACK is not set: make destroy STACK=name" >&2; exit 2; }
 	@$(RUN) -m infra.destroy --stack $(call quoted,STACK) --region $(call quoted,REGION) --confirm $(call quoted,CONFIRM)
 
 .PHONY: prices

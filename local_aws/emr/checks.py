@@ -31,6 +31,14 @@ MAX_TYPES_WITH_STRATEGY = 30
 MAX_ADDITIONAL_SECURITY_GROUPS = 4
 
 
+# The applications of all releases: https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-release-components.html
+APPLICATIONS = (
+    *("AmazonCloudWatchAgent", "Delta", "Flink", "Ganglia", "HBase", "HCatalog", "Hadoop", "Hive", "Hudi", "Hue"),
+    *("Iceberg", "JupyterEnterpriseGateway", "JupyterHub", "Livy", "MXNet", "Mahout", "Oozie", "Phoenix", "Pig"),
+    *("Presto", "PrestoSQL", "Spark", "Sqoop", "TensorFlow", "Tez", "Trino", "Zeppelin", "ZooKeeper"),
+)
+
+
 def check_cluster(emr: Emr, request: Wire, region: str) -> None:
     """Check a RunJobFlow request against the rules of EMR.
 
@@ -42,6 +50,7 @@ def check_cluster(emr: Emr, request: Wire, region: str) -> None:
     _check_instances(request["Instances"], request["ReleaseLabel"], region)
     if len(request.get("BootstrapActions", [])) > MAX_BOOTSTRAP_ACTIONS:
         raise ValidationFailed("The maximum number of bootstrap actions is 16.")
+    check_applications(request.get("Applications", []))
     check_roles(request)
     security = request.get("SecurityConfiguration")
     if security is not None and (region, security) not in emr.security_configurations:
@@ -59,6 +68,20 @@ def check_release_label(label: str | None, region: str) -> None:
     """
     if label not in release_labels(region):
         raise ValidationFailed(f"The supplied release label is invalid: {label}.")
+
+
+def check_applications(applications: Iterable[Wire]) -> None:
+    """Check that the names of the applications are known, in any case. Which release has which is not checked.
+
+    Raises:
+        ValidationFailed: a name is unknown.
+    """
+    known = {name.lower() for name in APPLICATIONS}
+    for application in applications:
+        if application.get("Name", "").lower() not in known:
+            raise ValidationFailed(
+                f"Specified application: {application.get('Name')} is invalid. Use one of: {', '.join(APPLICATIONS)}."
+            )
 
 
 def check_instance_types(types: Iterable[str], label: str) -> None:

@@ -82,15 +82,15 @@ class ClusterControl:
         if self.cluster.ending:
             raise ClusterHasEnded(self.cluster.id, self.cluster.state)
 
-    def add_steps(self, configs: Iterable[Wire]) -> list[Step]:
-        """Append steps and return them.
+    def add_steps(self, configs: Iterable[Wire], execution_role_arn: str = "") -> list[Step]:
+        """Append steps and return them. The runtime role of the steps is kept, and has no effect.
 
         Raises:
             ClusterHasEnded: the cluster accepts no more steps.
         """
         with self.change():
             self.check_not_ending()
-            steps = [Step(config) for config in configs]
+            steps = [Step(config, execution_role_arn=execution_role_arn) for config in configs]
             self.cluster.steps += steps
             return steps
 

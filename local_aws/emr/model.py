@@ -57,6 +57,7 @@ class Step:
 
     config: Wire
     id: str = field(default_factory=lambda: new_id("s-"))
+    execution_role_arn: str = ""
     state: str = "PENDING"
     reason: Wire = field(default_factory=dict)
     failure: Wire = field(default_factory=dict)
@@ -105,6 +106,7 @@ class Step:
             },
             "ActionOnFailure": self.action_on_failure,
             "Status": {**status, **({"FailureDetails": self.failure} if self.failure else {})},
+            **({"ExecutionRoleArn": self.execution_role_arn} if self.execution_role_arn else {}),
         }
 
 
@@ -211,7 +213,7 @@ class Cluster:
     def describe(self) -> Wire:
         """Return the Cluster of DescribeCluster."""
         copied = (
-            *("LogUri", "ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole"),
+            *("ReleaseLabel", "ServiceRole", "Configurations", "SecurityConfiguration", "AutoScalingRole"),
             *("ScaleDownBehavior", "EbsRootVolumeSize", "CustomAmiId", "OSReleaseLabel"),
         )
         subnets = [self.instances["Ec2SubnetId"]] if "Ec2SubnetId" in self.instances else []
@@ -220,6 +222,8 @@ class Cluster:
         return {
             **self.summary(),
             **{key: self.request[key] for key in copied if key in self.request},
+            # EMR returns the scheme of Hadoop's first S3 file system that did not write blocks.
+            **({"LogUri": self.request["LogUri"].replace("s3://", "s3n://", 1)} if "LogUri" in self.request else {}),
             "Ec2InstanceAttributes": {
                 "IamInstanceProfile": self.request.get("JobFlowRole", ""),
                 "RequestedEc2SubnetIds": subnets,

@@ -18,7 +18,8 @@ def add_job_flow_steps(emr: Emr, parameters: Wire, region: str) -> Wire:
     with control.changed:
         active = sum(step.active for step in control.cluster.steps)
         check_steps(parameters["Steps"], control.cluster.step_concurrency_level, active)
-        return {"StepIds": [step.id for step in control.add_steps(parameters["Steps"])]}
+        added = control.add_steps(parameters["Steps"], parameters.get("ExecutionRoleArn", ""))
+        return {"StepIds": [step.id for step in added]}
 
 
 @operation("DescribeStep")

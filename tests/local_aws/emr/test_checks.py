@@ -49,6 +49,11 @@ def count_clusters(user: User) -> int:
             "ValidationException",
             "Instance type 'm5.huge' is not supported by emr-7.14.0.",
         ),
+        (
+            {"Applications": [{"Name": "Spark"}, {"Name": "Sparky"}]},
+            "ValidationException",
+            "Specified application: Sparky is invalid. Use one of: AmazonCloudWatchAgent, ",
+        ),
         # Releases differ: 5.36 is older than this instance type.
         (
             {"Instances": {"MasterInstanceType": "m8g.xlarge"}, "ReleaseLabel": "emr-5.36.0"},
@@ -233,6 +238,7 @@ def test_a_cluster_can_use_existing_roles_subnets_and_security_configurations(
         {"Instances": spot(TimeoutDurationMinutes=1440, AllocationStrategy="price-capacity-optimized")},
         {"Name": "n" * 256},
         {"Name": "née 🍎"},
+        {"Applications": [{"Name": "spark"}, {"Name": "JupyterHub"}]},
     ],
 )
 def test_values_at_the_limits_are_allowed(user: User, request_: dict[str, Any]) -> None:

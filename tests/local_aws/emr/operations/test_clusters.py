@@ -6,7 +6,7 @@ import boto3
 import pytest
 
 from local_aws.emr.model import SECURITY_GROUPS
-from tests.local_aws.user import REGION, ROLES, User, bash, until
+from tests.local_aws.user import BUCKET, REGION, ROLES, User, bash, until
 
 
 def ids(user: User, **filters: Any) -> list[str]:
@@ -92,6 +92,14 @@ def test_a_described_cluster_has_the_values_of_its_request(user: User) -> None:
     assert cluster["Ec2InstanceAttributes"]["Ec2SubnetId"] == subnet
     assert {key: cluster["Ec2InstanceAttributes"].get(key) for key in groups} == groups
     assert (cluster["ReleaseLabel"], cluster["AutoTerminate"]) == ("emr-7.14.0", True)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3n"])
+def test_the_log_uri_is_described_with_s3n_and_logs_are_uploaded(user: User, scheme: str) -> None:
+    cluster_id = user.run(bash("echo pears"), LogUri=f"{scheme}://{BUCKET}/{scheme}/")
+    assert user.cluster(cluster_id)["LogUri"] == f"s3n://{BUCKET}/{scheme}/"
+    keys = [item["Key"] for item in user.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{scheme}/")["Contents"]]
+    assert any(key.endswith("/stdout.gz") for key in keys)
 
 
 def tags(user: User, cluster_id: str) -> dict[str, str]:

@@ -27,3 +27,12 @@ def test_a_described_step_has_the_values_of_its_request(user: User, ended: str) 
     step = user.steps(ended)[0]
     assert step["Name"] == "bash -c true"
     assert step["Config"] == {"Jar": "command-runner.jar", "Properties": {}, "Args": ["bash", "-c", "true"]}
+
+
+def test_the_runtime_role_of_a_step_is_kept(user: User) -> None:
+    role = "arn:aws:iam::123456789012:role/reader"
+    cluster_id = user.start(keep_alive=True)
+    steps = [bash("true")]
+    (step_id,) = user.emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps, ExecutionRoleArn=role)["StepIds"]
+    assert user.emr.describe_step(ClusterId=cluster_id, StepId=step_id)["Step"]["ExecutionRoleArn"] == role
+    user.terminate(cluster_id)

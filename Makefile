@@ -70,6 +70,11 @@ test-faults: release-parts ## Inject faults into a complete Orchard and print th
 test-ui: release-parts ## Test the pages in a real browser; pictures of them go to build/ui (needs Chromium)
 	@$(RUN) -m pytest -m "" tests/ui
 
+.PHONY: notebook
+notebook: setup ## Open notebooks/explore.ipynb in JupyterLab; the environment says which deployment it reads
+	@$(UV) sync --frozen --quiet --inexact --group notebook
+	@.venv/bin/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/explore.ipynb
+
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]
 	@PYTHONPATH=plugins:spark $(RUN) -m benchmarks.run $(if $(value DATA),--data $(call quoted,DATA))

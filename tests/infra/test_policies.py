@@ -5,6 +5,7 @@ iam-simulate evaluates them. It is an npm package under the AGPL, which only thi
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ BUCKET_NAME = "fruits-of-the-policies"
 BUCKET = f"arn:aws:s3:::{BUCKET_NAME}"
 TAG, EMR_TAG = "orchard:deployment", "for-use-with-amazon-emr-managed-policies"
 PRINCIPALS = ("airflow", "nodes")
+# The fault tests give each run a dataset of its own. To the stack, they are all the one in images/.
+DATASET_FOLDER = re.compile(r"(?:^|/)dataset-\w+/")
 
 
 class Call(NamedTuple):
@@ -244,6 +247,7 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
         role(aws.INSTANCE_PROFILE): role(stack.ids["NodeRole"]),
         role(spot): role(f"aws-service-role/spot.amazonaws.com/{spot}"),
         f"{profiles}/{aws.INSTANCE_PROFILE}": f"{profiles}/{stack.ids['InstanceProfile']}",
+        f"arn:aws:sns:{REGION}:{ACCOUNT}:alerts": stack.ids["AlertTopic"],  # of the fault tests
     }
 
     prefixes = {
@@ -254,7 +258,7 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
     def name_of(resource: str) -> str:
         for recorded, own_name in prefixes.items():
             if resource == recorded or resource.startswith(f"{recorded}/"):
-                return own_name + resource.removeprefix(recorded)
+                return DATASET_FOLDER.sub("/images/", own_name + resource.removeprefix(recorded))
         return names.get(resource, resource)
 
     return [
@@ -263,7 +267,7 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
             each["action"],
             tuple(name_of(resource) for resource in each["resources"]),
             {
-                key: DEPLOYMENT if key.endswith(f"/{TAG}") and value in own else value
+                key: DEPLOYMENT if key.endswith(f"/{TAG}") and value in own else DATASET_FOLDER.sub("images/", value)
                 for key, value in each["context"].items()
             },
         )

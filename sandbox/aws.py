@@ -57,19 +57,19 @@ def client(service: str, endpoint_url: str) -> Any:
     )
 
 
-def local_aws_command(data: Path, port: int) -> list[str]:
+def local_aws_command(data: Path, port: int, *options: str) -> list[str]:
     """Return the command that runs the local AWS on a port, with its clusters below `data`."""
-    return [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data)]
+    return [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data), *options]
 
 
 @contextmanager
-def local_aws(data: Path, port: int, log_file: Path) -> Iterator[str]:
+def local_aws(data: Path, port: int, log_file: Path, *options: str) -> Iterator[str]:
     """Run the local AWS as a process while the context is open, and yield its endpoint URL.
 
     Raises:
         DidNotStart: the local AWS does not start, for example because the port is in use.
     """
-    with running(local_aws_command(data, port), log_file, os.environ) as process:
+    with running(local_aws_command(data, port, *options), log_file, os.environ) as process:
         wait_for_port(port, process, log_file)
         yield f"http://127.0.0.1:{port}"
 

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 from local_aws.client import LocalAwsClient
 from orchard.airflow.links import StepLogsLink
 from orchard.airflow.sensors import ClusterReadySensor, StepFailed
+from orchard.cluster import step_failures
 from orchard.cluster.emr_clusters import MAX_CLUSTERS_PER_RUN
 from orchard.run.verdict import RunFailed
 from tests.local_aws.airflow_task import fire
@@ -41,6 +42,12 @@ from tests.plugins.airflow.tasks import (
 )
 
 pytestmark = pytest.mark.usefixtures("local_aws")
+
+
+@pytest.fixture(autouse=True)
+def quick_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local AWS uploads all logs of a step within a moment."""
+    monkeypatch.setattr(step_failures, "UPLOAD_TIME", timedelta(seconds=1))
 
 
 def test_the_id_of_the_cluster_that_is_ready_is_returned(request_: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from local_aws.admin import Admin, is_admin_path
 from local_aws.bucket_policies import requests_are_encrypted
 from local_aws.calls import CallLog
 from local_aws.cloudformation import api as cloudformation
+from local_aws.ec2 import keep_default_network_ids
 from local_aws.emr.api import TARGET_PREFIX, EmrApi
 from local_aws.emr.life import Timings
 from local_aws.emr.master import DEFAULT_MASTER, Master
@@ -150,6 +151,7 @@ class LocalAws:
         """
         name_linked_roles()
         requests_are_encrypted()
+        keep_default_network_ids()
         path = plain_path(data)
         self._master = Master(master, path / "standalone")
         # Werkzeug exits the program if the port is in use, so it gets a socket that already listens.

@@ -77,6 +77,9 @@ def fill_services(user: User) -> None:
     glue.create_database(DatabaseInput={"Name": "example"})
     glue.create_table(DatabaseName="example", TableInput={"Name": "table", "Parameters": {"metadata": "1"}})
     glue.update_table(DatabaseName="example", TableInput={"Name": "table", "Parameters": {"metadata": "2"}})
+    # The first call of EC2, which creates the default VPC, changes nothing, and so is not restored.
+    default = ec2.describe_subnets()["Subnets"][0]
+    ec2.create_tags(Resources=[default["SubnetId"], default["VpcId"]], Tags=[{"Key": "fruits", "Value": "yes"}])
     vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
     ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.1.0/24")
 
@@ -86,8 +89,8 @@ def read_services(user: User) -> Any:
     role = client(user, "iam").get_role(RoleName="example")["Role"]
     policies = client(user, "iam").list_attached_role_policies(RoleName="example")["AttachedPolicies"]
     table = client(user, "glue").get_table(DatabaseName="example", Name="table")["Table"]
-    subnets = client(user, "ec2").describe_subnets()["Subnets"]
-    return role["RoleId"], role["Arn"], policies, table["Parameters"], table["VersionId"], subnets
+    subnets, vpcs = client(user, "ec2").describe_subnets()["Subnets"], client(user, "ec2").describe_vpcs()["Vpcs"]
+    return role["RoleId"], role["Arn"], policies, table["Parameters"], table["VersionId"], subnets, vpcs
 
 
 @pytest.fixture(scope="module")

@@ -279,10 +279,12 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
 def is_of_the_deployment(call: Call) -> bool:
     """Return whether a call works on something that exists in a deployment of the stack.
 
-    The stack creates the database, so Orchard does not. A cluster without tags does not exist: a fault test invents it.
+    The stack creates the database, so Orchard does not. A cluster without tags does not exist, and neither does a
+    bucket with this name: fault tests invent them.
     """
     on_missing_cluster = ":cluster/" in call.resources[0] and not call.context
-    return call.action != "glue:CreateDatabase" and not on_missing_cluster
+    on_missing_bucket = call.resources[0].startswith("arn:aws:s3:::no-such-bucket")
+    return call.action != "glue:CreateDatabase" and not on_missing_cluster and not on_missing_bucket
 
 
 @pytest.mark.slow

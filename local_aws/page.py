@@ -160,7 +160,8 @@ def _buckets() -> list[Wire]:
     """Return the buckets for the page, sorted by name."""
     rows = []
     for bucket in _all_buckets():
-        sizes = [key.size for key in list(bucket.keys.values())]
+        # In a versioned bucket, a delete marker takes the place of a deleted object.
+        sizes = [key.size for key in list(bucket.keys.values()) if isinstance(key, FakeKey)]
         rows.append(
             {
                 "name": bucket.name,

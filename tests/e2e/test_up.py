@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, MANAGED_POLICIES_TAG, RUN_TAG
 from orchard.report.spark_ui import spark_ui_url
 from orchard.run.names import cluster_name, run_name
 from orchard.run.steps import STEPS
@@ -190,6 +190,7 @@ def test_the_janitor_terminates_the_clusters_of_finished_and_unknown_runs_and_ke
     cluster_ids = {}
     for run_id, dag_id in dag_ids.items():
         tags = {DAG_TAG: dag_id, RUN_TAG: run_id.replace("~", "@"), DEPLOYMENT_TAG: deployment}
+        tags[MANAGED_POLICIES_TAG] = "true"  # otherwise EMR refuses the cluster
         response = emr.run_job_flow(
             Name=cluster_name(aws.BUCKET, deployment, run_name(datetime.now(UTC), run_id, deployment), "images"),
             ReleaseLabel="emr-7.14.0",

@@ -6,7 +6,7 @@ from html import unescape
 import httpx
 import pytest
 
-from tests.local_aws.user import BUCKET, User, bash
+from tests.local_aws.user import BUCKET, REGION, User, bash
 
 
 @pytest.fixture
@@ -177,3 +177,12 @@ def test_a_deleted_object_is_not_shown(user: User, page: httpx.Client) -> None:
     user.put("gone/file", "")
     user.s3.delete_object(Bucket=BUCKET, Key="gone/file")
     assert "No objects below this prefix" in page.get(f"/_local_aws/s3?bucket={BUCKET}&prefix=gone%2F").text
+
+
+def test_the_page_shows_a_versioned_bucket_whose_object_is_deleted(user: User, page: httpx.Client) -> None:
+    bucket = "page-versions"
+    user.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    user.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    user.s3.put_object(Bucket=bucket, Key="a", Body=b"1")
+    user.s3.delete_object(Bucket=bucket, Key="a")
+    assert f'<td>{bucket}</td><td><a href="/_local_aws/s3?bucket={bucket}">0</a></td>' in page.get("/").text

@@ -8,7 +8,6 @@ import argparse
 import logging
 import re
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,10 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.certificate import certificate_zip
-from infra.stack import TEMPLATE, StackFailed, find_stack, outputs, settings
+from infra.stack import TEMPLATE, StackFailed, events, find_stack, outputs, settings, wait
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 5
 NO_UPDATES = "No updates are to be performed"
 CERTIFICATE_KEY = "certificates/nodes.zip"
 # EC2 uses the first for Spot instances. EMR uses the second to delete what terminated clusters have left:
@@ -86,7 +84,7 @@ def deploy(cloudformation: Any, name: str, parameters: Mapping[str, str]) -> dic
         )
     given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
     request = {"StackName": name, "TemplateBody": body, "Capabilities": ["CAPABILITY_IAM"]}
-    seen = {event["EventId"] for event in _events(cloudformation, name)} if before else set()
+    seen = {event["EventId"] for event in events(cloudformation, name)} if before else set()
     if before is None:
         stack_id = cloudformation.create_stack(**request, Parameters=given, EnableTerminationProtection=False)[
             "StackId"
@@ -103,41 +101,6 @@ def deploy(cloudformation: Any, name: str, parameters: Mapping[str, str]) -> dic
             log.info("stack %s is up to date", name)
             return before
     return wait(cloudformation, stack_id, seen, ("CREATE_COMPLETE", "UPDATE_COMPLETE"))
-
-
-def wait(cloudformation: Any, stack_id: str, seen: set[str], wanted: Sequence[str]) -> dict[str, Any]:
-    """Wait until a stack is in one of the wanted states, and return its description.
-
-    Raises:
-        StackFailed: it ended in another state. The message contains the reason for each resource that failed.
-    """
-    failed: list[str] = []
-    while True:
-        stack = find_stack(cloudformation, stack_id)
-        if stack is None:
-            raise StackFailed(f"stack {stack_id} does not exist any more: somebody has deleted it")
-        for event in reversed(_events(cloudformation, stack_id)):
-            if event["EventId"] in seen:
-                continue
-            seen.add(event["EventId"])
-            reason = event.get("ResourceStatusReason", "")
-            line = f"{event['LogicalResourceId']} {event['ResourceStatus']}"
-            log.info("%s%s", line, f": {reason}" if reason else "")
-            if event["ResourceStatus"].endswith("_FAILED") and "cancelled" not in reason:
-                failed.append(f"{line}: {reason}")
-        state = stack["StackStatus"]
-        if not state.endswith("_IN_PROGRESS"):
-            if state in wanted:
-                return stack
-            reasons = "; ".join(failed) or stack.get("StackStatusReason", "CloudFormation gives no reason")
-            raise StackFailed(f"stack {stack['StackName']} is in {state}: {reasons}")
-        time.sleep(POLL_SECONDS)
-
-
-def _events(cloudformation: Any, name: str) -> list[dict[str, Any]]:
-    """Return the events of a stack, newest first."""
-    pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=name)
-    return [event for page in pages for event in page["StackEvents"]]
 
 
 def upload_certificate(s3: Any, bucket: str, region: str) -> bool:

@@ -14,14 +14,13 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.deploy import wait
-from infra.stack import StackFailed, find_stack, outputs
+from infra.stack import StackFailed, events, find_stack, outputs, wait
 
 log = logging.getLogger(__name__)
 
 ACTIVE = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING")
 DEPLOYMENT_TAG = "orchard:deployment"
-# DeleteObjects accepts so many keys.
+# The limit of DeleteObjects.
 KEYS_PER_REQUEST = 1000
 EXAMPLE = """\
 example:
@@ -175,7 +174,7 @@ def destroy(clients: Clients, stack: dict[str, Any]) -> None:
         for kind, name in holders(clients.iam, arn):
             detach = getattr(clients.iam, f"detach_{kind.lower()}_policy")
             detach(**{f"{kind}Name": name, "PolicyArn": arn})
-    seen = {event["EventId"] for event in _events_of(clients, stack)}
+    seen = {event["EventId"] for event in events(clients.cloudformation, stack["StackId"])}
     clients.cloudformation.delete_stack(StackName=stack["StackName"])
     wait(clients.cloudformation, stack["StackId"], seen, ("DELETE_COMPLETE",))
     if bucket:
@@ -183,11 +182,6 @@ def destroy(clients: Clients, stack: dict[str, Any]) -> None:
         _delete(lambda: clients.s3.delete_bucket(Bucket=bucket), "NoSuchBucket")
     if database:
         _delete(lambda: clients.glue.delete_database(Name=database), "EntityNotFoundException")
-
-
-def _events_of(clients: Clients, stack: dict[str, Any]) -> list[dict[str, Any]]:
-    pages = clients.cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack["StackId"])
-    return [event for page in pages for event in page["StackEvents"]]
 
 
 def _delete(call: Any, missing: str) -> None:

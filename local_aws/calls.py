@@ -16,10 +16,10 @@ from wsgiref.types import WSGIEnvironment
 from xml.etree import ElementTree
 
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.iam.models import iam_backends
 
 from local_aws.emr.service import Emr
 from local_aws.moto_state import bucket_and_key, operation_of, read_body
+from local_aws.policies import find_instance_profile, find_role
 from local_aws.signature import region_of, service_of
 
 _KEY: Final = re.compile(r"Credential=([^/]+)/")
@@ -183,12 +183,10 @@ def _resource(service: str, form: Mapping[str, str]) -> str:
 
 
 def _role_arn(name_or_arn: str) -> str:
-    name = name_or_arn.rpartition("/")[2]
-    roles = [role.arn for role in iam_backends[DEFAULT_ACCOUNT_ID]["aws"].roles.values() if role.name == name]
-    return str(roles[0]) if roles else f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{name}"
+    role = find_role(name_or_arn)
+    return str(role.arn) if role else f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{name_or_arn.rpartition('/')[2]}"
 
 
 def _roles_of_profile(name_or_arn: str) -> list[str]:
-    name = name_or_arn.rpartition("/")[2]
-    profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].instance_profiles.values()
-    return [role.arn for profile in profiles if profile.name == name for role in profile.roles]
+    profile = find_instance_profile(name_or_arn)
+    return [role.arn for role in profile.roles] if profile else []

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
+from moto.core import DEFAULT_ACCOUNT_ID
 
 from local_aws.cloudformation.resources import KINDS, Made, Services, arguments, kind_of
 from local_aws.cloudformation.template import (
@@ -27,7 +28,6 @@ from local_aws.state import StateFolder
 
 log = logging.getLogger(__name__)
 
-ACCOUNT: Final = "123456789012"
 STACKS: Final = "stacks"
 DELETED: Final = "DELETE_COMPLETE"
 _LETTERS: Final = string.ascii_uppercase + string.digits
@@ -140,7 +140,7 @@ class Stacks:
             if (region, name) in self._stacks:
                 raise StackError(f"Stack [{name}] already exists", "AlreadyExistsException")
             scope, order = self._scope(region, name, body, parameters)
-            identifier = f"arn:aws:cloudformation:{region}:{ACCOUNT}:stack/{name}/{secrets.token_hex(16)}"
+            identifier = f"arn:aws:cloudformation:{region}:{DEFAULT_ACCOUNT_ID}:stack/{name}/{secrets.token_hex(16)}"
             stack = Stack(name, region, body, dict(parameters), tags, id=identifier)
             scope.values = {**scope.values, "AWS::StackId": identifier}
             stack.note("CREATE_IN_PROGRESS", "User Initiated")
@@ -222,7 +222,7 @@ class Stacks:
             template = read_template(body)
             values: dict[str, Any] = {
                 **parameter_values(template, parameters),
-                "AWS::AccountId": ACCOUNT,
+                "AWS::AccountId": DEFAULT_ACCOUNT_ID,
                 "AWS::Region": region,
                 "AWS::StackName": name,
                 "AWS::StackId": "",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from infra import deploy, destroy
+from infra import deploy, destroy, stack
 from infra.certificate import certificate_zip
 from local_aws.server import LocalAws
 from sandbox import aws
@@ -25,7 +25,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def account(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(stack, "POLL_SECONDS", 0.1)
 
 
 @pytest.fixture

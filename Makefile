@@ -60,7 +60,7 @@ test: release-parts ## Run all tests except the slow ones (about fifteen minutes
 
 .PHONY: test-slow
 test-slow: release-parts ## Run the slow tests
-	@$(RUN) -m pytest -m slow
+	@$(RUN) -m pytest -m "slow and not docker"
 
 .PHONY: test-faults
 test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 45 minutes)
@@ -69,6 +69,10 @@ test-faults: release-parts ## Inject faults into a complete Orchard and print th
 .PHONY: test-ui
 test-ui: release-parts ## Test the pages in a real browser; pictures of them go to build/ui (needs Chromium)
 	@$(RUN) -m pytest -m "" tests/ui
+
+.PHONY: test-docker
+test-docker: release-parts ## Build and run the containers of docker-compose.yaml (needs a Docker engine, or dockerd and root)
+	@$(RUN) -m pytest -m docker --capture=no tests/docker
 
 .PHONY: notebook
 notebook: setup ## Open notebooks/explore.ipynb in JupyterLab; the environment says which deployment it reads
@@ -95,6 +99,7 @@ setup: .venv/.synced ## Install the packages of uv.lock into .venv
 
 .PHONY: release-parts
 release-parts: setup $(WHEELS) build/model/.complete ## Download the nodes' wheels and export the model
+	@chmod a+rX build && chmod -R a+rX build/wheels build/model # containers mount them, and run as another user
 
 .PHONY: release
 release: release-parts ## Upload a release to S3 and print the settings for it [BUCKET=name]

@@ -4,8 +4,11 @@ set -eu
 set -a
 # shellcheck source=/dev/null
 . "$1/secrets.env"
-# shellcheck source=/dev/null
-. "$1/release.env"
+# With a real account, the release is a setting.
+if [ -e "$1/release.env" ]; then
+    # shellcheck source=/dev/null
+    . "$1/release.env"
+fi
 set +a
 shift
 exec "$@"

@@ -12,6 +12,8 @@ SIZE_PX = 100
 SCALE = 4
 JPEG_QUALITY = 90
 
+# Images per class.
+PER_CLASS = 25
 # Per class: hue (0 to 1), ratio of height to width, radius as a fraction of the image, and whether the fruit has spots.
 CLASSES: dict[str, tuple[float, float, float, bool]] = {
     "Apple Green": (0.27, 0.95, 0.42, True),
@@ -65,7 +67,7 @@ def render(label: str, rng: random.Random) -> Image.Image:
     return image.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
 
 
-def write_dataset(folder: Path, per_class: int = 25, seed: int = 360) -> int:
+def write_dataset(folder: Path, per_class: int = PER_CLASS, seed: int = 360) -> int:
     """Write images of all classes, one folder per class, and return their number. Equal seeds give equal images."""
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)

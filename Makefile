@@ -77,7 +77,7 @@ test-docker: release-parts ## Build and run the containers of docker-compose.yam
 .PHONY: notebook
 notebook: setup ## Open notebooks/explore.ipynb in JupyterLab; the environment says which deployment it reads
 	@$(UV) sync --frozen --quiet --inexact --group notebook
-	@.venv/bin/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/explore.ipynb
+	@.venv/bin/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks --LabApp.default_url=/lab/tree/explore.ipynb
 
 .PHONY: bench
 bench: release-parts ## Compare the steps with their predecessor and bare loops (about 45 minutes) [DATA=folder or zip]

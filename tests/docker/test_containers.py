@@ -194,7 +194,9 @@ def test_airflow_does_not_start_with_an_account_whose_settings_are_wrong(
     with containers.containers(checkout, variables, "--env-file", "account.env") as found:
         found.compose("up", "--detach", check=False, timeout_seconds=containers.UP_SECONDS)
         assert message in found.compose("logs", "provision")
-        assert found.inspect()["airflow-scheduler"]["State"]["Status"] == "created"
+        states = {name: container["State"]["Status"] for name, container in found.inspect().items()}
+        # Docker Compose 1 does not even create the containers of Airflow.
+        assert {state for name, state in states.items() if name.startswith("airflow-")} <= {"created"}
 
 
 def test_with_a_real_account_airflow_runs_without_the_local_aws(checkout: Path, variables: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from orchard.airflow.costs import COST
 from orchard.airflow.deadline import requested_hold
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.planning import SUMMARY
+from orchard.run.hold import HOLD_TASK
 from orchard.run.notices import (
     cost_warnings,
     failure_before,
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 # The key of the XCom with the cause of a task's failure.
 CAUSE = "cause"
 # These tasks fail because another one has failed, or do not make the run fail.
-CONSEQUENCES = ("hold_cluster", "verdict")
+CONSEQUENCES = (HOLD_TASK, "verdict")
 MAX_CAUSE_CHARACTERS = 1000
 
 

@@ -46,7 +46,7 @@ from orchard.cluster.emr_clusters import (
 from orchard.cluster.emr_steps import CANCELLED, FAILED, UNFINISHED, cancel_step, step_log_uri
 from orchard.cluster.step_failures import LOG_WAIT, explain_failure
 from orchard.errors import is_final
-from orchard.run.hold import start_hold, time_text
+from orchard.run.hold import HOLD, start_hold, time_text
 from orchard.run.verdict import check_verdict
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 TIMEOUT_MARGIN_SECONDS = 60
 # The task that publishes a run.
 PUBLISH = "publish"
-# The key of the XCom with the hold of a cluster.
-HOLD = "hold"
 
 
 class StepFailed(AirflowFailException):

@@ -19,6 +19,8 @@ from orchard.settings import Settings
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
+# The task that holds the cluster of a run, and the key of its XCom with the hold.
+HOLD_TASK, HOLD = "hold_cluster", "hold"
 # EMR 8 has no JupyterHub. Labels are such as emr-7.14.0 and emr-spark-8.1.0.
 FIRST_WITHOUT_JUPYTERHUB = 8
 # JupyterHub's port on the primary node, and the user that EMR creates, with a documented password:

@@ -8,7 +8,7 @@ from typing import Any
 
 MINUTES_PER_HOUR = 60
 NO_CHANGES = "no changes"
-NO_HOLD = "hold_minutes has no effect without a cluster: set full_refresh, too"
+NO_HOLD = "hold_minutes has no effect without a cluster: set full_refresh"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def nothing_to_do_sentence(changes: Mapping[str, Any]) -> str:
     >>> nothing_to_do_sentence({"listed": 22688, "rejects_kept": 2, "dataset": "s3://fruits/images/"})
     'nothing to do: 22,688 images below s3://fruits/images/, 2 rejected, no changes'
     >>> nothing_to_do_sentence({"listed": 9, "dataset": "s3://b/", "hold_minutes": 60})
-    'nothing to do: 9 images below s3://b/, no changes; hold_minutes has no effect without a cluster: set full_refresh, too'
+    'nothing to do: 9 images below s3://b/, no changes; hold_minutes has no effect without a cluster: set full_refresh'
     """
     parts = [f"{plural(changes['listed'], 'image')} below {changes['dataset']}"]
     counts = ", ".join([*parts, *_counted(changes.get("rejects_kept"), "rejected"), NO_CHANGES])

@@ -74,9 +74,9 @@ def unreachable_notebooks(iam: "IAMClient", settings: Settings, request: Request
         log.info("preflight: role %s may keep notebooks and accept sessions", arn)
         return []
     return [
-        f"role {arn!r} of the nodes may not call {', '.join(refused)}, which a run with hold_minutes needs for notebooks "
-        f"below s3://{settings.bucket}/{NOTEBOOKS}/ and for sessions of Session Manager; deploy the stack with "
-        "HoldClusters=true, grant the actions to the role, or set hold_minutes to 0"
+        f"role {arn!r} of the nodes may not call {', '.join(refused)}, which a run with hold_minutes needs, for "
+        f"notebooks below s3://{settings.bucket}/{NOTEBOOKS}/ and for sessions of Session Manager; deploy the stack "
+        "with HoldClusters=true, grant the actions to the role, or set hold_minutes to 0"
     ]
 
 

@@ -30,8 +30,8 @@ HINTS = {
     "create_cluster": "Clear create_cluster with downstream to try again.",
     "cluster_ready": "Clear create_cluster with downstream to create another cluster.",
     "publish": "The tables still show the run before. Correct the cause, then clear publish.",
-    HOLD_TASK: "The hold has ended early. What the run has published is not affected. Trigger a run with full_refresh to "
-    "hold a cluster again.",
+    HOLD_TASK: "The hold has ended early, and what the run has published stays. To hold a cluster again, trigger a run "
+    "with full_refresh.",
 }
 STEP_HINT = "Clear {step}.add_step with downstream: that creates a new cluster and redoes this step and the later ones."
 # Below these, a rate and a price per million images say nothing.

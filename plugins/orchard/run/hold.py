@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The task that holds the cluster of a run, and the key of its XCom with the hold.
 HOLD_TASK, HOLD = "hold_cluster", "hold"
-# EMR 8 has no JupyterHub. Labels are such as emr-7.14.0 and emr-spark-8.1.0.
+# EMR 8 has no JupyterHub.
 FIRST_WITHOUT_JUPYTERHUB = 8
 # JupyterHub's port on the primary node, and the user that EMR creates, with a documented password:
 # https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-jupyterhub-user-access.html
@@ -105,8 +105,8 @@ def check_hold(settings: Settings, hold_minutes: int) -> None:
     Raises:
         NoJupyterHub: the EMR release has no JupyterHub.
     """
-    found = re.match(r"emr-(?:[a-z]+-)?(\d+)\.", settings.release_label)
-    if hold_minutes and found and int(found[1]) >= FIRST_WITHOUT_JUPYTERHUB:
+    release = int(settings.release_label.removeprefix("emr-").partition(".")[0])  # the settings check its form
+    if hold_minutes and release >= FIRST_WITHOUT_JUPYTERHUB:
         raise NoJupyterHub(settings.release_label, hold_minutes)
 
 

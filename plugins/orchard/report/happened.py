@@ -217,7 +217,8 @@ def stages(run: AirflowRun, now: datetime) -> list[Stage]:
             found.append(Stage(name, _state(of_stage), None, None))
             continue
         start = min(task.start for task in began if task.start)
-        start = min(start, before or start)
+        # A hold starts at the publication. The task waits for that.
+        start = before or start if name == HOLD else min(start, before or start)
         is_active = any(task.end is None for task in began)
         end = now if is_active else max(task.end for task in began if task.end)
         before = None if is_active else end

@@ -222,7 +222,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
             0,
             title="Hold, in minutes",
             description=f"From 0 to {MAX_HOLD_MINUTES}. Keep the cluster for so long after the run is published, with "
-            "JupyterHub, to look around on it. It costs as much as before.",
+            "JupyterHub, to look around on it. It costs as much as while it works.",
             remedy=f"Use a whole number of minutes from 0 to {MAX_HOLD_MINUTES}",
             section=CLUSTER,
             type="integer",

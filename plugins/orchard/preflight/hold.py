@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 Request = Mapping[str, Any]
 
-# What Session Manager needs on an instance: https://docs.aws.amazon.com/systems-manager/latest/userguide/
-# getting-started-create-iam-instance-profile.html. The first action has resources, the others have none.
+# What Session Manager needs on an instance. The first action has resources, the others have none:
+# https://docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-create-iam-instance-profile.html
 UPDATE_INSTANCE = "ssm:UpdateInstanceInformation"
 SESSION_ACTIONS = tuple(
     f"ssmmessages:{action}"

@@ -7,9 +7,9 @@ it is retried or cleared, or if Airflow is restarted.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchard.cluster.tags import DEPLOYMENT_TAG, HELD_TAG, HOLD_TAG
 from orchard.errors import PermanentError
@@ -86,17 +86,14 @@ class Hold:
         """Return the hold of an XCom. Return None if it is not one: XComs are data that anybody may have written."""
         if not isinstance(value, Mapping):
             return None
-        found: dict[str, Any] = {field.name: value.get(field.name) for field in fields(cls)}
+        cluster_id, instance_id, region = names = [value.get(key) for key in ("cluster_id", "instance_id", "region")]
         try:
-            until = datetime.fromisoformat(found["until"])
-        except (TypeError, ValueError):
+            until = datetime.fromisoformat(value["until"])
+        except (KeyError, TypeError, ValueError):
             return None
-        is_valid = all(isinstance(text, str) and re.fullmatch(r"[\w-]+", text) for text in _without_time(found))
-        return cls(**{**found, "until": until}) if is_valid and until.tzinfo is not None else None
-
-
-def _without_time(values: Mapping[str, Any]) -> list[Any]:
-    return [value for name, value in values.items() if name != "until"]
+        # The names are a part of the command that the page tells people to run.
+        is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names)
+        return cls(cluster_id, instance_id, region, until) if is_valid and until.tzinfo is not None else None
 
 
 def check_hold(settings: Settings, hold_minutes: int) -> None:

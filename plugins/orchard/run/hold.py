@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchard.cluster.tags import DEPLOYMENT_TAG, HELD_TAG, HOLD_TAG
 from orchard.errors import PermanentError
@@ -86,14 +86,14 @@ class Hold:
         """Return the hold of an XCom. Return None if it is not one: XComs are data that anybody may have written."""
         if not isinstance(value, Mapping):
             return None
-        cluster_id, instance_id, region = names = [value.get(key) for key in ("cluster_id", "instance_id", "region")]
+        names: list[Any] = [value.get(key) for key in ("cluster_id", "instance_id", "region")]
         try:
             until = datetime.fromisoformat(value["until"])
         except (KeyError, TypeError, ValueError):
             return None
         # The names are a part of the command that the page tells people to run.
         is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names)
-        return cls(cluster_id, instance_id, region, until) if is_valid and until.tzinfo is not None else None
+        return cls(*names, until) if is_valid and until.tzinfo is not None else None
 
 
 def check_hold(settings: Settings, hold_minutes: int) -> None:

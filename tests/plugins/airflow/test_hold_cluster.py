@@ -17,9 +17,8 @@ from orchard.cluster.tags import HELD_TAG
 from orchard.run.hold import Hold
 from orchard.storage import split_uri
 from tests.local_aws.airflow_task import fire
-from tests.local_aws.user import User
+from tests.local_aws.user import REGION, User
 from tests.plugins.airflow.tasks import (
-    REGION,
     TaskInstance,
     context,
     create_cluster,

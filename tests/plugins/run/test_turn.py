@@ -268,7 +268,7 @@ def test_a_held_cluster_on_which_steps_of_its_run_are_redone_is_waited_for(
 ) -> None:
     cluster_id = start(plan("manual__1"))
     hold(emr, settings, cluster_id)
-    jar = {"Jar": "command-runner.jar", "Args": ["bash", "-c", "sleep 60"]}
+    jar: Any = {"Jar": "command-runner.jar", "Args": ["bash", "-c", "sleep 60"]}
     emr.add_job_flow_steps(
         JobFlowId=cluster_id, Steps=[{"Name": "ingest", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}]
     )

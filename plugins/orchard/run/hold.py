@@ -86,14 +86,14 @@ class Hold:
         """Return the hold of an XCom. Return None if it is not one: XComs are data that anybody may have written."""
         if not isinstance(value, Mapping):
             return None
-        names: list[Any] = [value.get(key) for key in ("cluster_id", "instance_id", "region")]
+        names: dict[str, Any] = {key: value.get(key) for key in ("cluster_id", "instance_id", "region")}
         try:
             until = datetime.fromisoformat(value["until"])
         except (KeyError, TypeError, ValueError):
             return None
         # The names are a part of the command that the page tells people to run.
-        is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names)
-        return cls(*names, until) if is_valid and until.tzinfo is not None else None
+        is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names.values())
+        return cls(**names, until=until) if is_valid and until.tzinfo is not None else None
 
 
 def check_hold(settings: Settings, hold_minutes: int) -> None:

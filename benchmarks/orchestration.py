@@ -23,7 +23,7 @@ from sandbox.processes import free_port, wait_until
 
 DAG = "fruit_features"
 # The tasks that only wait, besides the wait_step of each step.
-WAITING = ("wait_turn", "cluster_ready", "cluster_gone", "verdict")
+WAITING = ("wait_turn", "cluster_ready", "hold_cluster", "cluster_gone", "verdict")
 SAMPLE_SECONDS = 0.5
 RUN_TIMEOUT_SECONDS = 900
 # An Airflow process has made these imports before it parses a file.

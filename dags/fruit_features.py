@@ -13,6 +13,7 @@ run.
 | `features` | computes MobileNetV2 features, 1280 numbers per image, of each content that no run has seen before |
 | `pca` | fits a centred PCA to all images of the dataset, or uses the last one; computes all vectors |
 | `publish` | checks the steps and the quality, commits the run to the tables, updates the asset `fruit_embeddings` |
+| `hold_cluster` | with `hold_minutes`, keeps the cluster for so long after `publish`, to look around on it |
 | `terminate_cluster`, `cluster_gone` | terminates the cluster, whether the run succeeded or failed |
 | `verdict` | the last task: releases the run's turn, records what it has cost, and fails if it has failed |
 
@@ -56,7 +57,13 @@ from orchard.airflow.links import link_tasks_to_run
 from orchard.airflow.operators import CLEAR_NUMBER, AddStepOperator, CreateClusterOperator, TerminateClustersOperator
 from orchard.airflow.planning import SUMMARY, confirm_plan, listing_client, log_sentence, open_tables
 from orchard.airflow.retries import retry_args
-from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, VerdictSensor
+from orchard.airflow.sensors import (
+    ClusterReadySensor,
+    ClustersGoneSensor,
+    HoldClusterSensor,
+    StepEndSensor,
+    VerdictSensor,
+)
 from orchard.airflow.task_docs import first_paragraph
 from orchard.airflow.trigger_form import run_params
 from orchard.airflow.turns import end_earlier_round, take_dataset, take_turn
@@ -232,14 +239,23 @@ def fruit_features() -> None:
         **run,
         **gone | {"known_ids": []},
     )
-    for operator in (create_cluster, cluster_ready, terminate_cluster, cluster_gone, verdict):
-        operator.doc_md = first_paragraph(type(operator))
-
     # The cluster of the last step: a cleared `wait_step` may have used another than `cluster_ready` returned.
     last_cluster_id: Any = XComArg(spark_steps[-1].children[f"{STEPS[-1]}.wait_step"])
     published = publish(planned, last_cluster_id)
-    chain(planned, checked, taken, create_cluster, cluster_ready, *spark_steps, [published, terminate_cluster])
-    chain(terminate_cluster, cluster_gone, verdict)
+    # It waits for `publish` by its state, not by an edge: without a hold, the cluster terminates while `publish` runs.
+    # And with an edge, clearing `publish` with downstream would clear this task, and create a cluster for it.
+    hold_cluster = HoldClusterSensor(
+        task_id="hold_cluster",
+        job_flow_id=last_cluster_id,
+        region_name=SETTINGS.region,
+        poke_interval=SETTINGS.poll_seconds,
+        timeout=timedelta(hours=SETTINGS.max_cluster_hours),  # of the wait for `publish`
+        **run,
+    )
+    for operator in (create_cluster, cluster_ready, hold_cluster, terminate_cluster, cluster_gone, verdict):
+        operator.doc_md = first_paragraph(type(operator))
+    chain(planned, checked, taken, create_cluster, cluster_ready, *spark_steps, [published, hold_cluster])
+    chain(hold_cluster, terminate_cluster, cluster_gone, verdict)
     chain(published, verdict)
     # `preflight` is also a setup, so that the teardown looks for a cluster whose creation failed halfway. So is
     # `cluster_ready`, so that clearing a step creates a cluster and waits for it.

@@ -24,6 +24,11 @@ BUCKET = "orchard-demo"
 SERVICE_ROLE = "EMR_DefaultRole_V2"
 # The policy of the service role that EMR's console creates.
 SERVICE_POLICY = "arn:aws:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2"
+# The policies of the nodes' role: that of EMR's default role, and what sessions on a held cluster need.
+NODE_POLICIES = (
+    "arn:aws:iam::aws:policy/service-role/AmazonElasticMapReduceforEC2Role",
+    "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore",
+)
 MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
@@ -85,6 +90,8 @@ def provision(endpoint_url: str, build_dir: Path) -> str:
     create_role(iam, SERVICE_ROLE, "elasticmapreduce")
     iam.attach_role_policy(RoleName=SERVICE_ROLE, PolicyArn=SERVICE_POLICY)
     create_role(iam, INSTANCE_PROFILE, "ec2")
+    for policy in NODE_POLICIES:
+        iam.attach_role_policy(RoleName=INSTANCE_PROFILE, PolicyArn=policy)
     iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     iam.create_instance_profile(InstanceProfileName=INSTANCE_PROFILE)
     iam.add_role_to_instance_profile(InstanceProfileName=INSTANCE_PROFILE, RoleName=INSTANCE_PROFILE)

@@ -80,7 +80,7 @@ def test_the_tasks_are_in_pipeline_order(dag: DAG) -> None:
     for step in STEPS:
         expected += [f"{step}.add_step", f"{step}.wait_step"]
     assert ordered[: len(expected)] == expected
-    assert set(ordered[len(expected) :]) == {"publish", "terminate_cluster", "cluster_gone", "verdict"}
+    assert set(ordered[len(expected) :]) == {"publish", "hold_cluster", "terminate_cluster", "cluster_gone", "verdict"}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,7 @@ def test_every_task_links_to_its_run_and_those_of_other_dags_do_not(bag: DagBag)
         "cluster_ready": {"EMR Cluster"},
         **{f"{step}.add_step": {"EMR Cluster"} for step in STEPS},
         **{f"{step}.wait_step": {"EMR Cluster", "Step Logs", "Spark UI"} for step in STEPS},
+        "hold_cluster": {"EMR Cluster"},
         "terminate_cluster": {"EMR Cluster"},
     }
     assert all(names >= every for names in found.values())
@@ -202,6 +203,9 @@ def test_the_largest_images_are_by_default_those_of_the_steps(dag: DAG) -> None:
         ("target_minutes", 0.5),
         ("max_cost_usd", 2),
         ("max_cost_usd", None),
+        ("hold_minutes", 0),
+        ("hold_minutes", 240),
+        ("hold_minutes", 60.0),
     ],
 )
 def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
@@ -235,6 +239,10 @@ def test_a_valid_param_is_accepted(dag: DAG, name: str, value: Any) -> None:
         ("target_minutes", None),
         ("max_cost_usd", 0),
         ("max_cost_usd", "2 USD"),
+        ("hold_minutes", -1),
+        ("hold_minutes", 241),
+        ("hold_minutes", 0.5),
+        ("hold_minutes", None),
     ],
 )
 def test_an_invalid_param_is_refused(dag: DAG, name: str, value: Any) -> None:
@@ -261,6 +269,23 @@ def test_a_failed_step_fails_the_run_because_the_verdict_is_its_only_leaf_and_ju
     assert leaf.on_failure_fail_dagrun
     assert leaf.get_flat_relative_ids(upstream=True) == set(dag.task_ids) - {"verdict"}
     assert {"publish", "cluster_gone"} <= leaf.upstream_task_ids
+
+
+def test_the_cluster_is_held_after_the_last_step_and_terminated_after_the_hold_whatever_publish_does(dag: DAG) -> None:
+    """If the hold were downstream of `publish`, clearing `publish` with downstream would create a cluster for it."""
+    hold = dag.get_task("hold_cluster")
+    assert f"{STEPS[-1]}.wait_step" in hold.upstream_task_ids
+    assert hold.downstream_task_ids == {"terminate_cluster"}
+    assert "publish" not in hold.get_flat_relative_ids(upstream=True)
+    assert "publish" not in hold.get_flat_relative_ids(upstream=False)
+    assert "hold_cluster" not in cleared_with_downstream(dag, "publish")
+    assert {"hold_cluster", "terminate_cluster"} <= cleared_with_downstream(dag, f"{STEPS[-1]}.add_step")
+
+
+def cleared_with_downstream(dag: DAG, task_id: str) -> set[str]:
+    """Return the tasks that Airflow clears when a user clears a task with downstream."""
+    serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    return set(serialized.partial_subset([task_id], include_downstream=True, include_upstream=False).task_dict)
 
 
 def setups(dag: DAG, name: str) -> set[str]:

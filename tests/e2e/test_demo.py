@@ -26,6 +26,7 @@ TASKS = {
         "create_cluster",
         "cluster_ready",
         "publish",
+        "hold_cluster",
         "terminate_cluster",
         "cluster_gone",
         "verdict",

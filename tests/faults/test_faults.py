@@ -13,7 +13,7 @@ import pytest
 from orchard.storage import split_uri
 from sandbox.folders import ROOT
 from tests.faults.conftest import Check
-from tests.faults.deployment import AIRFLOW, Deployment, Run, wait_until
+from tests.faults.deployment import AIRFLOW, RUN_TIMEOUT_SECONDS, Deployment, Run, wait_until
 from tests.plugins.published import append
 
 WAIT = "ingest.wait_step"
@@ -132,6 +132,46 @@ def test_all_of_airflow_is_killed_during_a_step(deployment: Deployment, check: C
     run.wait_for(WAIT, "deferred")
     deployment.kill(*AIRFLOW)
     deployment.start(*AIRFLOW)
+    check(run, "success")
+
+
+@pytest.mark.slow
+def test_all_of_airflow_is_killed_during_a_hold(deployment: Deployment, check: Check) -> None:
+    """After the restart, the hold goes on to the same end."""
+    run = deployment.trigger(hold_minutes=2)
+    run.wait_for("hold_cluster", "deferred", timeout_seconds=RUN_TIMEOUT_SECONDS)
+    hold = run.summary("hold_cluster", "hold")
+    assert hold is not None
+    deployment.kill(*AIRFLOW)
+    assert run.active_clusters() == [hold["cluster_id"]]
+    deployment.start(*AIRFLOW)
+    check(run, "success")
+    until = datetime.fromisoformat(hold["until"])
+    ended = run.clusters()[0]["Status"]["Timeline"]["EndDateTime"]
+    # Airflow may need a while after its restart, but does not start the hold anew.
+    assert until <= ended <= until + timedelta(seconds=90)
+
+
+@pytest.mark.slow
+def test_a_user_marks_the_run_failed_during_a_hold(deployment: Deployment, check: Check) -> None:
+    """The run is published. The mark ends the hold."""
+    run = deployment.trigger(hold_minutes=240)
+    run.wait_for("hold_cluster", "deferred", timeout_seconds=RUN_TIMEOUT_SECONDS)
+    run.mark("failed")
+    check(run, "success")
+
+
+@pytest.mark.slow
+def test_the_triggerer_is_killed_during_a_hold_and_starts_again_after_its_end(
+    deployment: Deployment, check: Check
+) -> None:
+    run = deployment.trigger(hold_minutes=1)
+    run.wait_for("hold_cluster", "deferred", timeout_seconds=RUN_TIMEOUT_SECONDS)
+    deployment.kill("triggerer")
+    # The scheduler ends a deferral a minute after its end.
+    run.wait_for("hold_cluster", "success", timeout_seconds=RUN_TIMEOUT_SECONDS)
+    deployment.start("triggerer")
+    assert "its end has passed while no triggerer was running" in run.log("hold_cluster")
     check(run, "success")
 
 

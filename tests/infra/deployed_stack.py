@@ -18,6 +18,7 @@ DATASETS = {
 # of resources must be unique.
 EVERYTHING = {
     "CreateVpc": "true",
+    "HoldClusters": "true",
     "AlertEmail": "team@example.com",
     "KmsKeyArn": KEY,
     "AirflowRoleName": "airflow-of-the-stack",

@@ -70,6 +70,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 @pytest.fixture(scope="module")
 def policies(stack: Deployed) -> dict[str, list[Any]]:
     """The policies of each principal."""
+    return policies_of(stack)
+
+
+@pytest.fixture(scope="module")
+def policies_with_hold(stack: Deployed, policies: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The policies of a stack whose clusters can be held, with the names of the other stack."""
+    names = {"BucketName": f"{BUCKET_NAME}-held", "DatabaseName": "held_policies", "DeploymentName": DEPLOYMENT}
+    held = create_stack(stack.url, "held-fruits", HoldClusters="true", **names, **DATASETS)
+    text = json.dumps(policies_of(held))
+    for resource in ("Bucket", "Database", "NodeRole", "ServiceRole", "InstanceProfile", "AlertTopic"):
+        text = text.replace(held.ids[resource], stack.ids[resource])
+    renamed: dict[str, list[Any]] = json.loads(text)
+    assert renamed != policies
+    return renamed
+
+
+def policies_of(stack: Deployed) -> dict[str, list[Any]]:
     iam, role, ids = stack.client("iam"), stack.ids["NodeRole"], stack.ids
     inline = iam.list_role_policies(RoleName=role)["PolicyNames"]
     return {
@@ -182,6 +199,13 @@ DENIED: Mapping[str, Iterable[Call]] = {
         Call("nodes", "glue:UpdateTable", (f"{GLUE}:table/{DATABASE}/images",)),
         Call("nodes", "sns:Publish", (f"arn:aws:sns:{REGION}:{ACCOUNT}:fruits",)),
     ],
+    "let the nodes keep notebooks, which people run, or accept sessions, unless clusters can be held": [
+        *(on_object("nodes", action, "notebooks/jupyter/jovyan/1.ipynb") for action in ("GetObject", "PutObject")),
+        Call("nodes", "s3:ListBucket", (BUCKET,), {"s3:prefix": "notebooks/"}),
+        Call("nodes", "ssm:UpdateInstanceInformation", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",)),
+        Call("nodes", "ssmmessages:OpenDataChannel", ("*",)),
+        Call("airflow", "iam:SimulatePrincipalPolicy", ("NODES",)),
+    ],
     "alert others": [Call("airflow", "sns:Publish", (f"arn:aws:sns:{REGION}:{ACCOUNT}:sales",))],
     "do anything else": [
         Call("airflow", "ec2:TerminateInstances", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",)),
@@ -208,6 +232,66 @@ def test_nobody_may(stack: Deployed, policies: dict[str, list[Any]], simulator: 
     results = evaluate(simulator, policies, calls)
     wrong = [call for call, result in zip(calls, results, strict=True) if not set(result) <= {"ImplicitlyDenied"}]
     assert wrong == [], results
+
+
+HOLD = "let the nodes keep notebooks, which people run, or accept sessions, unless clusters can be held"
+
+
+@pytest.mark.parametrize("purpose", [purpose for purpose in DENIED if purpose != HOLD])
+def test_nobody_may_if_clusters_can_be_held(
+    stack: Deployed, policies_with_hold: dict[str, list[Any]], simulator: Path, purpose: str
+) -> None:
+    test_nobody_may(stack, policies_with_hold, simulator, purpose)
+
+
+def test_the_nodes_of_a_held_cluster_may_keep_notebooks_and_accept_sessions_and_not_more(
+    stack: Deployed, policies_with_hold: dict[str, list[Any]], simulator: Path
+) -> None:
+    assert denied(simulator, policies_with_hold, [of_stack(stack, call) for call in DENIED[HOLD]]) == []
+    held_tag = new_cluster("AddTags", CLUSTER, DEPLOYMENT, **{f"aws:ResourceTag/{TAG}": DEPLOYMENT})
+    assert denied(simulator, policies_with_hold, [held_tag]) == []
+    refused = [
+        Call("nodes", "ssm:SendCommand", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",)),
+        Call("nodes", "ssm:StartSession", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",)),
+        Call("nodes", "ssm:GetParameter", (f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/secret",)),
+        on_object("nodes", "PutObject", "notebook.txt"),
+        on_object("airflow", "PutObject", "notebooks/jupyter/jovyan/1.ipynb"),
+        Call("airflow", "iam:SimulatePrincipalPolicy", (role("Administrator"),)),
+    ]
+    assert {result for each in evaluate(simulator, policies_with_hold, refused) for result in each} == {
+        "ImplicitlyDenied"
+    }
+
+
+def session(deployment: str | None) -> Call:
+    """Return the call that opens a session on an instance, which EC2 tags as EMR tagged its cluster."""
+    tags = {} if deployment is None else {f"ssm:resourceTag/{TAG}": deployment}
+    return Call("person", "ssm:StartSession", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",), tags)
+
+
+def document_call(name: str) -> Call:
+    # The documents of AWS have no account, which the simulator does not know.
+    return Call("person", "ssm:StartSession", (f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/{name}",))
+
+
+def test_the_policy_of_the_page_about_deployment_opens_sessions_on_the_nodes_of_the_deployment_only(
+    simulator: Path,
+) -> None:
+    page = (ROOT / "docs/deploy.md").read_text()
+    (policy,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    policies = {"person": [json.loads(policy.replace("REGION", REGION).replace("ACCOUNT", ACCOUNT))]}
+    own = f"arn:aws:ssm:{REGION}:{ACCOUNT}:session/jo-0123456789abcdef0"
+    allowed = [session(DEPLOYMENT), document_call("AWS-StartPortForwardingSession")]
+    assert denied(simulator, policies, allowed) == []
+    refused = [
+        *(session(deployment) for deployment in ("vegetables", None)),
+        *(document_call(name) for name in ("SSM-SessionManagerRunShell", "AWS-StartSSHSession")),
+        Call("person", "ssm:SendCommand", (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1",)),
+        Call("person", "ssm:TerminateSession", (own,), {"aws:userid": "ann"}),
+    ]
+    assert {result for each in evaluate(simulator, policies, refused) for result in each} == {"ImplicitlyDenied"}
+    terminate = Call("person", "ssm:TerminateSession", (own,), {"aws:userid": "jo"})
+    assert denied(simulator, policies, [terminate]) == []
 
 
 def test_the_calls_of_the_readme_are_allowed(stack: Deployed, policies: dict[str, list[Any]], simulator: Path) -> None:
@@ -289,13 +373,17 @@ def is_of_the_deployment(call: Call) -> bool:
 
 @pytest.mark.slow
 def test_every_call_that_was_recorded_is_allowed(
-    stack: Deployed, policies: dict[str, list[Any]], simulator: Path, tmp_path: Path
+    stack: Deployed,
+    policies: dict[str, list[Any]],
+    policies_with_hold: dict[str, list[Any]],
+    simulator: Path,
+    tmp_path: Path,
 ) -> None:
-    """A run of the demo, and what the e2e and fault tests have recorded if they have run."""
+    """A run of the demo, and what the e2e and fault tests, which hold clusters, have recorded if they have run."""
     record = tmp_path / "calls.jsonl"
     command = [sys.executable, "-m", "demo"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "LOCAL_AWS_CALLS": str(record)}, check=True)
     for file in [record, *sorted(RECORDED.glob("*.jsonl"))]:
         calls = [call for call in recorded_calls(file, stack) if is_of_the_deployment(call)]
         assert {call.principal for call in calls} == set(PRINCIPALS), file
-        assert denied(simulator, policies, calls) == [], file
+        assert denied(simulator, policies if file == record else policies_with_hold, calls) == [], file

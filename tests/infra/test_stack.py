@@ -14,7 +14,7 @@ from infra.stack import TEMPLATE, settings
 from local_aws.cloudformation.template import Scope, read_template
 from local_aws.server import LocalAws
 from orchard.settings import Settings
-from tests.infra.deployed_stack import ACCOUNT, EVERYTHING, READ, Deployed, client, create_stack, policy_document
+from tests.infra.deployed_stack import ACCOUNT, EVERYTHING, KEY, READ, Deployed, client, create_stack, policy_document
 
 REGION = "eu-west-1"
 TEXT = TEMPLATE.read_text()
@@ -89,7 +89,7 @@ def test_every_property_that_the_template_sets_is_set(stack: Deployed) -> None:
 def test_the_defaults_create_neither_a_network_nor_a_subscription(url: str) -> None:
     deployed = create_stack(url, "defaults", DatabaseName="defaults", DeploymentName="defaults")
     network = {name for name, rules in read_template(TEXT)["Resources"].items() if "Vpc" in rules.get("Condition", "")}
-    assert len(network) == 13
+    assert len(network) == 16
     assert read_template(TEXT)["Resources"].keys() - deployed.ids.keys() == network | {"AlertSubscription"}
     document = json.dumps(policy_document(deployed, deployed.ids["AirflowDataPolicy"]))
     assert "pears" not in document
@@ -163,4 +163,36 @@ def test_nodes_may_not_write_releases(stack: Deployed) -> None:
         for resource in as_list(statement["Resource"])
     ]
     folders = {resource.removeprefix(f"arn:aws:s3:::{stack.ids['Bucket']}/") for resource in writes}
-    assert folders == {"runs/*", "scratch/*", "warehouse/*", "logs/*"}
+    # The stack has HoldClusters.
+    assert folders == {"runs/*", "scratch/*", "warehouse/*", "logs/*", "notebooks/*"}
+
+
+INTERFACES = {"KmsEndpoint", "SsmEndpoint", "SsmMessagesEndpoint", "Ec2MessagesEndpoint"}
+
+
+@pytest.mark.parametrize(
+    ("number", "parameters", "interfaces"),
+    [
+        (0, {}, set()),
+        (1, {"HoldClusters": "true"}, {"SsmEndpoint", "SsmMessagesEndpoint", "Ec2MessagesEndpoint"}),
+        (2, {"KmsKeyArn": KEY}, {"KmsEndpoint"}),
+    ],
+)
+def test_a_private_network_has_the_interface_endpoints_that_are_needed(
+    url: str, number: int, parameters: dict[str, str], interfaces: set[str]
+) -> None:
+    name = f"network-{number}"
+    names = {"DatabaseName": f"network_{number}", "DeploymentName": name, "BucketName": name}
+    ids = create_stack(url, name, CreateVpc="true", **names, **parameters).ids
+    assert INTERFACES & ids.keys() == interfaces
+    assert ("EndpointSecurityGroup" in ids) == bool(interfaces)
+
+
+def test_clusters_cannot_be_held_by_default(url: str) -> None:
+    deployed = create_stack(url, "not-held", DatabaseName="not_held", DeploymentName="not-held")
+    found = json.dumps(documents(deployed))
+    assert "notebooks" not in found
+    assert "ssm" not in found
+    configuration = deployed.client("emr").describe_security_configuration(Name=deployed.ids["SecurityConfiguration"])
+    metadata = json.loads(configuration["SecurityConfiguration"])["InstanceMetadataServiceConfiguration"]
+    assert metadata["HttpPutResponseHopLimit"] == 1

@@ -38,18 +38,22 @@ class Deployment:
     def ids(self) -> dict[str, str]:
         return self.stack.ids
 
-    def check(self) -> None:
+    def check(self, hold_minutes: int = 0) -> None:
         names = ("s3", "iam", "ec2", "emr", "glue", "sns")
         clients = Clients(**{name: self.stack.client(name) for name in names})
         # The clusters are those of other tests in the region: none is active here.
-        check(clients, self.settings, plan(clients.s3, self.settings, core_instances=None))
+        check(clients, self.settings, plan(clients.s3, self.settings, core_instances=None, hold_minutes=hold_minutes))
 
 
 @pytest.fixture
 def deployment(url: str, parts: Path) -> Deployment:
+    return deploy(url, parts)
+
+
+def deploy(url: str, parts: Path, **parameters: str) -> Deployment:
     name = f"ready-{uuid.uuid4().hex[:8]}"
     names = {"BucketName": name, "DatabaseName": name.replace("-", "_"), "DeploymentName": name}
-    stack = create_stack(url, name, CreateVpc="true", **names)
+    stack = create_stack(url, name, CreateVpc="true", **names, **parameters)
     (described,) = client("cloudformation", url).describe_stacks(StackName=name)["Stacks"]
     s3 = client("s3", url)
     version = release.upload(s3, name, release.collect(parts))
@@ -59,6 +63,13 @@ def deployment(url: str, parts: Path) -> Deployment:
 
 def test_preflight_passes(deployment: Deployment) -> None:
     deployment.check()
+
+
+def test_a_run_with_a_hold_needs_the_parameter_of_the_stack_for_that(url: str, parts: Path) -> None:
+    deploy(url, parts, HoldClusters="true").check(hold_minutes=60)
+    without = deploy(url, parts)
+    with pytest.raises(NotReady, match=r"1 checks failed, .* s3:PutObject, .* deploy the stack with HoldClusters=true"):
+        without.check(hold_minutes=60)
 
 
 def untag(logical_id: str) -> Callable[[Deployment], str]:

@@ -29,6 +29,7 @@ DEFAULT_PARAMS = {
     "core_instances": 2,
     "target_minutes": 20,
     "max_cost_usd": None,
+    "hold_minutes": 0,
 }
 DAG_ID = "fruit_features"
 RUN_ID = "manual__2026-11-22T02:00:00+00:00"

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,8 +16,10 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
 from orchard.airflow.channels import IMPATIENT, Channels, Message
 from orchard.airflow.costs import COST
+from orchard.airflow.deadline import requested_hold
 from orchard.airflow.identity import airflow_identity
 from orchard.airflow.planning import SUMMARY
+from orchard.run.hold import HOLD_TASK
 from orchard.run.notices import (
     cost_warnings,
     failure_before,
@@ -38,8 +41,8 @@ log = logging.getLogger(__name__)
 
 # The key of the XCom with the cause of a task's failure.
 CAUSE = "cause"
-# These tasks fail because another one has failed, if any.
-CONSEQUENCES = ("verdict",)
+# These tasks fail because another one has failed, or do not make the run fail.
+CONSEQUENCES = (HOLD_TASK, "verdict")
 MAX_CAUSE_CHARACTERS = 1000
 
 
@@ -87,7 +90,9 @@ async def alert_late_run(
     if run.get("state") in FINISHED:
         log.info("run %s of %s is %s at its deadline: no alert", run_id, dag_id, run["state"])
         return
-    message = _message("late", "a run is late", dag_id, run_id, f"is still running {hours} hours after its due time")
+    hold = requested_hold(run.get("conf"))
+    allowed = f"{hours} hours" + (f" and its hold of {hold / timedelta(minutes=1):g} minutes" if hold else "")
+    message = _message("late", "a run is late", dag_id, run_id, f"is still running {allowed} after its due time")
     log.error("%s", message.text)
     webhook_url = os.environ.get(f"{PREFIX}ALERT_WEBHOOK_URL", "")
     await Channels(topic_arn, region, tuple(email), webhook_url).send_async(message)

@@ -1,4 +1,4 @@
-"""Sensors that wait for EMR: for a cluster to be ready, for a step to finish, for all clusters of a run to terminate.
+"""Sensors that wait for EMR: for a cluster to be ready, for a step, for a hold, for all clusters of a run to terminate.
 
 A sensor stores nothing between pokes and retries, so it can be retried at any time.
 """
@@ -14,15 +14,23 @@ from airflow.providers.amazon.aws.sensors.base_aws import AwsBaseSensor
 from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import Context, PokeReturnValue
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout
 from botocore.exceptions import ClientError
 
 from orchard.airflow.clients import create_run_cluster, emr_client
 from orchard.airflow.costs import record_final_cost
 from orchard.airflow.links import ClusterLink, SparkUiLink, StepLogsLink, persist_link
 from orchard.airflow.operators import submit_step
-from orchard.airflow.triggers import StepEndTrigger
-from orchard.airflow.turns import has_unfinished_tasks, round_start, turn_of, wait_for_turn, was_cleared
+from orchard.airflow.triggers import HoldEndTrigger, StepEndTrigger
+from orchard.airflow.turns import (
+    FINISHED_TASK,
+    has_unfinished_tasks,
+    round_start,
+    state_of_task,
+    turn_of,
+    wait_for_turn,
+    was_cleared,
+)
 from orchard.cluster.emr_clusters import (
     ACTIVE,
     EXISTING,
@@ -38,6 +46,7 @@ from orchard.cluster.emr_clusters import (
 from orchard.cluster.emr_steps import CANCELLED, FAILED, UNFINISHED, cancel_step, step_log_uri
 from orchard.cluster.step_failures import LOG_WAIT, explain_failure
 from orchard.errors import is_final
+from orchard.run.hold import HOLD, start_hold, time_text
 from orchard.run.verdict import check_verdict
 from orchard.settings import Settings
 from orchard.storage import split_uri
@@ -45,8 +54,10 @@ from orchard.storage import split_uri
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
-# Airflow's timeout of the trigger exceeds the step's timeout by this margin, so that the trigger ends first.
+# Airflow's timeout of a trigger exceeds the time for which it waits by this margin, so that the trigger ends first.
 TIMEOUT_MARGIN_SECONDS = 60
+# The task that publishes a run.
+PUBLISH = "publish"
 
 
 class StepFailed(AirflowFailException):
@@ -302,6 +313,84 @@ class StepEndSensor(EmrStepSensor):
         raise AirflowFailException(
             f"step {self.step_id} of cluster {self.job_flow_id} did not finish within {minutes:g} minutes and is "
             f"cancelled; set ORCHARD_{self.task_id.split('.')[0].upper()}_TIMEOUT_MINUTES to a larger value"
+        )
+
+
+class HoldClusterSensor(AwsBaseSensor[EmrHook]):
+    """Keep the run's cluster for `hold_minutes` after `publish` has succeeded. With 0, end at once.
+
+    It first waits until `publish` has finished. When the hold starts, it releases the run's turn, so that the next run
+    of the dataset does not wait for the end. If `publish` did not succeed, or the cluster ends, so does the hold. The
+    end counts from the publication, even if this task is retried or cleared.
+    """
+
+    aws_hook_class = EmrHook
+    template_fields: Sequence[str] = (*AwsBaseSensor.template_fields, "job_flow_id", "plan")
+    operator_extra_links = (ClusterLink(),)
+
+    def __init__(self, *, job_flow_id: str, plan: Mapping[str, Any], settings: Settings, **kwargs: Any) -> None:
+        super().__init__(mode="reschedule", **kwargs)
+        self.job_flow_id = job_flow_id
+        self.plan = plan
+        self.settings = settings
+
+    def poke(self, context: Context) -> bool:
+        minutes = self.plan.get("hold_minutes", 0)  # plans of earlier releases lack it
+        if not minutes:
+            self.log.info("hold: hold_minutes is 0: the cluster is terminated now")
+            return True
+        published = state_of_task(context["ti"], PUBLISH)
+        if published not in FINISHED_TASK:
+            self.log.info("hold: waiting for %s, which is %s", PUBLISH, published or "not started")
+            return False
+        if published != "success":
+            self.log.info("hold: %s is %s: the cluster is not held, and is terminated now", PUBLISH, published)
+            return True
+        self._hold(context, timedelta(minutes=minutes))
+        return True
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSensorTimeout:
+            self.log.info("hold: its end has passed while no triggerer was running: the cluster is terminated now")
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> None:  # noqa: ARG002
+        cluster_end = event["cluster_end"]
+        why = f"cluster {self.job_flow_id} is {cluster_end}" if cluster_end else "its time is over"
+        self.log.info("hold: ended, because %s", why)
+
+    def _hold(self, context: Context, duration: timedelta) -> None:
+        """Start the hold, or continue it after a retry, and wait for its end in the triggerer."""
+        # Imported here because it imports pyiceberg, which takes long, and each parse of the DAG imports this module.
+        from orchard.run.summary import published_at
+
+        s3 = AwsBaseHook(self.aws_conn_id, client_type="s3", region_name=self.region_name).conn
+        until = published_at(s3, self.plan["run_uri"]) + duration
+        seconds_left = (until - datetime.now(UTC)).total_seconds()
+        if seconds_left <= 0:
+            self.log.info("hold: it has ended at %s: the cluster is terminated now", time_text(until))
+            return
+        status = emr_client(self).describe_cluster(ClusterId=self.job_flow_id)["Cluster"]["Status"]
+        if status["State"] not in READY:
+            self.log.info("hold: cluster %s is %s: there is nothing to hold", self.job_flow_id, describe_end(status))
+            return
+        hold = start_hold(emr_client(self), self.settings, self.job_flow_id, until)
+        turn_of(context["ti"], self.settings, self.plan).release()
+        persist_link(self, context, ClusterLink, job_flow_id=self.job_flow_id)
+        context["ti"].xcom_push(HOLD, hold.as_xcom())
+        for line in hold.lines():
+            self.log.info("hold: %s", line)
+        self.defer(
+            trigger=HoldEndTrigger(
+                self.job_flow_id,
+                until.isoformat(),
+                poll_seconds=self.poke_interval,
+                aws_conn_id=self.aws_conn_id,
+                region_name=self.region_name,
+            ),
+            timeout=timedelta(seconds=seconds_left + TIMEOUT_MARGIN_SECONDS),
+            method_name="execute_complete",
         )
 
 

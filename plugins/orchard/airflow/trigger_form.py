@@ -21,6 +21,7 @@ from orchard.run.params import (
     LARGEST_MAX_BYTES,
     MAX_COMPONENTS,
     MAX_CORE_INSTANCES,
+    MAX_HOLD_MINUTES,
     REFIT,
 )
 from orchard.settings import Settings
@@ -216,5 +217,17 @@ def run_params(settings: Settings) -> dict[str, Param]:
             type=["null", "number"],
             exclusiveMinimum=0,
             examples=[2.5],
+        ),
+        "hold_minutes": field(
+            0,
+            title="Hold, in minutes",
+            description=f"From 0 to {MAX_HOLD_MINUTES}. Keep the cluster for so long after the run is published, with "
+            "JupyterHub, to look around on it. It costs as much as while it works.",
+            remedy=f"Use a whole number of minutes from 0 to {MAX_HOLD_MINUTES}",
+            section=CLUSTER,
+            type="integer",
+            minimum=0,
+            maximum=MAX_HOLD_MINUTES,
+            examples=[60],
         ),
     }

@@ -8,14 +8,16 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.triggers.emr import EmrStepSensorTrigger
-from airflow.triggers.base import TriggerEvent
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 from botocore.exceptions import ClientError
 
+from orchard.cluster.emr_clusters import READY, describe_end
 from orchard.run.progress import MOST_BYTES, Progress, parse_progress, progress_uri, sentence
 from orchard.storage import split_uri
 
 PROGRESS_SECONDS = 30
-# A request for the progress that takes longer is given up. The next one follows after PROGRESS_SECONDS.
+# A request for the progress, or for the state of a cluster, that takes longer is given up. The next one follows at the
+# next poll.
 READ_SECONDS = 10
 _CLIENT: Mapping[str, Any] = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
 
@@ -89,6 +91,67 @@ class StepEndTrigger(EmrStepSensorTrigger):
         self.log.info(
             "step %s of cluster %s: cancelled, because a user acted on the task", self.step_id, self.job_flow_id
         )
+
+
+class HoldEndTrigger(BaseTrigger):
+    """Wait until a hold is over or its cluster ends. EMR that does not respond, or refuses, ends no hold.
+
+    The event's `cluster_end` is the state of the cluster with the reason for it. It is empty if the time is over.
+
+    Args:
+        job_flow_id: the id of the cluster.
+        until: the end of the hold, in ISO form, with a time zone.
+        poll_seconds: the time between two looks at the cluster.
+        aws_conn_id: the connection of Airflow to AWS.
+        region_name: the region of the cluster.
+    """
+
+    def __init__(
+        self, job_flow_id: str, until: str, poll_seconds: float, aws_conn_id: str | None, region_name: str | None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.job_flow_id = job_flow_id
+        self.until = until
+        self.poll_seconds = poll_seconds
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments, which Airflow stores."""
+        names = ("job_flow_id", "until", "poll_seconds", "aws_conn_id", "region_name")
+        kind = type(self)
+        return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait for the end of the hold."""
+        yield TriggerEvent({"cluster_end": await self._wait()})  # type: ignore[no-untyped-call]
+
+    async def _wait(self) -> str:
+        hook: Any = AwsBaseHook(self.aws_conn_id, region_name=self.region_name, client_type="emr", config=dict(_CLIENT))
+        has_failed = False
+        while self._seconds_left() > 0:
+            try:
+                async with await hook.get_async_conn() as emr:
+                    while self._seconds_left() > 0:
+                        async with asyncio.timeout(READ_SECONDS):
+                            answer = await emr.describe_cluster(ClusterId=self.job_flow_id)
+                        status, has_failed = answer["Cluster"]["Status"], False
+                        if status["State"] not in READY:
+                            return describe_end(status)
+                        await self._pause()
+            except Exception as error:
+                if not has_failed:
+                    reason = str(error) or repr(error)
+                    self.log.warning("hold: the state of cluster %s cannot be read: %s", self.job_flow_id, reason)
+                has_failed = True
+                await self._pause()
+        return ""
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(max(0.0, min(self.poll_seconds, self._seconds_left())))
+
+    def _seconds_left(self) -> float:
+        return (datetime.fromisoformat(self.until) - datetime.now(UTC)).total_seconds()
 
 
 async def _read_progress(s3: Any, run_uri: str, step: str, created: str) -> Progress | None:

@@ -116,6 +116,14 @@ def teardown_is_running(ti: Any) -> bool:
     return any(states[ti.run_id].get(task_id) in ACTING for task_id in TEARDOWN)
 
 
+def state_of_task(ti: Any, task_id: str) -> str | None:
+    """Return the state of another task of the run of `ti`. A task that has not started may have none."""
+    state: str | None = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id])[ti.run_id].get(
+        task_id
+    )
+    return state
+
+
 def has_unfinished_tasks(ti: Any) -> bool:
     """Return whether a task of the run other than `ti` has not finished, because a user has cleared it."""
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]

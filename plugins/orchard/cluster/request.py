@@ -38,6 +38,13 @@ SPOT_YARN_SITE: Mapping[str, str] = {
     "yarn.node-labels.enabled": "true",
     "yarn.node-labels.am.default-node-label-expression": "CORE",
 }
+# The folder of the bucket in which JupyterHub keeps the notebooks of held clusters, and EMR's classification for that:
+# https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-jupyterhub-s3.html. AWS documents the name of a bucket. A
+# folder of it was never tried on EMR.
+NOTEBOOKS = "notebooks"
+NOTEBOOK_PERSISTENCE = "jupyter-s3-conf"
+# The longest time that EMR allows.
+MAX_IDLE_MINUTES = 7 * 24 * 60
 # The members of Instances for the cluster's own security groups, with the settings that hold them. EMR adds the rules
 # that it needs to them: https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-man-sec-groups.html
 SECURITY_GROUP_MEMBERS: Mapping[str, str] = {
@@ -51,7 +58,8 @@ SECURITY_GROUP_MEMBERS: Mapping[str, str] = {
 class ClusterSpec:
     """The cluster of one run: workers of an instance type or its alternatives, and a primary node of the same family.
 
-    The `core_instances` are On-Demand, as the primary node is. The `task_instances` are on Spot.
+    The `core_instances` are On-Demand, as the primary node is. The `task_instances` are on Spot. A cluster that is kept
+    for `hold_minutes` after its last step has JupyterHub.
     """
 
     name: str
@@ -59,12 +67,13 @@ class ClusterSpec:
     core_instances: int
     tags: Mapping[str, str]
     task_instances: int = 0
+    hold_minutes: int = 0
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ValueError: the instance type is unknown, there is no core instance, or a negative number of task instances.
+            ValueError: the instance type is unknown, there is no core instance, or a number is negative.
         """
         if self.instance_type not in INSTANCE_TYPES:
             raise ValueError(f"instance_type is {self.instance_type!r}: choose from {', '.join(INSTANCE_TYPES)}")
@@ -72,6 +81,8 @@ class ClusterSpec:
             raise ValueError(f"core_instances is {self.core_instances}: a cluster needs at least 1")
         if self.task_instances < 0:
             raise ValueError(f"task_instances is {self.task_instances}: use 0 or more")
+        if self.hold_minutes < 0:
+            raise ValueError(f"hold_minutes is {self.hold_minutes}: use 0 or more")
 
     @property
     def task_slots(self) -> int:
@@ -100,7 +111,7 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
         "Name": spec.name,
         "LogUri": settings.log_uri,
         "ReleaseLabel": settings.release_label,
-        "Applications": [{"Name": "Spark"}],
+        "Applications": [{"Name": name} for name in ("Spark", *(["JupyterHub"] if spec.hold_minutes else []))],
         "Instances": instances,
         "BootstrapActions": [
             {
@@ -111,12 +122,12 @@ def run_job_flow_request(spec: ClusterSpec, settings: Settings) -> dict[str, Any
                 },
             }
         ],
-        "Configurations": spark_configurations(spec, settings),
+        "Configurations": [*spark_configurations(spec, settings), *notebook_configurations(spec, settings)],
         "JobFlowRole": settings.instance_profile,
         "ServiceRole": settings.service_role,
         "VisibleToAllUsers": True,
         "StepConcurrencyLevel": 1,
-        "AutoTerminationPolicy": {"IdleTimeout": settings.idle_timeout_minutes * 60},
+        "AutoTerminationPolicy": {"IdleTimeout": 60 * _idle_minutes(spec, settings)},
         "Tags": [{"Key": key, "Value": value} for key, value in spec.tags.items()],
     }
     if settings.security_configuration:
@@ -154,6 +165,25 @@ def spark_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str
         },
         *([{"Classification": "yarn-site", "Properties": dict(SPOT_YARN_SITE)}] if spec.task_instances else []),
     ]
+
+
+def notebook_configurations(spec: ClusterSpec, settings: Settings) -> list[dict[str, Any]]:
+    """Return EMR's configuration classification that keeps notebooks on S3, for a cluster that is held."""
+    if not spec.hold_minutes:
+        return []
+    bucket = f"{settings.bucket}/{NOTEBOOKS}"
+    properties = {"s3.persistence.enabled": "true", "s3.persistence.bucket": bucket}
+    return [{"Classification": NOTEBOOK_PERSISTENCE, "Properties": properties}]
+
+
+def keeps_notebooks(request: Mapping[str, Any]) -> bool:
+    """Return whether the cluster of a request is held after its last step, with JupyterHub and notebooks on S3."""
+    return any(item["Classification"] == NOTEBOOK_PERSISTENCE for item in request.get("Configurations", []))
+
+
+def _idle_minutes(spec: ClusterSpec, settings: Settings) -> int:
+    """Return after how many idle minutes EMR terminates a cluster. A hold is longer than the usual time."""
+    return min(settings.idle_timeout_minutes + spec.hold_minutes, MAX_IDLE_MINUTES)
 
 
 def _fleet(role: str, instance_type: str, count: int) -> dict[str, Any]:

@@ -119,16 +119,20 @@ def workers_needed(work: Work, instance_type: str, target_minutes: float, most: 
     return max(1, min(most, math.ceil(worker_seconds / seconds)))
 
 
-def estimate(work: Work, instance_type: str, workers: Workers, prices: Prices, speed: Speed) -> Estimate:
+def estimate(
+    work: Work, instance_type: str, workers: Workers, prices: Prices, speed: Speed, hold_minutes: int = 0
+) -> Estimate:
     """Return what a run takes on an On-Demand primary node, On-Demand core instances, and task instances on Spot.
 
-    EC2 chooses the types of the Spot instances, so that their price is in the range of all alternatives.
+    The cluster is kept for `hold_minutes` after its last step. EC2 chooses the types of the Spot instances, so that
+    their price is in the range of all alternatives.
 
     >>> from orchard.cluster.prices import read_prices
     >>> estimate(Work(objects=1_000_000, images=1_000_000), "m5.xlarge", Workers(core=4), read_prices(), Speed())
     Estimate(core_instances=4, minutes=18.1, usd=0.3955, task_instances=0, usd_with_spot=(0.3955, 0.3955))
     """
-    seconds = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers.total)
+    working = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers.total)
+    seconds = working + 60 * hold_minutes
     on_demand = prices.by_type[instance_type].on_demand
     fixed = prices.by_type[primary_type(instance_type)].on_demand + workers.core * on_demand
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]

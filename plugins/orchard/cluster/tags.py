@@ -9,6 +9,10 @@ RUN_TAG = "orchard:run_id"
 DEPLOYMENT_TAG = "orchard:deployment"
 DATASET_TAG = "orchard:dataset_uri"
 OWNER_TAG = "orchard:owner"
+# For how many minutes the run keeps the cluster after `publish`: the janitor allows it this much more time.
+HOLD_TAG = "orchard:hold-minutes"
+# Set when the hold starts, to its end. From then on, the run does not use the cluster.
+HELD_TAG = "orchard:held-until"
 # The tag by which EMR's managed policies recognise what they may use:
 # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
 MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"

@@ -1,4 +1,6 @@
-"""The checks before money is spent, one module per service: s3, emr, ec2, iam, glue, sns. `checks` runs them all.
+"""The checks before money is spent, one module per service: s3, emr, ec2, iam, glue, sns, and one for a hold.
+
+`checks` runs them all.
 
 It may import all of `orchard` except `orchard.airflow`.
 """

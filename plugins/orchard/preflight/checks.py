@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from orchard.cluster.request import subnet_ids
 from orchard.errors import PermanentError
-from orchard.preflight import ec2, emr, glue, iam, s3, sns
+from orchard.preflight import ec2, emr, glue, hold, iam, s3, sns
 from orchard.run.turn import LOCKS, active_clusters
 from orchard.settings import Settings
 
@@ -121,6 +121,7 @@ def _checks(clients: Clients, settings: Settings, plan: "RunPlan") -> list[tuple
         (f"instance profile {request['JobFlowRole']}", partial(iam.unusable_instance_profile, clients.iam, request)),
         ("role of the nodes", if_policy_v2(partial(iam.unpassable_role, clients.iam, request))),
         ("tags of the network", if_policy_v2(tags)),
+        ("hold of the cluster", partial(hold.unreachable_notebooks, clients.iam, settings, request)),
         ("service-linked role for Spot", partial(iam.missing_spot_role, clients.iam, request)),
         ("security configuration", partial(emr.missing_security_configuration, clients.emr, request)),
         (f"Glue database {settings.catalog_database}", partial(glue.missing_database, clients.glue, settings)),

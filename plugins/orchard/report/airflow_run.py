@@ -8,11 +8,12 @@ from typing import Any
 from orchard.airflow.alerts import CAUSE, CONSEQUENCES
 from orchard.airflow.costs import COST
 from orchard.airflow.planning import SUMMARY
+from orchard.run.hold import HOLD, HOLD_TASK, Hold
 from orchard.run.states import FINISHED
 from orchard.run.steps import STEPS
 
 RETURN_VALUE = "return_value"
-KEYS = (RETURN_VALUE, SUMMARY, COST, CAUSE)
+KEYS = (RETURN_VALUE, SUMMARY, COST, CAUSE, HOLD)
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,24 @@ class AirflowRun:
         active = [task.task_id for task in self.tasks if task.start and not task.end]
         return next((step for step in STEPS if f"{step}.wait_step" in active), "")
 
+    @property
+    def hold(self) -> Hold | None:
+        """The hold of the run's cluster, if there was one. It may have ended."""
+        return Hold.from_xcom(self.xcoms.get((HOLD_TASK, HOLD)))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the run's cluster is held."""
+        is_active = any(task.task_id == HOLD_TASK and task.start and not task.end for task in self.tasks)
+        return is_active and self.hold is not None
+
     def first_failure(self) -> tuple[str, str] | None:
         """Return the task that failed first, and its cause as one line. Return None if none has failed."""
         latest = max((task.end for task in self.tasks if task.end), default=self.run_after)
         failed = [task for task in self.tasks if task.state == "failed"]
         causes = {task.task_id: self.xcoms.get((task.task_id, CAUSE)) for task in failed}
+        # A user who marks the hold failed ends it early. That is no fault.
+        failed = [task for task in failed if task.task_id != HOLD_TASK or causes[HOLD_TASK]]
         # As in the alert: a task that Airflow itself has failed has stored no cause.
         failed.sort(
             key=lambda task: (task.task_id in CONSEQUENCES, not causes[task.task_id], task.end or latest, task.task_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchard.report.airflow_run import RETURN_VALUE, AirflowRun, Task
 from orchard.report.run_folder import RunFolder
+from orchard.run.hold import HOLD, HOLD_TASK, JUPYTERHUB_PASSWORD, JUPYTERHUB_URL, JUPYTERHUB_USER, time_text
 from orchard.run.progress import sentence
 from orchard.run.sentence import dollars, duration
 from orchard.run.steps import STEPS
@@ -18,6 +19,7 @@ STAGES: Mapping[str, Sequence[str]] = {
     "cluster start": ("create_cluster", "cluster_ready"),
     **{step: (f"{step}.add_step", f"{step}.wait_step") for step in STEPS},
     "publish": ("publish",),
+    HOLD: (HOLD_TASK,),
     "teardown": ("terminate_cluster", "cluster_gone", "verdict"),
 }
 # What to do after a failure, by the task that failed. The cause itself names the fault.
@@ -28,6 +30,8 @@ HINTS = {
     "create_cluster": "Clear create_cluster with downstream to try again.",
     "cluster_ready": "Clear create_cluster with downstream to create another cluster.",
     "publish": "The tables still show the run before. Correct the cause, then clear publish.",
+    HOLD_TASK: "The hold has ended early, and what the run has published stays. To hold a cluster again, trigger a run "
+    "with full_refresh.",
 }
 STEP_HINT = "Clear {step}.add_step with downstream: that creates a new cluster and redoes this step and the later ones."
 # Below these, a rate and a price per million images say nothing.
@@ -55,6 +59,18 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Held:
+    """How to look around on a cluster that is held: until when, and with which command, page, user and password."""
+
+    cluster_id: str
+    until: str
+    command: str
+    url: str = JUPYTERHUB_URL
+    user: str = JUPYTERHUB_USER
+    password: str = JUPYTERHUB_PASSWORD
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a run failed: the first task that failed, its cause as one line, and what to do."""
 
@@ -74,7 +90,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Happened:
-    """What the first section of the report shows. `progress` is a line about the step that is running, or empty."""
+    """What the first section of the report shows.
+
+    `progress` is a line about the step that is running, or empty. `held` is there while the run's cluster is held.
+    """
 
     state: str
     sentence: str
@@ -89,6 +108,7 @@ class Happened:
     progress: str
     done: int
     total: int
+    held: Held | None = None
 
 
 def happened(run: AirflowRun, folder: RunFolder, base: RunFolder | None, now: datetime) -> Happened:
@@ -115,6 +135,7 @@ def happened(run: AirflowRun, folder: RunFolder, base: RunFolder | None, now: da
         progress=sentence(progress, now) if (progress := folder.progress) else "",
         done=(progress and progress.done) or 0,
         total=(progress and progress.total) or 0,
+        held=held(run, now),
     )
 
 
@@ -157,6 +178,15 @@ def sentence_of(run: AirflowRun, folder: RunFolder) -> str:
     return "Nothing to do" if run.changes.get("nothing_to_do") else ""
 
 
+def held(run: AirflowRun, now: datetime) -> Held | None:
+    """Return how to look around on the run's cluster while it is held, or None."""
+    hold = run.hold if run.is_held else None
+    if hold is None:
+        return None
+    left = duration((hold.until - now).total_seconds() / 60)
+    return Held(hold.cluster_id, f"{time_text(hold.until)}, for {left}", hold.command)
+
+
 def failure(run: AirflowRun) -> Failure | None:
     """Return why a run failed, or None if none of its tasks has."""
     found = run.first_failure()
@@ -179,13 +209,16 @@ def stages(run: AirflowRun, now: datetime) -> list[Stage]:
     found = []
     before: datetime | None = None  # the end of the stage before
     for name, task_ids in STAGES.items():
+        if name == HOLD and run.hold is None:
+            continue
         of_stage = [tasks[task_id] for task_id in task_ids if task_id in tasks]
         began = [task for task in of_stage if task.start and task.state not in ("skipped", "upstream_failed")]
         if not began:
             found.append(Stage(name, _state(of_stage), None, None))
             continue
         start = min(task.start for task in began if task.start)
-        start = min(start, before or start)
+        # A hold starts at the publication. The task waits for that.
+        start = before or start if name == HOLD else min(start, before or start)
         is_active = any(task.end is None for task in began)
         end = now if is_active else max(task.end for task in began if task.end)
         before = None if is_active else end

@@ -36,6 +36,8 @@ KNOWN_COLUMNS = {
     "images": ["path", "etag", "sha256", "format", "width", "height", "features_run_id", "run_id"],
     "rejects": ["path", "etag", "reason", "message", "run_id"],
 }
+# The params that the plan shows.
+PLANNED_PARAMS = ("n_components", "pca_mode", "max_bytes", "max_pixels", "hold_minutes")
 # Fewer have no variance.
 MIN_IMAGES = 2
 REJECTED_BEFORE = "rejected by an earlier run; replace them, or set retry_rejects"
@@ -172,7 +174,7 @@ def plan_changes(
             "base_run_id": base.run_id if base else None,
             "base_is_complete": base is None or base.is_complete,
             **asdict(code),
-            **{name: getattr(params, name) for name in ("n_components", "pca_mode", "max_bytes", "max_pixels")},
+            **{name: getattr(params, name) for name in PLANNED_PARAMS},
             "planned_at": planned_at.isoformat(),
             "bytes_listed": listing.bytes,
             **difference.counts(),

@@ -51,7 +51,8 @@ def record_cost(
     write_json(s3, f"{run_uri}/{COST}", content)
     if found is not None and rows:
         values = {
-            "ready_seconds": cost.ready_seconds,
+            # The estimates of other runs learn from it. The start of a held cluster takes longer: it has JupyterHub.
+            "ready_seconds": None if plan.get("hold_minutes") else cost.ready_seconds,
             "cluster_minutes": cost.minutes,
             "cost_usd": cost.usd,
             "cost_usd_per_million": content["usd_per_million"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchard.cluster.emr_clusters import ACTIVE, list_clusters, terminate_cluster
 from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG, run_id_from_tag
+from orchard.run.hold import hold_of
 from orchard.run.names import hash_in_cluster_name, run_id_hash
 from orchard.run.states import StateOfRun, has_ended
 from orchard.settings import Settings
@@ -55,9 +56,11 @@ def decide(cluster: "ClusterTypeDef", settings: Settings, state_of_run: StateOfR
     dag_id, run_id = tags[DAG_TAG], run_id_from_tag(tags[RUN_TAG])
     age = now - cluster["Status"]["Timeline"]["CreationDateTime"]
     run_state, terminate = "not asked", False
-    if age > timedelta(hours=settings.max_cluster_hours):
+    held = hold_of(tags)
+    if age > timedelta(hours=settings.max_cluster_hours) + held:
         # Its run may still be active, but the timeouts do not allow a run to take that long.
-        terminate, why = True, f"it is older than {settings.max_cluster_hours} hours"
+        added = f" and the {held / timedelta(minutes=1):g} minutes of its hold" if held else ""
+        terminate, why = True, f"it is older than {settings.max_cluster_hours} hours{added}"
     elif run_id_hash(run_id, settings.deployment) != _run_hash(cluster["Name"], settings):
         # A deployment may allow run_ids that a tag cannot contain. Airflow would not know the changed run_id, although
         # its run is active.

@@ -14,6 +14,7 @@ from orchard.errors import PermanentError
 
 MAX_CORE_INSTANCES = 20
 DEFAULT_TARGET_MINUTES = 20
+MAX_HOLD_MINUTES = 240
 # MobileNetV2 has this many features per image, and a PCA at most as many components.
 MAX_COMPONENTS = 1280
 # Photographs are smaller. A worker holds an object several times while it packs it.
@@ -49,6 +50,8 @@ class RunParams:
 
     Without `core_instances`, the run has as many workers as it needs to finish within `target_minutes`. A run whose
     estimated price is above `max_cost_usd` is refused.
+
+    The cluster is kept for `hold_minutes` after `publish`, so that a person can look around on it.
     """
 
     dataset_uri: str
@@ -64,6 +67,7 @@ class RunParams:
     core_instances: int | None
     target_minutes: float
     max_cost_usd: float | None
+    hold_minutes: int
 
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> Self:
@@ -161,10 +165,10 @@ def _optional(parse: Callable[[object], Any], value: object) -> Any:
     return None if value is None else parse(value)
 
 
-def _whole_number(value: object, largest: int | None = None) -> int:
+def _whole_number(value: object, largest: int | None = None, least: int = 1) -> int:
     number = _number(value)
-    if number is None or number != math.floor(number) or number < 1 or (largest is not None and number > largest):
-        raise ValueError("use a whole number from 1" + ("" if largest is None else f" to {largest}"))
+    if number is None or number != math.floor(number) or number < least or (largest is not None and number > largest):
+        raise ValueError(f"use a whole number from {least}" + ("" if largest is None else f" to {largest}"))
     return int(number)
 
 
@@ -189,4 +193,5 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "core_instances": partial(_optional, partial(_whole_number, largest=MAX_CORE_INSTANCES)),
     "target_minutes": _positive,
     "max_cost_usd": partial(_optional, _positive),
+    "hold_minutes": partial(_whole_number, largest=MAX_HOLD_MINUTES, least=0),
 }

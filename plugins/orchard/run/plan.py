@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pyiceberg.catalog import Catalog
 
@@ -13,6 +13,7 @@ from orchard.cluster.tags import (
     DAG_TAG,
     DATASET_TAG,
     DEPLOYMENT_TAG,
+    HOLD_TAG,
     MANAGED_POLICIES_TAG,
     OWNER_TAG,
     RUN_TAG,
@@ -21,6 +22,7 @@ from orchard.cluster.tags import (
 )
 from orchard.release import Release, check_wheels, read_release
 from orchard.run.changes import Code, plan_changes
+from orchard.run.hold import check_hold
 from orchard.run.names import cluster_name, dataset_name, run_id_of, run_name
 from orchard.run.params import RunParams
 from orchard.run.plan_files import read_plan
@@ -48,6 +50,8 @@ class RunPlan(TypedDict):
     ingest_step: dict[str, Any]
     features_step: dict[str, Any]
     pca_step: dict[str, Any]
+    hold_minutes: NotRequired[int]
+    """Plans of earlier releases lack it."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,12 @@ def plan_run(
         BadParams: a param has a value that a run cannot use.
         NoRelease: the release of the settings is not on S3.
         NoWheels: the release has no wheels for the architecture of the instance type.
+        NoJupyterHub: the cluster is to be held, but its EMR release has no JupyterHub.
         ArgumentsTooLong: a step's arguments are longer than EMR's limit.
         PermanentError: see `plan_changes`.
     """
     parsed = RunParams.parse(params)
+    check_hold(settings, parsed.hold_minutes)
     release = read_release(s3, settings)
     check_wheels(release, settings, parsed.instance_type)
     name = run_name(run_after, run_id, settings.deployment)
@@ -94,6 +100,7 @@ def plan_run(
         DEPLOYMENT_TAG: settings.deployment,
         DATASET_TAG: dataset_tag(parsed.dataset_uri),
         OWNER_TAG: settings.owner,
+        **({HOLD_TAG: str(parsed.hold_minutes)} if parsed.hold_minutes else {}),
     }
     cluster = cluster_name(settings.bucket, settings.deployment, name, dataset_name(parsed.dataset_uri))
     run = build_run(settings, release, parsed, cluster, name)
@@ -108,6 +115,7 @@ def plan_run(
             core_instances=changes["core_instances"],
             task_instances=changes["task_instances"],
             tags=tags,
+            hold_minutes=parsed.hold_minutes,
         )
         run["cluster"] = run_job_flow_request(spec, settings)
     return Planned(run, changes)
@@ -131,6 +139,7 @@ def build_run(settings: Settings, release: Release, params: RunParams, cluster: 
         "ingest_step": ingest,
         "features_step": features,
         "pca_step": pca,
+        "hold_minutes": params.hold_minutes,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 MINUTES_PER_HOUR = 60
 NO_CHANGES = "no changes"
+NO_HOLD = "hold_minutes has no effect without a cluster: set full_refresh"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ def plan_sentence(changes: Mapping[str, Any]) -> str:
     if not estimate:
         return what
     workers = plural(estimate["core_instances"] + estimate["task_instances"], "worker")
-    return f"{what}; {workers}, about {duration(estimate['minutes'])}, about {dollars(estimate['usd'])}"
+    held = changes.get("hold_minutes")
+    took = f"{duration(estimate['minutes'])}{f', of which {duration(held)} on hold' if held else ''}"
+    return f"{what}; {workers}, about {took}, about {dollars(estimate['usd'])}"
 
 
 def nothing_to_do_sentence(changes: Mapping[str, Any]) -> str:
@@ -43,9 +46,12 @@ def nothing_to_do_sentence(changes: Mapping[str, Any]) -> str:
 
     >>> nothing_to_do_sentence({"listed": 22688, "rejects_kept": 2, "dataset": "s3://fruits/images/"})
     'nothing to do: 22,688 images below s3://fruits/images/, 2 rejected, no changes'
+    >>> nothing_to_do_sentence({"listed": 9, "dataset": "s3://b/", "hold_minutes": 60})
+    'nothing to do: 9 images below s3://b/, no changes; hold_minutes has no effect without a cluster: set full_refresh'
     """
     parts = [f"{plural(changes['listed'], 'image')} below {changes['dataset']}"]
-    return f"nothing to do: {', '.join([*parts, *_counted(changes.get('rejects_kept'), 'rejected'), NO_CHANGES])}"
+    counts = ", ".join([*parts, *_counted(changes.get("rejects_kept"), "rejected"), NO_CHANGES])
+    return f"nothing to do: {counts}{f'; {NO_HOLD}' if changes.get('hold_minutes') else ''}"
 
 
 def run_sentence(summary: Mapping[str, Any], spent: Spent) -> str:

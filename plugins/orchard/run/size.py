@@ -31,10 +31,12 @@ class TooExpensive(PermanentError):
     def __init__(self, dataset_uri: str, work: Work, found: Estimate, params: RunParams) -> None:
         fewer = "fewer core_instances" if params.core_instances else "a longer target_minutes"
         remedies = ["a higher max_cost_usd", *([fewer] if found.workers.total > 1 else []), "a cheaper instance_type"]
+        remedies += ["a shorter hold_minutes"] if params.hold_minutes else []
+        held = f", of which {params.hold_minutes:g} on hold," if params.hold_minutes else ""
+        cluster = f"{found.minutes:g} minutes{held} on 1 + {found.workers.total} {params.instance_type}"
         super().__init__(
             f"a run of {dataset_uri} with {work.objects} objects to read is estimated at {usd_text(found.usd)} USD "
-            f"({found.minutes:g} minutes on 1 + {found.workers.total} {params.instance_type}), above max_cost_usd "
-            f"{params.max_cost_usd:g}. Set {' or '.join(remedies)}"
+            f"({cluster}), above max_cost_usd {params.max_cost_usd:g}. Set {' or '.join(remedies)}"
         )
 
 
@@ -63,23 +65,25 @@ def size_run(
     work = Work(objects=difference.new + difference.changed, images=difference.readable, bytes=difference.bytes_to_read)
     needed = workers_needed(work, params.instance_type, params.target_minutes, MAX_CORE_INSTANCES, speed)
     workers = existing or (Workers(params.core_instances) if params.core_instances else with_spot(needed))
-    found = estimate(work, params.instance_type, workers, prices, speed)
+    found = estimate(work, params.instance_type, workers, prices, speed, params.hold_minutes)
+    working_minutes = found.minutes - params.hold_minutes
     low, high = found.usd_with_spot
     log.info(
-        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes, %s USD at the On-Demand prices of %s%s",
+        "plan: %d objects to read; cluster of 1 + %d %s, about %.1f minutes%s, %s USD at the On-Demand prices of %s%s",
         work.objects,
         workers.total,
         params.instance_type,
         found.minutes,
+        f", of which {params.hold_minutes} on hold" if params.hold_minutes else "",
         usd_text(found.usd),
         prices.region,
         f", {usd_text(low)} to {usd_text(high)} USD with {workers.task} workers on Spot" if workers.task else "",
     )
-    if found.minutes > params.target_minutes:
+    if working_minutes > params.target_minutes:
         log.warning(
             "plan: the run takes about %.1f minutes, longer than target_minutes %g: the start of the cluster and the "
             "start of its steps take %.1f minutes, whatever the number of workers",
-            found.minutes,
+            working_minutes,
             params.target_minutes,
             speed.fixed_seconds() / 60,
         )

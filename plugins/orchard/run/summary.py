@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchard.errors import PermanentError
@@ -10,7 +11,7 @@ from orchard.run.names import run_id_of
 from orchard.run.plan import RunPlan
 from orchard.run.plan_files import read_plan
 from orchard.run.steps import STEPS
-from orchard.storage import find_json, read_json, write_json
+from orchard.storage import find_json, read_json, split_uri, write_json
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -58,6 +59,18 @@ def read_metrics(s3: "S3Client", run_uri: str) -> Metrics:
 def read_summary(s3: "S3Client", run_uri: str) -> dict[str, Any] | None:
     """Return the content of a run's `summary.json`, or None if there is none."""
     return find_json(s3, f"{run_uri}/{SUMMARY}")
+
+
+def published_at(s3: "S3Client", run_uri: str) -> datetime:
+    """Return when a run was published: when `publish` wrote its summary, as the last thing that others can see.
+
+    Publishing a run again does not write its summary again, unless steps of the run were redone.
+
+    Raises:
+        botocore.exceptions.ClientError: it was not published.
+    """
+    bucket, prefix = split_uri(run_uri)
+    return s3.head_object(Bucket=bucket, Key=f"{prefix}/{SUMMARY}")["LastModified"].astimezone(UTC)
 
 
 def summarise(plan: RunPlan, metrics: Metrics, cluster_id: str | None) -> dict[str, Any]:

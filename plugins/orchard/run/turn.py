@@ -1,8 +1,8 @@
 """Decide whose turn it is: a run waits while another run uses its dataset, and while the cluster limit is reached.
 
 The runs of a dataset wait in a queue with one slot, and all runs that need a cluster in a queue with as many slots as
-ORCHARD_MAX_RUNNING_CLUSTERS. A run has its slots until its last task releases them. The next run takes over the slots
-of a run that has ended or that Airflow does not know.
+ORCHARD_MAX_RUNNING_CLUSTERS. A run has its slots until its last task releases them, or until its cluster is held. The
+next run takes over the slots of a run that has ended or that Airflow does not know.
 """
 
 import hashlib
@@ -13,7 +13,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchard.cluster.emr_clusters import ACTIVE, list_clusters
-from orchard.cluster.tags import DAG_TAG, DATASET_TAG, DEPLOYMENT_TAG, NAME_PREFIX, RUN_TAG, dataset_tag, run_tag
+from orchard.cluster.tags import (
+    DAG_TAG,
+    DATASET_TAG,
+    DEPLOYMENT_TAG,
+    HELD_TAG,
+    NAME_PREFIX,
+    RUN_TAG,
+    dataset_tag,
+    run_tag,
+)
 from orchard.run.names import dataset_name
 from orchard.run.run_queue import RunKey, RunQueue
 from orchard.run.states import StateOfRun, has_ended
@@ -37,6 +46,8 @@ class ActiveCluster:
     run_id: str
     deployment: str
     dataset: str
+    is_held: bool = False
+    """Whether it only waits for a person: its run has released the dataset, and no step of it runs."""
 
     def __str__(self) -> str:
         """Return the cluster as messages name it."""
@@ -54,8 +65,9 @@ def active_clusters(emr: "EMRClient") -> list[ActiveCluster]:
         tags = {tag["Key"]: tag.get("Value", "") for tag in cluster.get("Tags", [])}
         state = cluster["Status"]["State"]
         if DAG_TAG in tags and state in ACTIVE:  # it may have terminated since it was listed
-            values = [tags.get(tag, "") for tag in (RUN_TAG, DEPLOYMENT_TAG, DATASET_TAG)]
-            found.append(ActiveCluster(cluster["Id"], state, *values))
+            run_id, deployment, dataset = (tags.get(tag, "") for tag in (RUN_TAG, DEPLOYMENT_TAG, DATASET_TAG))
+            is_held = HELD_TAG in tags and state == "WAITING"
+            found.append(ActiveCluster(cluster["Id"], state, run_id, deployment, dataset, is_held))
     return found
 
 
@@ -137,14 +149,16 @@ class Turn:
         return [
             f"cluster {cluster} processes the same dataset, {self.dataset_uri}: this run waits until it terminates"
             for cluster in active_clusters(self.emr)
-            if cluster.dataset == dataset_tag(self.dataset_uri) and not self._is_of(cluster, self.run)
+            if cluster.dataset == dataset_tag(self.dataset_uri)
+            and not cluster.is_held
+            and not self._is_of(cluster, self.run)
         ]
 
     def _take_cluster_slot(self, now: datetime) -> list[str]:
         queue, limit = cluster_queue(self.s3, self.settings), self.settings.max_running_clusters
         taken = queue.taken_slots(self._has_ended)
         clusters = active_clusters(self.emr)
-        # A cluster without a slot belongs to another deployment, or to a run that has ended.
+        # A cluster without a slot belongs to another deployment, or to a run that has ended, or it is held.
         known = [self.run, *(slot.run for slot in taken)]
         others = [cluster for cluster in clusters if not any(self._is_of(cluster, run) for run in known)]
         reason = queue.take_slot(self.run, taken, limit - len(others), self._has_ended, now)

@@ -13,7 +13,14 @@ from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
 from orchard.airflow.operators import AddStepOperator, CreateClusterOperator, TerminateClustersOperator
-from orchard.airflow.sensors import ClusterReadySensor, ClustersGoneSensor, StepEndSensor, StepFailed, VerdictSensor
+from orchard.airflow.sensors import (
+    ClusterReadySensor,
+    ClustersGoneSensor,
+    HoldClusterSensor,
+    StepEndSensor,
+    StepFailed,
+    VerdictSensor,
+)
 from orchard.airflow.turns import turn_of
 from orchard.cluster.step_failures import LOG_WAIT
 from orchard.settings import Settings
@@ -231,6 +238,10 @@ def wait_step(
         poke_interval=1,
         **of_run(plan),
     )
+
+
+def hold_cluster(cluster_id: str, plan: dict[str, Any]) -> HoldClusterSensor:
+    return HoldClusterSensor(task_id="hold_cluster", job_flow_id=cluster_id, poke_interval=0.2, **of_run(plan))
 
 
 def terminate_clusters(request: dict[str, Any], *known_ids: str | None) -> BaseOperator:

@@ -35,7 +35,7 @@ LINK = f"{BASE_URL}/dags/fruit_features/runs/manual__2026-11-22T02%3A00%3A00%2B0
 RUN_ID = "manual__2026-11-22T02:00:00+00:00"
 LATE = {"dag_run": {"dag_id": "fruit_features", "dag_run_id": RUN_ID, "state": "running"}}
 LATE_MESSAGE = f"run {RUN_ID} of fruit_features is still running 8 hours after its due time; {LINK}"
-TASKS = ("plan", "ingest.wait_step", "publish", "verdict")
+TASKS = ("plan", "ingest.wait_step", "hold_cluster", "publish", "verdict")
 SILENT = Settings(bucket="fruits-data", release="1")
 
 
@@ -77,6 +77,19 @@ def test_a_late_run_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "orchard")
     asyncio.run(alert_late_run(hours=8, topic_arn="", region="eu-west-1", context=LATE))
     assert caplog.messages == [LATE_MESSAGE]
+
+
+def test_the_alert_about_a_late_run_says_that_its_hold_was_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "orchard")
+    held = {"dag_run": {**LATE["dag_run"], "conf": {"hold_minutes": 60}}}
+    asyncio.run(alert_late_run(hours=8, topic_arn="", region="eu-west-1", context=held))
+    assert "is still running 8 hours and its hold of 60 minutes after its due time; " in caplog.messages[0]
+
+
+def test_a_hold_that_failed_is_not_the_cause_of_a_failed_run(caplog: pytest.LogCaptureFixture) -> None:
+    causes = {"hold_cluster": "ClientError: denied", "publish": "LostRows: 3"}
+    (message,) = alerts_of(failed(causes), caplog)
+    assert "has failed: publish: LostRows: 3; " in message
 
 
 @pytest.mark.parametrize("state", ["failed", "success"])

@@ -12,6 +12,7 @@ from orchard.cluster.memory import executor_memory
 from orchard.cluster.request import (
     ClusterSpec,
     instance_fleets,
+    keeps_notebooks,
     requested_instances,
     requested_workers,
     run_job_flow_request,
@@ -44,6 +45,25 @@ def properties(request: dict[str, Any], classification: str) -> dict[str, str]:
 def test_the_request_is_valid_for_emr(instance_type: str) -> None:
     model = botocore.session.get_session().get_service_model("emr").operation_model("RunJobFlow")
     check_parameters(model, run_job_flow_request(spec(instance_type), SETTINGS))
+
+
+def test_a_request_without_a_hold_has_nothing_of_it() -> None:
+    request = run_job_flow_request(spec(), SETTINGS)
+    assert request["Applications"] == [{"Name": "Spark"}]
+    assert [item["Classification"] for item in request["Configurations"]] == ["spark-defaults", "spark-env"]
+    assert request["AutoTerminationPolicy"] == {"IdleTimeout": 15 * 60}
+    assert not keeps_notebooks(request)
+
+
+def test_a_cluster_that_is_held_has_jupyterhub_and_keeps_its_notebooks_in_the_bucket() -> None:
+    request = run_job_flow_request(replace(spec(), hold_minutes=60), SETTINGS)
+    assert request["Applications"] == [{"Name": "Spark"}, {"Name": "JupyterHub"}]
+    assert properties(request, "jupyter-s3-conf") == {
+        "s3.persistence.enabled": "true",
+        "s3.persistence.bucket": "fruits-data/notebooks",
+    }
+    assert request["AutoTerminationPolicy"] == {"IdleTimeout": 75 * 60}, "idleness does not end the hold"
+    assert keeps_notebooks(request)
 
 
 @pytest.mark.parametrize(

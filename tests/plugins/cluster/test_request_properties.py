@@ -22,11 +22,12 @@ from orchard.cluster.request import (
     ClusterSpec,
     instance_fleets,
     instance_types,
+    keeps_notebooks,
     requested_instances,
     run_job_flow_request,
 )
 from orchard.cluster.sizing import Speed, Work, Workers, estimate, with_spot, workers_needed
-from orchard.run.params import MAX_CORE_INSTANCES
+from orchard.run.params import MAX_CORE_INSTANCES, MAX_HOLD_MINUTES
 from orchard.settings import Settings
 from orchard.storage import split_uri
 
@@ -88,6 +89,7 @@ def sized(size: Any, instance_type: str) -> Workers:
     in_subnets=st.integers(min_value=0, max_value=3),
     secured=st.booleans(),
     idle_minutes=st.integers(min_value=1, max_value=7 * 24 * 60),
+    hold_minutes=st.integers(min_value=0, max_value=MAX_HOLD_MINUTES),
     tags=st.dictionaries(st.sampled_from("abc"), st.text(st.characters(exclude_categories=["C"]), max_size=256)),
 )
 def test_every_request_that_sizing_can_make_is_accepted(
@@ -98,6 +100,7 @@ def test_every_request_that_sizing_can_make_is_accepted(
     in_subnets: int,
     secured: bool,
     idle_minutes: int,
+    hold_minutes: int,
     tags: dict[str, str],
 ) -> None:
     workers = sized(size, instance_type)
@@ -117,6 +120,7 @@ def test_every_request_that_sizing_can_make_is_accepted(
         core_instances=workers.core,
         task_instances=workers.task,
         tags=tags,
+        hold_minutes=hold_minutes,
     )
     request = run_job_flow_request(spec, deployment)
     check(emr, request)
@@ -129,6 +133,10 @@ def test_every_request_that_sizing_can_make_is_accepted(
             check_containers(defaults, yarn_site, name)
     on_spot = [fleet["InstanceFleetType"] for fleet in instance_fleets(request) if fleet.get("TargetSpotCapacity")]
     assert on_spot == (["TASK"] if workers.task else [])
+    assert keeps_notebooks(request) == (hold_minutes > 0)
+    idle_seconds = request["AutoTerminationPolicy"]["IdleTimeout"]
+    assert idle_seconds == min(60 * (idle_minutes + hold_minutes), 7 * 24 * 60 * 60)
+    assert idle_seconds >= 60 * hold_minutes, "otherwise idleness would end a hold"
     assert ("yarn.node-labels.am.default-node-label-expression" in yarn_site) == bool(workers.task)
 
 

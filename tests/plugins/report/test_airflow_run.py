@@ -56,6 +56,36 @@ def test_a_task_that_planned_again_has_the_counts() -> None:
     assert run.changes == {"new": 2}
 
 
+HOLD = {
+    "cluster_id": "j-1",
+    "instance_id": "i-1",
+    "region": "eu-west-1",
+    "until": (START + timedelta(minutes=90)).isoformat(),
+}
+HELD = {("hold_cluster", "hold"): HOLD}
+
+
+def test_a_run_is_held_while_its_task_waits_with_a_hold() -> None:
+    waiting, ended = task("hold_cluster", "deferred", 2, None), task("hold_cluster", "success", 2, 9)
+    assert run_of(waiting, xcoms=HELD).is_held
+    assert not run_of(ended, xcoms=HELD).is_held
+    assert not run_of(waiting, xcoms={}).is_held, "it waits for publish"
+    assert not run_of(waiting, xcoms={("hold_cluster", "hold"): {"until": "soon"}}).is_held
+    assert run_of(ended, xcoms=HELD).hold is not None
+
+
+def test_a_hold_that_a_user_marked_failed_is_no_failure_and_one_with_a_cause_is() -> None:
+    marked = task("hold_cluster", "failed", 2, 9)
+    assert run_of(marked, state="success", xcoms=HELD).first_failure() is None
+    cause = {("hold_cluster", "cause"): "ClientError: denied"}
+    assert run_of(marked, xcoms=cause).first_failure() == ("hold_cluster", "ClientError: denied")
+    other = task("publish", "failed", 10, 11)
+    assert run_of(marked, other, xcoms=cause | {("publish", "cause"): "LostRows"}).first_failure() == (
+        "publish",
+        "LostRows",
+    )
+
+
 def test_each_cluster_of_a_run_is_named_once() -> None:
     waited = task("pca.wait_step", "success")
     ids = {("create_cluster", "return_value"): "j-1", ("cluster_ready", "return_value"): "j-1"}

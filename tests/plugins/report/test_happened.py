@@ -7,7 +7,7 @@ import pytest
 from orchard.report.happened import Difference, Fact, differences, happened, happened_at_publication
 from orchard.report.run_folder import RunFolder
 from orchard.run.progress import Progress
-from tests.plugins.report.test_airflow_run import START, run_of, task
+from tests.plugins.report.test_airflow_run import HELD, START, run_of, task
 
 SUMMARY: dict[str, Any] = {
     "run_id": "20261127T020000-abc123",
@@ -112,6 +112,29 @@ def test_a_running_step_shows_its_progress() -> None:
     found = happened(run_of(state="running"), RunFolder("", progress=progress), None, NOW)
     assert found.progress.startswith("features: 10 of 20 images")
     assert (found.done, found.total) == (10, 20)
+
+
+def test_a_held_cluster_shows_until_when_and_how_to_reach_it() -> None:
+    run = run_of(task("hold_cluster", "deferred", 60, None), state="running", xcoms=HELD)
+    found = happened(run, FOLDER, None, START + timedelta(minutes=30)).held
+    assert found is not None
+    assert (found.cluster_id, found.until) == ("j-1", "2026-11-27 03:30 UTC, for 1 h")
+    assert found.command.startswith("aws ssm start-session --region eu-west-1 --target i-1 ")
+    assert (found.url, found.user, found.password) == ("https://127.0.0.1:9443", "jovyan", "jupyter")
+    assert happened(run_of(state="success", xcoms=HELD), FOLDER, None, NOW).held is None
+
+
+def test_the_hold_is_a_stage_of_a_run_whose_cluster_was_held_only() -> None:
+    tasks = (
+        task("publish", "success", 10, 20),
+        task("hold_cluster", "success", 12, 80),
+        task("terminate_cluster", "success", 81, 82),
+    )
+    stages = {stage.name: stage for stage in happened(run_of(*tasks, xcoms=HELD), RunFolder(), None, NOW).stages}
+    assert (stages["hold"].start, stages["hold"].seconds) == (10, 60), "from the publication"
+    assert stages["teardown"].seconds == 2
+    without = run_of(tasks[0], task("hold_cluster", "success", 12, 13), tasks[2])
+    assert "hold" not in {stage.name for stage in happened(without, RunFolder(), None, NOW).stages}
 
 
 def test_differences_are_those_figures_that_read_differently() -> None:

@@ -114,6 +114,7 @@ def test_the_first_run_of_a_dataset_reads_everything(s3: "S3Client", settings: S
         "pca_mode": "refit",
         "max_bytes": 67_108_864,
         "max_pixels": 50_000_000,
+        "hold_minutes": 0,
         "instance_type": "m5.xlarge",
         "core_instances": 2,
         "task_instances": 0,

@@ -67,6 +67,16 @@ def test_the_row_of_a_run_gets_the_cost_beside_the_estimate(deployed: Deployment
     assert content["clusters"][0]["cluster_id"] == "j-1"
 
 
+def test_the_estimates_do_not_learn_from_the_start_of_a_held_cluster(deployed: Deployment, first: Run) -> None:
+    """It has JupyterHub, so that it starts later. Its hold is part of its cost."""
+    deployed.publish(first)
+    plan = {**first.plan, "hold_minutes": 60}
+    content = record_cost(deployed.s3, deployed.catalog, deployed.settings, plan, COST)
+    row = row_of(deployed, first)
+    assert (row["ready_seconds"], row["cost_usd"], row["cluster_minutes"]) == (None, 0.1234, 12.5)
+    assert content["ready_seconds"] == 301.5
+
+
 def test_recording_the_same_cost_again_changes_nothing_and_another_one_replaces_it(
     deployed: Deployment, first: Run
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local_aws.client import LocalAwsClient
-from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, RUN_TAG
+from orchard.cluster.tags import DAG_TAG, DEPLOYMENT_TAG, HELD_TAG, HOLD_TAG, RUN_TAG
 from orchard.run.janitor import clusters_of_deployment, decide, terminate_orphans
 from orchard.run.names import cluster_name, run_name
 from orchard.settings import Settings
@@ -134,6 +134,41 @@ def test_a_cluster_that_is_too_old_is_terminated_even_if_its_run_is_active(
         "it is older than 12 hours",
         pytest.approx(12.1),
     )
+    assert not is_active(emr, cluster_id)
+
+
+@pytest.mark.parametrize(("value", "minutes"), [("90", 90), ("100000", 240), ("soon", 0)])
+def test_a_held_cluster_may_be_older_by_its_hold(
+    emr: "EMRClient",
+    create_cluster: CreateCluster,
+    run_janitor: RunJanitor,
+    settings: Settings,
+    value: str,
+    minutes: int,
+) -> None:
+    tags = {DAG_TAG: DAG_ID, RUN_TAG: RUN_ID, DEPLOYMENT_TAG: settings.deployment, HOLD_TAG: value}
+    cluster_id = create_cluster(tags=tags)
+    limit = settings.max_cluster_hours + minutes / 60
+    (young,) = run_janitor(run="running", hours_later=limit - 0.1)
+    assert young["outcome"] == "kept"
+    (old,) = run_janitor(run="running", hours_later=limit + 0.1)
+    added = f" and the {minutes} minutes of its hold" if minutes else ""
+    assert (old["outcome"], old["why"]) == ("terminated", f"it is older than 12 hours{added}")
+    assert not is_active(emr, cluster_id)
+
+
+@pytest.mark.parametrize("states", [{"run": "success"}, {"run": "failed"}, {}])
+def test_a_held_cluster_whose_run_is_over_or_unknown_is_terminated(
+    emr: "EMRClient",
+    create_cluster: CreateCluster,
+    run_janitor: RunJanitor,
+    settings: Settings,
+    states: dict[str, str],
+) -> None:
+    tags = {DAG_TAG: DAG_ID, RUN_TAG: RUN_ID, DEPLOYMENT_TAG: settings.deployment, HOLD_TAG: "240", HELD_TAG: "2100"}
+    cluster_id = create_cluster(tags=tags)
+    (row,) = run_janitor(**states)
+    assert row["outcome"] == "terminated"
     assert not is_active(emr, cluster_id)
 
 

@@ -122,6 +122,19 @@ def test_a_run_above_its_cost_limit_is_refused_before_anything_exists(
     assert issubclass(TooExpensive, PermanentError)
 
 
+def test_a_hold_counts_towards_the_cost_limit_and_not_towards_the_target(
+    s3: "S3Client", settings: Settings, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(s3, settings.bucket, count=3)
+    limit = planned(s3, settings).changes["estimate"]["usd"] + 0.01
+    message = r"\(\S+ minutes, of which 60 on hold, on 1 \+ 2 m5.xlarge\), .* or a shorter hold_minutes"
+    with pytest.raises(TooExpensive, match=message):
+        planned(s3, settings, hold_minutes=60, max_cost_usd=limit)
+    caplog.clear()
+    planned(s3, settings, hold_minutes=240, target_minutes=20)
+    assert "longer than target_minutes" not in caplog.text
+
+
 def test_the_cost_limit_is_compared_with_the_price_without_spot(
     s3: "S3Client", settings: Settings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import boto3
 import pytest
 
+from orchard.run.hold import start_hold
 from orchard.run.plan import RunPlan
 from orchard.run.run_queue import RunKey
 from orchard.run.turn import LOCKS, Turn, dataset_queue
@@ -238,6 +240,57 @@ def test_a_run_that_has_ended_but_whose_cluster_works_is_waited_for_and_the_reas
         f"s3://{settings.bucket}/images/: this run waits until it terminates"
     )
     emr.terminate_job_flows(JobFlowIds=[cluster_id])
+    assert turn("manual__2").take(NOW) == []
+
+
+def hold(emr: "EMRClient", settings: Settings, cluster_id: str) -> None:
+    """Hold a cluster that is ready."""
+    emr.get_waiter("cluster_running").wait(ClusterId=cluster_id, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    start_hold(emr, settings, cluster_id, NOW)
+
+
+def test_nobody_waits_for_the_dataset_of_a_held_cluster_but_it_counts_towards_the_cluster_limit(
+    emr: "EMRClient", settings: Settings, plan: Plan, start: Start, turn: GetTurn
+) -> None:
+    limit = {"max_running_clusters": 1}
+    assert turn("manual__1").take(NOW) == []
+    cluster_id = start(plan("manual__1"))
+    hold(emr, settings, cluster_id)
+    turn("manual__1").release()
+    (reason,) = turn("manual__2", **limit).take(NOW)
+    assert reason.startswith("this run waits for one of 1 cluster slots")
+    assert f"{cluster_id} (WAITING) of run 'manual__1'" in reason
+    assert turn("manual__2").take(NOW) == []
+
+
+def test_a_held_cluster_on_which_steps_of_its_run_are_redone_is_waited_for(
+    emr: "EMRClient", settings: Settings, plan: Plan, start: Start, turn: GetTurn
+) -> None:
+    cluster_id = start(plan("manual__1"))
+    hold(emr, settings, cluster_id)
+    jar: Any = {"Jar": "command-runner.jar", "Args": ["bash", "-c", "sleep 60"]}
+    emr.add_job_flow_steps(
+        JobFlowId=cluster_id, Steps=[{"Name": "ingest", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}]
+    )
+    deadline = time.monotonic() + 30
+    while emr.describe_cluster(ClusterId=cluster_id)["Cluster"]["Status"]["State"] != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (reason,) = turn("manual__2").take(NOW)
+    assert f"cluster {cluster_id} (RUNNING) of run 'manual__1' processes the same dataset" in reason
+
+
+def test_a_run_that_released_its_turn_for_a_hold_does_not_release_that_of_the_next_run(
+    s3: "S3Client", settings: Settings, turn: GetTurn
+) -> None:
+    """`hold_cluster` releases the turn, and later `verdict` does."""
+    assert turn("manual__1").take(NOW) == []
+    turn("manual__1").release()
+    assert turn("manual__2").take(NOW) == []
+    before = locks(s3, settings)
+    turn("manual__1").release()
+    assert locks(s3, settings) == before
+    assert turn("manual__3").take(NOW), "the second run has its turn"
     assert turn("manual__2").take(NOW) == []
 
 

@@ -33,6 +33,7 @@ def test_a_run_fails_if_a_task_has_failed_or_could_not_run(changed: dict[str, st
         {"cluster_gone": "failed", "publish": "skipped"},  # marked success
         {"verdict": "failed"},  # its own earlier attempt
         {"verdict": "running"},
+        {"hold_cluster": "failed"},  # a user has marked it failed, to end the hold early
     ],
 )
 def test_every_other_run_succeeds(changed: dict[str, str | None]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,12 @@ MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
 NAMES_SHOWN = 5
+# The variable with further options of the local AWS, and the options that it may not have, with what to do instead.
+OPTIONS_VARIABLE = "LOCAL_AWS_OPTIONS"
+SET_BY_SANDBOX = {
+    "--port": "`make up AWS_PORT=…` sets the port, and other programs use a free one",
+    "--data": "the option --folder sets the folder of each program",
+}
 
 
 class BadFileName(ValueError):
@@ -41,8 +48,15 @@ class BadFileName(ValueError):
         )
 
 
+class BadOptions(ValueError):
+    """The options of the local AWS in the variable LOCAL_AWS_OPTIONS are wrong."""
+
+    def __init__(self, value: str, why: str) -> None:
+        super().__init__(f"the variable {OPTIONS_VARIABLE} is {value!r}: {why}")
+
+
 # The errors of the set-up whose message is all that the user needs.
-SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, DidNotStart)
+SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, BadOptions, DidNotStart)
 
 
 def client(service: str, endpoint_url: str) -> Any:
@@ -58,8 +72,32 @@ def client(service: str, endpoint_url: str) -> Any:
 
 
 def local_aws_command(data: Path, port: int, *options: str) -> list[str]:
-    """Return the command that runs the local AWS on a port, with its clusters below `data`."""
-    return [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data), *options]
+    """Return the command that runs the local AWS on a port, with its clusters below `data`.
+
+    The options in the variable LOCAL_AWS_OPTIONS come first, because the local AWS takes the last value of an option.
+
+    Raises:
+        BadOptions: the variable cannot be divided into options, or has an option that the sandbox itself sets.
+    """
+    own = ["--port", str(port), "--data", str(data)]
+    return [sys.executable, "-m", "local_aws", *options_of_environment(), *own, *options]
+
+
+def options_of_environment() -> list[str]:
+    """Return the options of the local AWS in the variable LOCAL_AWS_OPTIONS, which is quoted as in a shell.
+
+    Raises:
+        BadOptions: the variable cannot be divided into options, or has an option that the sandbox itself sets.
+    """
+    value = os.environ.get(OPTIONS_VARIABLE, "")
+    try:
+        options = shlex.split(value)
+    except ValueError as error:
+        raise BadOptions(value, f"{error}: quote each option as in a shell") from error
+    for name, instead in SET_BY_SANDBOX.items():
+        if any(option.split("=")[0] == name for option in options):
+            raise BadOptions(value, f"remove {name}: {instead}")
+    return options
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     options, poll_seconds = (["--like-emr"], 30) if request.param else ([], 2)
     # tests/infra/test_policies.py knows the names of the sandbox's resources only.
     monkeypatch.delenv("LOCAL_AWS_CALLS")
+    monkeypatch.delenv("LOCAL_AWS_OPTIONS", raising=False)
     with aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "local_aws.log", *options) as url:
         yield Account(url, tmp_path, poll_seconds)
 

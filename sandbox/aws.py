@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,35 +60,35 @@ class BadOptions(ValueError):
 SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, BadOptions, DidNotStart)
 
 
-def client(service: str, endpoint_url: str) -> Any:
-    """Create a boto3 client for a service of the local AWS."""
+def client(service: str, endpoint_url: str, attempts: int = 5) -> Any:
+    """Create a boto3 client for a service of the local AWS, which sends a request at most `attempts` times."""
     return boto3.client(  # type: ignore[call-overload]  # the service is a variable
         service,
         endpoint_url=endpoint_url,
         region_name=REGION,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106  # the local AWS accepts any credentials
-        config=Config(retries={"mode": "standard", "max_attempts": 5}),
+        config=Config(retries={"mode": "standard", "max_attempts": attempts}),
     )
 
 
 def local_aws_command(data: Path, port: int, *options: str) -> list[str]:
     """Return the command that runs the local AWS on a port, with its clusters below `data`.
 
-    The options in the variable LOCAL_AWS_OPTIONS come first, because the local AWS takes the last value of an option.
+    The options in the variable LOCAL_AWS_OPTIONS come first: `options` count more.
 
     Raises:
-        BadOptions: the variable cannot be divided into options, or has an option that the sandbox itself sets.
+        BadOptions: the variable is not quoted as in a shell, or has an option that the sandbox itself sets.
     """
     own = ["--port", str(port), "--data", str(data)]
     return [sys.executable, "-m", "local_aws", *options_of_environment(), *own, *options]
 
 
 def options_of_environment() -> list[str]:
-    """Return the options of the local AWS in the variable LOCAL_AWS_OPTIONS, which is quoted as in a shell.
+    """Return the options of the local AWS in the variable LOCAL_AWS_OPTIONS, which are quoted as in a shell.
 
     Raises:
-        BadOptions: the variable cannot be divided into options, or has an option that the sandbox itself sets.
+        BadOptions: the variable is not quoted as in a shell, or has an option that the sandbox itself sets.
     """
     value = os.environ.get(OPTIONS_VARIABLE, "")
     try:
@@ -100,15 +101,38 @@ def options_of_environment() -> list[str]:
     return options
 
 
+def is_like_emr() -> bool:
+    """Return whether LOCAL_AWS_OPTIONS makes the local AWS as slow as EMR, with EMR's limits on requests.
+
+    Raises:
+        BadOptions: see `options_of_environment`.
+    """
+    return "--like-emr" in options_of_environment()
+
+
+def wait_for_local_aws(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Wait until a local AWS that was started listens on its port.
+
+    Raises:
+        DidNotStart: it does not listen within a minute, or exits, for example because of a wrong option.
+    """
+    try:
+        wait_for_port(port, process, log_file)
+    except DidNotStart as error:
+        value = os.environ.get(OPTIONS_VARIABLE)
+        raise DidNotStart(f"{error}\nThe variable {OPTIONS_VARIABLE} is {value!r}" if value else str(error)) from error
+
+
 @contextmanager
 def local_aws(data: Path, port: int, log_file: Path, *options: str) -> Iterator[str]:
     """Run the local AWS as a process while the context is open, and yield its endpoint URL.
 
     Raises:
         DidNotStart: the local AWS does not start, for example because the port is in use.
+        BadOptions: the options in LOCAL_AWS_OPTIONS are wrong.
     """
     with running(local_aws_command(data, port, *options), log_file, os.environ) as process:
-        wait_for_port(port, process, log_file)
+        wait_for_local_aws(port, process, log_file)
         yield f"http://127.0.0.1:{port}"
 
 

@@ -66,6 +66,11 @@ test-slow: release-parts ## Run the slow tests
 test-faults: release-parts ## Inject faults into a complete Orchard and print the outcomes (about 45 minutes)
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile tests/faults
 
+.PHONY: test-like-emr
+test-like-emr: export LOCAL_AWS_OPTIONS := --like-emr
+test-like-emr: release-parts ## Run the end-to-end tests on a local AWS that is as slow as EMR (about an hour)
+	@$(RUN) -m pytest --numprocesses 4 --dist loadfile -m "" tests/e2e
+
 .PHONY: test-ui
 test-ui: release-parts ## Test the pages in a real browser; pictures of them go to build/ui (needs Chromium)
 	@$(RUN) -m pytest -m "" tests/ui

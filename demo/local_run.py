@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from sandbox import airflow, aws, pictures, processes
 from sandbox.folders import ROOT, image_folder
 
 DAG_ID = "fruit_features"
-TERMINATED_TIMEOUT_SECONDS = 20
+TERMINATED_TIMEOUT_SECONDS = 120
 # The tables whose rows are copied after a run.
 TABLES = ("features", "images", "rejects", "embeddings")
 
@@ -104,6 +104,7 @@ class Deployment:
     """A local AWS with a release, and an Airflow without a server."""
 
     folder: Path
+    url: str
     s3: Any
     emr: Any
     env: Mapping[str, str]
@@ -156,7 +157,7 @@ def deployment(folder: Path, build_dir: Path, print_line: watch.PrintLine) -> It
         env = airflow.airflow_environment(folder / "airflow", url, release)
         airflow.migrate_airflow(env, folder / "airflow-db.log")
         print_line("Airflow is set up")
-        yield Deployment(folder, aws.client("s3", url), aws.client("emr", url), env, print_line)
+        yield Deployment(folder, url, aws.client("s3", url), aws.client("emr", url), env, print_line)
 
 
 def upload(deployed: Deployment, data: Path | None) -> Path:
@@ -180,22 +181,23 @@ def run_once(deployed: Deployment, params: Mapping[str, Any], name: str = "") ->
     Raises:
         DidNotStart: the process of the DAG exits without an outcome.
     """
-    earlier = {cluster["Id"] for cluster in watch.clusters(deployed.emr)}
+    earlier = {cluster["Id"] for cluster in watch.cluster_summaries(deployed.emr)}
     times = watch.TaskTimes(deployed.print_line)
     started = time.monotonic()
-    with (
-        StepBars(deployed.s3, deployed.print_line) as bars,
-        watch.EmrWatcher(deployed.emr, deployed.print_line, bars.update),
-    ):
-        outcome = run_dag(deployed.env, deployed.folder, params, times, name)
-        clusters = wait_until_terminated(deployed.emr)
+    emr_once = aws.client("emr", deployed.url, attempts=1)
+    with StepBars(deployed.s3, deployed.print_line) as bars:
+        watcher = watch.EmrWatcher(emr_once, deployed.print_line, bars.update, without=earlier)
+        with watcher:
+            outcome = run_dag(deployed.env, deployed.folder, params, times, name)
+            clusters = wait_until_terminated(deployed.emr, without=earlier)
+        watcher.show(clusters)
     return Run(
         state=outcome["run_state"],
         tasks=outcome["tasks"],
         planned=outcome["planned"],
         published=outcome["published"],
         cost=outcome["cost"],
-        clusters=[cluster for cluster in clusters if cluster["Id"] not in earlier],
+        clusters=clusters,
         task_seconds=times.seconds(),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -238,15 +240,15 @@ def run_dag(
     return content
 
 
-def wait_until_terminated(emr: Any) -> list[dict[str, Any]]:
-    """Wait at most 20 s for terminating clusters, then return all clusters."""
+def wait_until_terminated(emr: Any, without: Collection[str]) -> list[dict[str, Any]]:
+    """Wait at most 2 minutes for terminating clusters, then return all clusters except those with the given ids."""
     deadline = time.monotonic() + TERMINATED_TIMEOUT_SECONDS
     while True:
-        clusters = watch.clusters(emr)
+        clusters = watch.clusters(emr, without)
         terminating = [cluster for cluster in clusters if cluster["Status"]["State"] == "TERMINATING"]
         if not terminating or time.monotonic() > deadline:
             return clusters
-        time.sleep(0.2)
+        time.sleep(watch.THROTTLED_POLL_SECONDS)
 
 
 def download_run(s3: Any, run_uri: str, folder: Path) -> None:

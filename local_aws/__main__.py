@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -36,6 +37,21 @@ example:
 """
 
 
+def seconds(text: str) -> float:
+    """Return the seconds in the value of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number, or one for which no thread can wait.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is no time: use a number of seconds, 0 or more")
+    return value
+
+
 def timings_of(arguments: argparse.Namespace) -> Timings:
     """Return the timings of the given options. Those that are not given are None.
 
@@ -53,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # the sandbox looks for options by their names
     )
     parser.add_argument(
         "--port", type=int, default=5000, help="port on 127.0.0.1; 0 selects a free one (default: 5000)"
@@ -65,16 +82,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     for state in ("starting", "bootstrapping", "terminating"):
         help_text = f"extra seconds that a cluster stays {state.upper()} (default: 0)"
-        parser.add_argument(f"--{state}-seconds", type=float, metavar="SECONDS", help=help_text)
+        parser.add_argument(f"--{state}-seconds", type=seconds, metavar="SECONDS", help=help_text)
     parser.add_argument(
         "--log-delay-seconds",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help=f"seconds from the end of a step to the upload of its logs (default: {Timings.log_delay_seconds})",
     )
     parser.add_argument(
         "--spot-timeout-seconds",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help=f"seconds until a fleet acts because EC2 lacks Spot capacity (default: {Timings.spot_timeout_seconds})",
     )

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from sandbox.aws import BUCKET, DATASET_PREFIX, INSTANCE_PROFILE, REGION, SERVICE_ROLE
+from sandbox.aws import BUCKET, DATASET_PREFIX, INSTANCE_PROFILE, REGION, SERVICE_ROLE, is_like_emr
 from sandbox.folders import ROOT
 from sandbox.processes import DidNotStart
 
@@ -39,6 +39,9 @@ def airflow_environment(home: Path, endpoint_url: str, release_version: str) -> 
     """Return the environment of Airflow: Orchard's DAGs, plugins and settings, and the local AWS.
 
     Variables of this process that configure Airflow, AWS or Orchard are left out.
+
+    Raises:
+        sandbox.aws.BadOptions: the options in LOCAL_AWS_OPTIONS are wrong.
     """
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "AWS_", "ORCHARD_"))},
@@ -66,7 +69,8 @@ def airflow_environment(home: Path, endpoint_url: str, release_version: str) -> 
         "ORCHARD_SERVICE_ROLE": SERVICE_ROLE,
         "ORCHARD_INSTANCE_PROFILE": INSTANCE_PROFILE,
         "ORCHARD_DATASET_PREFIX": DATASET_PREFIX,
-        "ORCHARD_POLL_SECONDS": "2",
+        # EMR throttles requests: a local AWS that is like EMR is polled as rarely as EMR, with Orchard's default.
+        **({} if is_like_emr() else {"ORCHARD_POLL_SECONDS": "2"}),
     }
 
 

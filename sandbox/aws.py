@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,12 @@ MANAGED_POLICIES_TAG = "for-use-with-amazon-emr-managed-policies"
 INSTANCE_PROFILE = "EMR_EC2_DefaultRole"
 DATASET_PREFIX = "images/"
 NAMES_SHOWN = 5
+# The variable with further options of the local AWS, and the options that it may not have, with what to do instead.
+OPTIONS_VARIABLE = "LOCAL_AWS_OPTIONS"
+SET_BY_SANDBOX = {
+    "--port": "`make up AWS_PORT=…` sets the port, and other programs use a free one",
+    "--data": "the option --folder sets the folder of each program",
+}
 
 
 class BadFileName(ValueError):
@@ -46,25 +54,78 @@ class BadFileName(ValueError):
         )
 
 
+class BadOptions(ValueError):
+    """The options of the local AWS in the variable LOCAL_AWS_OPTIONS are wrong."""
+
+    def __init__(self, value: str, why: str) -> None:
+        super().__init__(f"the variable {OPTIONS_VARIABLE} is {value!r}: {why}")
+
+
 # The errors of the set-up whose message is all that the user needs.
-SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, DidNotStart)
+SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, BadOptions, DidNotStart)
 
 
-def client(service: str, endpoint_url: str) -> Any:
-    """Create a boto3 client for a service of the local AWS."""
+def client(service: str, endpoint_url: str, attempts: int = 5) -> Any:
+    """Create a boto3 client for a service of the local AWS, which sends a request at most `attempts` times."""
     return boto3.client(  # type: ignore[call-overload]  # the service is a variable
         service,
         endpoint_url=endpoint_url,
         region_name=REGION,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106  # the local AWS accepts any credentials
-        config=Config(retries={"mode": "standard", "max_attempts": 5}),
+        config=Config(retries={"mode": "standard", "max_attempts": attempts}),
     )
 
 
 def local_aws_command(data: Path, port: int, *options: str) -> list[str]:
-    """Return the command that runs the local AWS on a port, with its clusters below `data`."""
-    return [sys.executable, "-m", "local_aws", "--port", str(port), "--data", str(data), *options]
+    """Return the command that runs the local AWS on a port, with its clusters below `data`.
+
+    The options in the variable LOCAL_AWS_OPTIONS come first: `options` count more.
+
+    Raises:
+        BadOptions: the variable is not quoted as in a shell, or has an option that the sandbox itself sets.
+    """
+    own = ["--port", str(port), "--data", str(data)]
+    return [sys.executable, "-m", "local_aws", *options_of_environment(), *own, *options]
+
+
+def options_of_environment() -> list[str]:
+    """Return the options of the local AWS in the variable LOCAL_AWS_OPTIONS, which are quoted as in a shell.
+
+    Raises:
+        BadOptions: the variable is not quoted as in a shell, or has an option that the sandbox itself sets.
+    """
+    value = os.environ.get(OPTIONS_VARIABLE, "")
+    try:
+        options = shlex.split(value)
+    except ValueError as error:
+        raise BadOptions(value, f"{error}: quote each option as in a shell") from error
+    for name, instead in SET_BY_SANDBOX.items():
+        if any(option.split("=")[0] == name for option in options):
+            raise BadOptions(value, f"remove {name}: {instead}")
+    return options
+
+
+def is_like_emr() -> bool:
+    """Return whether LOCAL_AWS_OPTIONS makes the local AWS as slow as EMR, with EMR's limits on requests.
+
+    Raises:
+        BadOptions: see `options_of_environment`.
+    """
+    return "--like-emr" in options_of_environment()
+
+
+def wait_for_local_aws(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Wait until a local AWS that was started listens on its port.
+
+    Raises:
+        DidNotStart: it does not listen within a minute, or exits, for example because of a wrong option.
+    """
+    try:
+        wait_for_port(port, process, log_file)
+    except DidNotStart as error:
+        value = os.environ.get(OPTIONS_VARIABLE)
+        raise DidNotStart(f"{error}\nThe variable {OPTIONS_VARIABLE} is {value!r}" if value else str(error)) from error
 
 
 @contextmanager
@@ -73,9 +134,10 @@ def local_aws(data: Path, port: int, log_file: Path, *options: str) -> Iterator[
 
     Raises:
         DidNotStart: the local AWS does not start, for example because the port is in use.
+        BadOptions: the options in LOCAL_AWS_OPTIONS are wrong.
     """
     with running(local_aws_command(data, port, *options), log_file, os.environ) as process:
-        wait_for_port(port, process, log_file)
+        wait_for_local_aws(port, process, log_file)
         yield f"http://127.0.0.1:{port}"
 
 

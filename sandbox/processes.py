@@ -92,7 +92,8 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], log_file: Path) -
                 return
         time.sleep(0.1)
     tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-10:])
-    raise DidNotStart(f"nothing listens on 127.0.0.1:{port}. The last lines of {log_file}:\n{tail}")
+    exited = "" if process.returncode is None else f": the process has exited with code {process.returncode}"
+    raise DidNotStart(f"nothing listens on 127.0.0.1:{port}{exited}. The last lines of {log_file}:\n{tail}")
 
 
 def wait_until(

@@ -75,6 +75,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         AlreadyRunning: the processes of an earlier call are still running.
         sandbox.folders.UnusableFolder: Airflow cannot use the folder.
         sandbox.processes.DidNotStart: a port is in use, or a process exits or does not respond.
+        sandbox.aws.BadOptions: the options in LOCAL_AWS_OPTIONS are wrong.
         FileExistsError: the folder contains the images, or files that are not from an earlier run.
         FileNotFoundError: there are no images, or the release has not been built.
     """
@@ -84,7 +85,7 @@ def up(folder: Path, build_dir: Path, data: Path | None, aws_port: int, web_port
         processes.free_port(port)
     make_empty(folder, data)
     process = spawn("local_aws", aws.local_aws_command(folder / "aws", aws_port), folder, os.environ)
-    processes.wait_for_port(aws_port, process, folder / "local_aws.log")
+    aws.wait_for_local_aws(aws_port, process, folder / "local_aws.log")
     url = f"http://127.0.0.1:{aws_port}"
     release = aws.provision(url, build_dir)
     if data is None:

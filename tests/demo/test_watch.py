@@ -1,8 +1,14 @@
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from demo import watch
+from local_aws.emr.life import Timings
+from local_aws.server import LocalAws
 from sandbox import aws
+from sandbox.processes import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -62,3 +68,21 @@ def test_every_state_of_a_cluster_and_its_steps_is_printed(aws_url: str, iam: "I
     assert lines.index("  step wait RUNNING") < lines.index("  step wait COMPLETED")
     (found,) = [cluster for cluster in watch.clusters(emr) if cluster["Id"] == cluster_id]
     assert [step["Name"] for step in found["Steps"]] == ["wait"]
+    assert cluster_id not in [cluster["Id"] for cluster in watch.clusters(emr, without=[cluster_id])]
+
+
+def test_a_watcher_that_is_throttled_leaves_requests_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
+    with LocalAws(tmp_path / "aws", timings=Timings(throttles=True)) as server:
+        watching, other = (aws.client("emr", server.endpoint_url, attempts=1) for _ in range(2))
+        statuses: list[int] = []
+        watching.meta.events.register(
+            "after-call.emr.ListClusters", lambda http_response, **_: statuses.append(http_response.status_code)
+        )
+        with watch.EmrWatcher(watching, print):
+            wait_until(lambda: 400 in statuses, "the end of the burst", timeout_seconds=20)
+            throttled = len(statuses)
+            time.sleep(watch.THROTTLED_POLL_SECONDS - 1)
+            assert other.list_clusters()["Clusters"] == []
+            assert len(statuses) <= throttled + 1
+            wait_until(lambda: 200 in statuses[throttled:], "the next poll", timeout_seconds=20)

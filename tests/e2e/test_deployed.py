@@ -19,11 +19,10 @@ STACK = "fruits"
 
 @dataclass(frozen=True)
 class Account:
-    """An account at the URL of a local AWS, and how often a run polls it."""
+    """An account at the URL of a local AWS."""
 
     url: str
     folder: Path
-    poll_seconds: int
 
     def make(self, *arguments: str) -> dict[str, str]:
         """Run a target of the Makefile, and return the settings that it prints."""
@@ -43,7 +42,6 @@ class Account:
     def run(self, settings: dict[str, str]) -> dict[str, str]:
         """Run the DAG with these settings, and return the state of each task."""
         env = airflow.airflow_environment(self.folder / "airflow", self.url, settings["ORCHARD_RELEASE"]) | settings
-        env["ORCHARD_POLL_SECONDS"] = str(self.poll_seconds)
         subprocess.run(["airflow", "db", "migrate"], env=env, cwd=self.folder, capture_output=True, check=True)
         outcome = self.folder / "outcome.json"
         command = [sys.executable, "-m", "sandbox.dag_run", "--dag-id", "fruit_features", "--outcome", str(outcome)]
@@ -53,14 +51,14 @@ class Account:
         return tasks
 
 
-@pytest.fixture(params=[False, True], ids=["quick", "like EMR"])
+@pytest.fixture(params=["", "--like-emr"], ids=["quick", "like EMR"])
 def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Account]:
     """An account whose clusters are ready at once, or as slow as on EMR, which then also throttles requests."""
-    options, poll_seconds = (["--like-emr"], 30) if request.param else ([], 2)
+    monkeypatch.setenv("LOCAL_AWS_OPTIONS", request.param)
     # tests/infra/test_policies.py knows the names of the sandbox's resources only.
     monkeypatch.delenv("LOCAL_AWS_CALLS")
-    with aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "local_aws.log", *options) as url:
-        yield Account(url, tmp_path, poll_seconds)
+    with aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "local_aws.log") as url:
+        yield Account(url, tmp_path)
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ from tests.e2e.processes import left_running
 
 DAG = "fruit_features"
 RUN_TIMEOUT_SECONDS = 300
+# A cluster that is like EMR needs 4.5 minutes until it is ready, and one until it has terminated. Each of the six
+# sensors of a run polls only every 30 seconds.
+LIKE_EMR_RUN_TIMEOUT_SECONDS = RUN_TIMEOUT_SECONDS + 600
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def test_a_run_with_a_new_prefix_and_one_with_the_defaults_succeed_in_parallel(s
         runs = started.api.runs(DAG)
         return runs if all(run["state"] in FINISHED for run in runs) else None
 
-    runs = wait_until(both_finished, "the end of both runs", timeout_seconds=RUN_TIMEOUT_SECONDS)
+    timeout_seconds = LIKE_EMR_RUN_TIMEOUT_SECONDS if aws.is_like_emr() else RUN_TIMEOUT_SECONDS
+    runs = wait_until(both_finished, "the end of both runs", timeout_seconds=timeout_seconds)
     assert {run["dag_run_id"]: run["state"] for run in runs} == {first: "success", second: "success"}
     published = [event["extra"] for event in started.api.call("GET", "assets/events")["asset_events"]]
     assert {Path(event["dataset_uri"]).name: event["embeddings_rows"] for event in published} == {

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from local_aws.__main__ import timings_of
+from local_aws.__main__ import main, timings_of
 from local_aws.emr.life import LIKE_EMR, Timings
 from tests.local_aws.program import ROOT, Served, serving, start
 from tests.local_aws.user import User, bash, grandchild, is_running, read_pid, runaway, wait_for_death
@@ -81,6 +81,16 @@ def test_an_unusable_folder_makes_the_program_exit_with_1_and_advice(
 def test_a_given_time_counts_more_than_those_of_emr(*, like_emr: bool, rest: Timings) -> None:
     given = argparse.Namespace(like_emr=like_emr, starting_seconds=None, log_delay_seconds=7.0, port=5000)
     assert timings_of(given) == replace(rest, log_delay_seconds=7.0)
+
+
+@pytest.mark.parametrize("value", ["-5", "nan", "inf", "soon"])
+def test_the_error_about_a_time_that_is_none_names_the_option_and_the_value(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--data", "unused", "--starting-seconds", value, "--port", "none"])
+    expected = f"argument --starting-seconds: {value} is no time: use a number of seconds, 0 or more"
+    assert expected in capsys.readouterr().err
 
 
 def test_the_data_option_is_required() -> None:

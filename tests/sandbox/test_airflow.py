@@ -22,6 +22,15 @@ def test_the_environment_of_airflow_contains_nothing_of_a_real_account(
     assert not {"AWS_PROFILE", "AIRFLOW__CORE__EXECUTOR", "ORCHARD_SUBNET_IDS"} & env.keys()
 
 
+@pytest.mark.parametrize(("options", "poll_seconds"), [("", "2"), ("--like-emr", None)])
+def test_a_local_aws_that_is_like_emr_is_polled_with_the_default_of_orchard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: str, poll_seconds: str | None
+) -> None:
+    monkeypatch.setenv("LOCAL_AWS_OPTIONS", options)
+    env = airflow.airflow_environment(tmp_path, "http://127.0.0.1:5000", "0123456789ab")
+    assert env.get("ORCHARD_POLL_SECONDS") == poll_seconds
+
+
 def test_only_the_user_can_read_the_password(tmp_path: Path) -> None:
     file = tmp_path / "passwords.json"
     password = airflow.write_password(file)

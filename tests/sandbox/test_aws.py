@@ -6,7 +6,7 @@ import pytest
 
 from orchard.preflight import ec2, iam
 from sandbox import aws
-from sandbox.processes import free_port
+from sandbox.processes import DidNotStart, free_port
 from tests.plugins.preflight.cluster_requests import cluster_request
 
 if TYPE_CHECKING:
@@ -61,3 +61,46 @@ def test_the_account_of_the_sandbox_has_the_default_roles_and_passes_the_checks_
             *ec2.untagged_network(ec2_client, request),
         ]
     assert faults == []
+
+
+def test_the_options_in_the_variable_are_those_of_the_local_aws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_AWS_OPTIONS", "--starting-seconds '1' --like-emr")
+    command = aws.local_aws_command(tmp_path, 5000, "--starting-seconds", "2")
+    assert command[3:] == [
+        *("--starting-seconds", "1", "--like-emr"),
+        *("--port", "5000", "--data", str(tmp_path)),
+        *("--starting-seconds", "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("--like-emr '", "No closing quotation: quote each option as in a shell"),
+        ("--port 5000", "remove --port: `make up AWS_PORT=…` sets the port"),
+        ("--like-emr --data=/tmp", "remove --data: the option --folder"),
+    ],
+)
+def test_the_error_about_wrong_options_in_the_variable_names_it_its_value_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, why: str
+) -> None:
+    monkeypatch.setenv("LOCAL_AWS_OPTIONS", value)
+    with pytest.raises(aws.BadOptions) as error:
+        aws.local_aws_command(tmp_path, 5000)
+    assert str(error.value).startswith(f"the variable LOCAL_AWS_OPTIONS is {value!r}: {why}")
+
+
+def test_an_option_that_the_local_aws_does_not_know_ends_the_start_at_once_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_AWS_OPTIONS", "--nonsense")
+    with (
+        pytest.raises(DidNotStart) as error,
+        aws.local_aws(tmp_path / "aws", free_port(), tmp_path / "aws.log"),
+    ):
+        pass
+    assert "the process has exited with code 2" in str(error.value)
+    assert "error: unrecognized arguments: --nonsense" in str(error.value)
+    assert "The variable LOCAL_AWS_OPTIONS is '--nonsense'" in str(error.value)

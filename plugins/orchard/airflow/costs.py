@@ -16,6 +16,9 @@ from orchard.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# EMR throttles all clients of an account together. Nobody looks for the cost of a run later, so requests are retried
+# for 35 seconds on average, and not for 8 as by default.
+PATIENT: Mapping[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 8}}
 # The key of the XCom with the cost of a run.
 COST = "cost"
 
@@ -23,7 +26,7 @@ COST = "cost"
 def find_cost(settings: Settings, plan: Mapping[str, Any], since: datetime) -> RunCost | None:
     """Return what a run has cost until now, or None if that is unknown. `since` is a time before its first cluster."""
     try:
-        emr: Any = AwsBaseHook(client_type="emr", region_name=settings.region).conn
+        emr: Any = AwsBaseHook(client_type="emr", region_name=settings.region, config=dict(PATIENT)).conn
         return cost_of_run(emr, plan["cluster_name"], since, read_prices(), datetime.now(UTC))
     except Exception as error:
         log.warning("the cost of the run is unknown: %s: %s", type(error).__name__, error)

@@ -1,9 +1,11 @@
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.endpoint
 import pytest
 
 from local_aws.client import LocalAwsClient
@@ -57,6 +59,16 @@ def test_a_cost_that_cannot_be_found_is_a_warning(
     local_aws.fail("emr:ListClusters", "AccessDeniedException")
     assert find_cost(SETTINGS, plan_of(request_), SINCE) is None
     assert "the cost of the run is unknown: ClientError" in caplog.text
+
+
+def test_the_cost_is_found_although_emr_throttles_the_requests_for_a_while(
+    local_aws: LocalAwsClient, request_: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=waits.append))
+    local_aws.fail("emr:ListClusters", "ThrottlingException", calls=list(range(1, 8)))
+    assert find_cost(SETTINGS, plan_of(request_), SINCE) is not None
+    assert len(waits) == 7
 
 
 def test_a_cost_that_cannot_be_recorded_is_a_warning(

@@ -32,8 +32,9 @@ BUCKET_NAME = "fruits-of-the-policies"
 BUCKET = f"arn:aws:s3:::{BUCKET_NAME}"
 TAG, EMR_TAG = "orchard:deployment", "for-use-with-amazon-emr-managed-policies"
 PRINCIPALS = ("airflow", "nodes")
-# The fault tests give each run a dataset of its own. To the stack, they are all the one in images/.
-DATASET_FOLDER = re.compile(r"(?:^|/)dataset-\w+/")
+# The fault tests give each run a dataset of its own, and so does the run with a new prefix of tests/e2e/test_up.py. To
+# the stack, they are all the one in images/.
+DATASET_FOLDER = re.compile(r"(?:^|/)(?:dataset-\w+|by-hand)/")
 
 
 class Call(NamedTuple):

@@ -25,7 +25,7 @@ PLATFORMS = $(foreach tag,$(TAGS),--platform $(tag)_$(1))
 # The name contains the architectures, so that wheels that were downloaded for others are not taken for complete.
 WHEELS := build/wheels/.complete-$(subst $(eval) ,-,$(ARCHITECTURES))
 CODE := benchmarks dags demo docker infra local_aws model plugins sandbox spark tests
-SHELL_SCRIPTS := .ci/run bootstrap/install.sh docker/entrypoint.sh
+SHELL_SCRIPTS := .ci/run bootstrap/install.sh docker/entrypoint.sh tests/docker/stand_ins/postgres.sh
 
 # A variable as one word of the shell. `value` keeps a $, which make would take for a reference.
 quoted = '$(subst ','\'',$(value $(1)))'

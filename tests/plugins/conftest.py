@@ -1,3 +1,4 @@
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,5 +26,9 @@ def ec2(aws_url: str) -> Any:
 
 @pytest.fixture
 def released(s3: "S3Client", bucket: str, parts: Path) -> Settings:
-    """The settings of a deployment whose release is on S3. Its wheels and its model are small files."""
-    return Settings(bucket=bucket, release=release.upload(s3, bucket, release.collect(parts)))
+    """The settings of a deployment whose release is on S3. Its wheels and its model are small files.
+
+    It has a database of its own, because all local AWSes of a process have the same databases.
+    """
+    version = release.upload(s3, bucket, release.collect(parts))
+    return Settings(bucket=bucket, release=version, catalog_database=f"db_{uuid.uuid4().hex}")

@@ -335,6 +335,7 @@ class HoldClusterSensor(AwsBaseSensor[EmrHook]):
         self.settings = settings
 
     def poke(self, context: Context) -> bool:
+        persist_link(self, context, ClusterLink, job_flow_id=self.job_flow_id)
         minutes = self.plan.get("hold_minutes", 0)  # plans of earlier releases lack it
         if not minutes:
             self.log.info("hold: hold_minutes is 0: the cluster is terminated now")
@@ -377,7 +378,6 @@ class HoldClusterSensor(AwsBaseSensor[EmrHook]):
             return
         hold = start_hold(emr_client(self), self.settings, self.job_flow_id, until)
         turn_of(context["ti"], self.settings, self.plan).release()
-        persist_link(self, context, ClusterLink, job_flow_id=self.job_flow_id)
         context["ti"].xcom_push(HOLD, hold.as_xcom())
         for line in hold.lines():
             self.log.info("hold: %s", line)

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +39,7 @@ OTHER = "20261122T010000-bbbbbb"
 
 @pytest.fixture
 def settings(released: Settings) -> Settings:
-    """A deployment with a database of its own."""
-    return replace(released, catalog_database=f"db_{uuid.uuid4().hex}")
+    return released
 
 
 @pytest.fixture

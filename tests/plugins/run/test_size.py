@@ -1,7 +1,6 @@
 """The size of a run's cluster as a plan chooses it, and its price, against a local AWS with real tables."""
 
 import logging
-import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def settings(released: Settings) -> Settings:
-    """A deployment with a database of its own."""
-    return replace(released, catalog_database=f"db_{uuid.uuid4().hex}")
+    return released
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ test-faults: release-parts ## Inject faults into a complete Orchard and print th
 
 .PHONY: test-like-emr
 test-like-emr: export LOCAL_AWS_OPTIONS := --like-emr
-test-like-emr: release-parts ## Run the end-to-end tests on a local AWS that is as slow as EMR (about 45 minutes)
+test-like-emr: release-parts ## Run the end-to-end tests on a local AWS that is as slow as EMR (about an hour)
 	@$(RUN) -m pytest --numprocesses 4 --dist loadfile -m "" tests/e2e
 
 .PHONY: test-ui

@@ -65,7 +65,7 @@ class BadOptions(ValueError):
 SET_UP_ERRORS = (FileNotFoundError, FileExistsError, UnusableFolder, BadFileName, BadOptions, DidNotStart)
 
 
-def client(service: str, endpoint_url: str, attempts: int = 5) -> Any:
+def client(service: str, endpoint_url: str, attempts: int = 6) -> Any:
     """Create a boto3 client for a service of the local AWS, which sends a request at most `attempts` times."""
     return boto3.client(  # type: ignore[call-overload]  # the service is a variable
         service,
@@ -73,7 +73,7 @@ def client(service: str, endpoint_url: str, attempts: int = 5) -> Any:
         region_name=REGION,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106  # the local AWS accepts any credentials
-        config=Config(retries={"mode": "standard", "max_attempts": attempts}),
+        config=Config(retries={"mode": "standard", "total_max_attempts": attempts}),
     )
 
 

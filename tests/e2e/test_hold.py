@@ -10,13 +10,18 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from sandbox import up
+from sandbox import aws, up
 from tests.conftest import record_calls
-from tests.faults.deployment import DAG, Deployment, Run, build, wait_until
+from tests.faults.deployment import DAG, RUN_TIMEOUT_SECONDS, Deployment, Run, build, wait_until
 
 pytestmark = pytest.mark.slow
 
 HOLD = "hold_cluster"
+# A cluster that is like EMR needs 4.5 minutes until it is ready, and one until it has terminated.
+LIKE_EMR = aws.is_like_emr()
+SLOWER_SECONDS = 600 if LIKE_EMR else 0
+MOST_SECONDS_TO_END = 150 if LIKE_EMR else 60
+SETTINGS = {"ORCHARD_POLL_SECONDS": "10", "ORCHARD_READY_TIMEOUT_MINUTES": "10"} if LIKE_EMR else {}
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +29,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, build_dir: Path) -> Ite
     folder = tmp_path_factory.mktemp("held")
     with record_calls("hold"):
         try:
-            yield build(folder, build_dir)
+            yield build(folder, build_dir, **SETTINGS)
         finally:
             up.down(folder)
 
 
 def hold_of(run: Run) -> dict[str, Any]:
     """Wait until the hold of a run has started, and return its XCom."""
-    run.wait_for(HOLD, "deferred", timeout_seconds=240)
+    run.wait_for(HOLD, "deferred", timeout_seconds=240 + SLOWER_SECONDS)
     found = run.summary(HOLD, "hold")
     assert found is not None
     return found
@@ -69,7 +74,7 @@ def test_a_held_cluster_waits_for_a_minute_after_its_publication_and_the_next_ru
     assert until - timedelta(minutes=1) <= published <= until
     assert run.wait_for_end() == "success"
     ended = run.clusters()[0]["Status"]["Timeline"]["EndDateTime"]
-    assert until <= ended <= until + timedelta(seconds=60)
+    assert until <= ended <= until + timedelta(seconds=MOST_SECONDS_TO_END)
     assert run.active_clusters() == []
     log = run.log(HOLD)
     assert f"cluster {cluster_id} is kept until" in log
@@ -79,7 +84,7 @@ def test_a_held_cluster_waits_for_a_minute_after_its_publication_and_the_next_ru
     assert cost is not None
     assert cost["minutes"] > 1, "the hold is part of the cost"
     assert "is held until" not in page_of(deployment, run)
-    assert second.wait_for_end(timeout_seconds=480) == "success"
+    assert second.wait_for_end(timeout_seconds=480 + SLOWER_SECONDS) == "success"
 
 
 def json_lines(log: str) -> str:
@@ -120,7 +125,7 @@ def test_a_hold_ends_when_somebody_terminates_its_cluster(deployment: Deployment
 def test_a_cluster_is_not_held_for_a_run_that_is_not_published(deployment: Deployment) -> None:
     with deployment.setting("ORCHARD_STOP_EXPLAINED_VARIANCE", "1"):
         run = deployment.trigger(hold_minutes=240)
-        assert run.wait_for_end() == "failed"
+        assert run.wait_for_end(RUN_TIMEOUT_SECONDS + SLOWER_SECONDS) == "failed"
     assert run.tasks()["publish"] == "failed"
     assert "the cluster is not held" in run.log(HOLD)
     wait_until(lambda: not run.active_clusters(), "the termination of the cluster")

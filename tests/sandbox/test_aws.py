@@ -3,7 +3,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
 
+from local_aws.client import LocalAwsClient
+from local_aws.server import LocalAws
 from orchard.preflight import ec2, iam
 from sandbox import aws
 from sandbox.processes import DidNotStart, free_port
@@ -104,3 +107,13 @@ def test_an_option_that_the_local_aws_does_not_know_ends_the_start_at_once_with_
     assert "the process has exited with code 2" in str(error.value)
     assert "error: unrecognized arguments: --nonsense" in str(error.value)
     assert "The variable LOCAL_AWS_OPTIONS is '--nonsense'" in str(error.value)
+
+
+def test_a_client_sends_a_request_as_often_as_it_is_told(tmp_path: Path) -> None:
+    with LocalAws(tmp_path / "aws") as server:
+        LocalAwsClient(server.endpoint_url).fail("emr:ListClusters", "ThrottlingException", calls=[1, 3])
+        once, twice = (aws.client("emr", server.endpoint_url, attempts) for attempts in (1, 2))
+        with pytest.raises(ClientError, match="ThrottlingException"):
+            once.list_clusters()
+        assert once.list_clusters()["Clusters"] == []
+        assert twice.list_clusters()["Clusters"] == []

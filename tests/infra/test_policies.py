@@ -324,7 +324,7 @@ def recorded_calls(file: Path, stack: Deployed) -> list[Call]:
     """Return the calls of a record, of Airflow and of the nodes, with the names of the stack."""
     found = [json.loads(line) for line in file.read_text().splitlines()]
     tag = f"aws:RequestTag/{TAG}"
-    own = {each["context"][tag] for each in found if each["action"].endswith(":RunJobFlow")}
+    own = {each["context"][tag] for each in found if each["action"].endswith(":RunJobFlow") and tag in each["context"]}
     spot = "AWSServiceRoleForEC2Spot"
     profiles = f"arn:aws:iam::{ACCOUNT}:instance-profile"
     names = {

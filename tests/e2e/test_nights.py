@@ -98,7 +98,8 @@ def test_the_real_cost_of_a_night_is_that_of_its_cluster(finished: Finished) -> 
     cost = column(finished, "cost_usd")
     per_minute = 2 * read_prices().by_type["m5.xlarge"].on_demand / 60
     least, most = CLUSTER_MINUTES
-    assert [least * per_minute <= cost[number] < most * per_minute for number in (0, 2, 3)] == [True] * 3
+    # Costs are rounded to a hundredth of a cent. EC2 charges for a minute at least.
+    assert [round(least * per_minute, 4) <= cost[number] < most * per_minute for number in (0, 2, 3)] == [True] * 3
     assert [cost[number] for number in (1, 4, 5)] == [0, 0, 0]
     assert finished.nights[0]["cost_usd_per_million"] == pytest.approx(cost[0] / 48 * 10**6, rel=0.01)
 
@@ -107,7 +108,8 @@ def test_the_refused_nights_say_why(finished: Finished) -> None:
     fifth, sixth = ((finished.folder / f"airflow-{number}.log").read_text() for number in (5, 6))
     estimated = re.search(r"is estimated at (\S+) USD", fifth)
     assert estimated is not None
-    assert float(estimated[1]) > LEARNT_USD[0] if LIKE_EMR else estimated[1].startswith("0.013")
+    # The night before has one image to read, too, and the local cluster starts as soon.
+    assert float(estimated[1]) == pytest.approx(column(finished, "estimated_usd")[3], rel=0.2)
     assert "above max_cost_usd 0.01" in fifth
     assert "too few images: 12 below" in sixth
     assert "of the 63 that run" in sixth

@@ -52,7 +52,7 @@ def check_account_settings(variables: Mapping[str, str]) -> None:
         )
 
 
-def wait_for_local_aws(url: str) -> None:
+def wait_until_it_answers(url: str) -> None:
     """Wait until the local AWS answers.
 
     Raises:
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     try:
         if url:
-            wait_for_local_aws(url)
+            wait_until_it_answers(url)
             version = provision(url, arguments.build_dir)
             write_environment(release_file, {"ORCHARD_RELEASE": version})
             sys.stdout.write(f"release {version} and rendered images are in s3://{aws.BUCKET}\n")

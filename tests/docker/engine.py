@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from sandbox.processes import running, wait_until
 
 START_SECONDS = 60
@@ -80,14 +82,10 @@ def engine() -> Iterator[str]:
     socket = f"unix://{folder}/sock"
     command = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     command += ["--pidfile", f"{folder}/pid", "--host", socket]
-    before = os.environ.get("DOCKER_HOST")
     try:
-        with running(command, folder / "log", os.environ):
-            os.environ["DOCKER_HOST"] = socket
+        with pytest.MonkeyPatch.context() as patch, running(command, folder / "log", os.environ):
+            patch.setenv("DOCKER_HOST", socket)
             wait_until(answers, f"dockerd (log: {folder}/log)", timeout_seconds=START_SECONDS)
             yield "an engine started for these tests"
     finally:
-        os.environ.pop("DOCKER_HOST", None)
-        if before is not None:
-            os.environ["DOCKER_HOST"] = before
         shutil.rmtree(folder, ignore_errors=True)

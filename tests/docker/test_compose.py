@@ -20,6 +20,7 @@ from infra import release
 from orchard.settings import Settings
 from sandbox import airflow, aws, pictures
 from sandbox.processes import free_port
+from tests.docker.containers import compose_command
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
@@ -525,11 +526,9 @@ def test_airflow_does_not_start_before_provisioning(tmp_path: Path) -> None:
 
 
 def test_docker_compose_accepts_the_file() -> None:
-    commands = [["docker-compose"], ["docker", "compose"]]
-    for command in commands:
-        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
-            break
-    else:
-        pytest.skip("needs docker-compose or `docker compose`, and neither is installed")
+    try:
+        command = compose_command()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
     done = subprocess.run([*command, "config", "-q"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -79,7 +79,7 @@ def test_a_held_cluster_waits_for_a_minute_after_its_publication_and_the_next_ru
     log = run.log(HOLD)
     assert f"cluster {cluster_id} is kept until" in log
     assert hold["command"] in json_lines(log)
-    assert "hold: ended, because its time is over" in log
+    assert "hold: ended, because hold_minutes have passed" in log
     cost = run.summary("verdict", "cost")
     assert cost is not None
     assert cost["minutes"] > 1, "the hold is part of the cost"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.deadline import BaseDeadlineReference
 
-from orchard.run.params import MAX_HOLD_MINUTES
+from orchard.run.params import PARSERS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -43,6 +43,8 @@ def requested_hold(conf: object) -> timedelta:
     >>> requested_hold({"hold_minutes": 60}), requested_hold({}), requested_hold(None)
     (datetime.timedelta(seconds=3600), datetime.timedelta(0), datetime.timedelta(0))
     """
-    minutes = conf.get("hold_minutes") if isinstance(conf, Mapping) else None
-    is_valid = isinstance(minutes, int | float) and not isinstance(minutes, bool) and 0 <= minutes <= MAX_HOLD_MINUTES
-    return timedelta(minutes=minutes) if is_valid and minutes else timedelta(0)
+    value = conf.get("hold_minutes") if isinstance(conf, Mapping) else None
+    try:
+        return timedelta(minutes=PARSERS["hold_minutes"](value))
+    except ValueError:
+        return timedelta(0)

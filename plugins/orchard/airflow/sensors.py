@@ -358,7 +358,7 @@ class HoldClusterSensor(AwsBaseSensor[EmrHook]):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> None:  # noqa: ARG002
         cluster_end = event["cluster_end"]
-        why = f"cluster {self.job_flow_id} is {cluster_end}" if cluster_end else "its time is over"
+        why = f"cluster {self.job_flow_id} is {cluster_end}" if cluster_end else "hold_minutes have passed"
         self.log.info("hold: ended, because %s", why)
 
     def _hold(self, context: Context, duration: timedelta) -> None:
@@ -372,11 +372,12 @@ class HoldClusterSensor(AwsBaseSensor[EmrHook]):
         if seconds_left <= 0:
             self.log.info("hold: it has ended at %s: the cluster is terminated now", time_text(until))
             return
-        status = emr_client(self).describe_cluster(ClusterId=self.job_flow_id)["Cluster"]["Status"]
+        emr = emr_client(self)
+        status = emr.describe_cluster(ClusterId=self.job_flow_id)["Cluster"]["Status"]
         if status["State"] not in READY:
             self.log.info("hold: cluster %s is %s: there is nothing to hold", self.job_flow_id, describe_end(status))
             return
-        hold = start_hold(emr_client(self), self.settings, self.job_flow_id, until)
+        hold = start_hold(emr, self.settings, self.job_flow_id, until)
         turn_of(context["ti"], self.settings, self.plan).release()
         context["ti"].xcom_push(HOLD, hold.as_xcom())
         for line in hold.lines():

@@ -94,9 +94,9 @@ class StepEndTrigger(EmrStepSensorTrigger):
 
 
 class HoldEndTrigger(BaseTrigger):
-    """Wait until a hold is over or its cluster ends. EMR that does not respond, or refuses, ends no hold.
+    """Wait until the end time of a hold, or until its cluster ends. An error of EMR does not end the hold.
 
-    The event's `cluster_end` is the state of the cluster with the reason for it. It is empty if the time is over.
+    The event's `cluster_end` is the state of the cluster with the reason for it. It is empty at the end time.
 
     Args:
         job_flow_id: the id of the cluster.

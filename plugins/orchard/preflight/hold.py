@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from orchard.cluster.request import NOTEBOOKS, keeps_notebooks
+from orchard.preflight.iam import nodes_role
+from orchard.preflight.simulation import simulate
 from orchard.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,22 +53,13 @@ def needs_of_hold(role_arn: str, settings: Settings) -> list[Need]:
 def unreachable_notebooks(iam: "IAMClient", settings: Settings, request: Request) -> list[str]:
     """Check that the nodes of a held cluster may keep notebooks on S3, and accept sessions of Session Manager.
 
-    IAM evaluates all policies of the role, and its permissions boundary. A decision that depends on a value that only
-    the real request has counts as allowed:
-    https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html
+    A decision that depends on a value that only the real request has counts as allowed.
     """
     if not keeps_notebooks(request):
         return []
-    profile = request["JobFlowRole"].rpartition("/")[2]
-    try:
-        roles = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchEntity":
-            raise
-        return []  # another check reports it
-    if not roles:
+    arn = nodes_role(iam, request)
+    if arn is None:
         return []
-    arn = roles[0]["Arn"]
     refused = [action for need in needs_of_hold(arn, settings) for action in _refused(iam, arn, need)]
     if not refused:
         log.info("preflight: role %s may keep notebooks and accept sessions", arn)
@@ -81,26 +72,13 @@ def unreachable_notebooks(iam: "IAMClient", settings: Settings, request: Request
 
 
 def _refused(iam: "IAMClient", role_arn: str, need: Need) -> Iterator[str]:
-    results = iam.simulate_principal_policy(
-        PolicySourceArn=role_arn,
-        ActionNames=list(need.actions),
-        ResourceArns=[need.resource],
-        ContextEntries=[
-            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-            for key, value in need.context.items()
-        ],
-    )["EvaluationResults"]
-    for result in results:
-        missing = [*result.get("MissingContextValues", [])]
-        for specific in result.get("ResourceSpecificResults", []):
-            missing += specific.get("MissingContextValues", [])
-        if result["EvalDecision"] == "allowed":
+    for result in simulate(iam, role_arn, need.actions, need.resource, need.context):
+        if result.decision == "allowed":
             continue
-        if missing and result["EvalDecision"] != "explicitDeny":
-            names = ", ".join(sorted(set(missing)))
+        if result.missing and result.decision != "explicitDeny":
             log.warning(
                 "preflight: whether role %s may call %s is not checked: it depends on %s",
-                *(role_arn, result["EvalActionName"], names),
+                *(role_arn, result.action, ", ".join(result.missing)),
             )
             continue
-        yield result["EvalActionName"]
+        yield result.action

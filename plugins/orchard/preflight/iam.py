@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from orchard.cluster.request import spot_instances
+from orchard.preflight.simulation import simulate
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -86,37 +87,23 @@ def unpassable_role(iam: "IAMClient", request: Request) -> list[str]:
     """Check that the service role may pass the role of the instance profile to EC2.
 
     AmazonEMRServicePolicy_v2 passes only a role that is named EMR_EC2_DefaultRole:
-    https://docs.aws.amazon.com/aws-managed-policy/latest/reference/AmazonEMRServicePolicy_v2.html. IAM evaluates all
-    policies of the role, and its permissions boundary:
-    https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html
+    https://docs.aws.amazon.com/aws-managed-policy/latest/reference/AmazonEMRServicePolicy_v2.html
     """
     service_role, profile = request["ServiceRole"], request["JobFlowRole"]
     try:
         source = iam.get_role(RoleName=_name(service_role))["Role"]["Arn"]
-        roles = iam.get_instance_profile(InstanceProfileName=_name(profile))["InstanceProfile"]["Roles"]
     except ClientError as error:
         _no_such_entity(error)
-        return []  # the checks above report it
-    if not roles:
+        return []  # a check above reports it
+    passed = nodes_role(iam, request)
+    if passed is None:
         return []
-    passed = roles[0]["Arn"]
     service = f"ec2.amazonaws.com{'.cn' if passed.startswith('arn:aws-cn:') else ''}"
-    (result,) = iam.simulate_principal_policy(
-        PolicySourceArn=source,
-        ActionNames=["iam:PassRole"],
-        ResourceArns=[passed],
-        ContextEntries=[
-            {"ContextKeyName": "iam:PassedToService", "ContextKeyValues": [service], "ContextKeyType": "string"}
-        ],
-    )["EvaluationResults"]
-    decision = result["EvalDecision"]
-    if decision == "allowed":
+    (result,) = simulate(iam, source, ["iam:PassRole"], passed, {"iam:PassedToService": service})
+    if result.decision == "allowed":
         log.info("preflight: service role %s may pass role %s to EC2", service_role, passed)
         return []
-    keys = [*result.get("MissingContextValues", [])]
-    for specific in result.get("ResourceSpecificResults", []):
-        keys += specific.get("MissingContextValues", [])
-    unknown = sorted({key for key in keys if not key.lower().startswith(KEYS_OF_OTHER_ACTIONS)})
+    unknown = [key for key in result.missing if not key.lower().startswith(KEYS_OF_OTHER_ACTIONS)]
     if unknown:
         log.warning(
             "preflight: whether service role %s may pass role %s is not checked: it depends on %s",
@@ -126,7 +113,7 @@ def unpassable_role(iam: "IAMClient", request: Request) -> list[str]:
         )
         return []
     refused = f"service role {service_role!r} may not pass role {passed!r} of instance profile {profile!r} to EC2"
-    if decision == "explicitDeny":
+    if result.decision == "explicitDeny":
         return [f"{refused}: a policy denies iam:PassRole; remove the statement with the Effect Deny"]
     grant = {
         "Effect": "Allow",
@@ -139,6 +126,16 @@ def unpassable_role(iam: "IAMClient", request: Request) -> list[str]:
         f"{refused}: {POLICY_V2} passes only a role named EMR_EC2_DefaultRole; run `aws iam put-role-policy "
         f"--role-name {_name(service_role)} --policy-name pass-role-of-nodes --policy-document '{policy}'`"
     ]
+
+
+def nodes_role(iam: "IAMClient", request: Request) -> str | None:
+    """Return the ARN of the role of the instance profile. Return None if there is none: another check reports that."""
+    try:
+        profile = iam.get_instance_profile(InstanceProfileName=_name(request["JobFlowRole"]))["InstanceProfile"]
+    except ClientError as error:
+        _no_such_entity(error)
+        return None
+    return profile["Roles"][0]["Arn"] if profile["Roles"] else None
 
 
 def missing_spot_role(iam: "IAMClient", request: Request) -> list[str]:

@@ -128,7 +128,7 @@ def start_hold(emr: "EMRClient", settings: Settings, cluster_id: str, until: dat
     ids = [instance["Ec2InstanceId"] for instance in listed["Instances"]]
     if not ids:
         raise NoPrimaryNode(cluster_id)
-    # Airflow may only set tags together with that of its deployment.
+    # Airflow's role allows AddTags only in requests that also set the tag of the deployment.
     tags = {DEPLOYMENT_TAG: settings.deployment, HELD_TAG: until.isoformat()}
     emr.add_tags(ResourceId=cluster_id, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
     return Hold(cluster_id, ids[0], settings.region, until)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from orchard.errors import PermanentError
 from orchard.run.hold import HOLD_TASK
 
-# `verdict` itself checks that no cluster of the run is active, so that these may fail. A hold that ends early, also
-# because a user marks it failed, changes nothing of what the run has published.
+# `verdict` itself checks that no cluster of the run is active, so that these may fail. A hold that ends early, for
+# example because a user marks it as failed, does not change what the run has published.
 NOT_JUDGED = (HOLD_TASK, "terminate_cluster", "cluster_gone", "verdict")
 
 

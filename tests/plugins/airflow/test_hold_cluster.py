@@ -173,7 +173,7 @@ def test_a_hold_ends_when_its_time_is_over(
     event = fire(deferred)
     assert 0.8 < time.monotonic() - began < 5
     resume(task, deferred, event)
-    assert lines(capsys)[-1] == "hold: ended, because its time is over"
+    assert lines(capsys)[-1] == "hold: ended, because hold_minutes have passed"
 
 
 def test_a_hold_that_continues_after_its_end_ends_at_once(

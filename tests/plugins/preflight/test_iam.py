@@ -1,6 +1,7 @@
 import json
 import shlex
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +49,14 @@ def test_missing_roles_are_named_with_their_settings(iam: "IAMClient") -> None:
     assert profile_fault.endswith("set ORCHARD_INSTANCE_PROFILE to one that exists")
 
 
+@pytest.fixture
+def no_spot_role(iam: "IAMClient") -> None:
+    """Delete the service-linked role for Spot. An account has only one, and other tests create it, too."""
+    with suppress(iam.exceptions.NoSuchEntityException):
+        iam.delete_role(RoleName=SPOT_ROLE)
+
+
+@pytest.mark.usefixtures("no_spot_role")
 def test_a_request_with_spot_instances_needs_the_service_linked_role_of_ec2(iam: "IAMClient") -> None:
     request = cluster_request(workers=1, spot=3)
     assert missing_spot_role(iam, cluster_request(workers=4)) == [], "without Spot, the role is not needed"
@@ -55,10 +64,7 @@ def test_a_request_with_spot_instances_needs_the_service_linked_role_of_ec2(iam:
     assert fault.startswith(f"service-linked role '{SPOT_ROLE}': ")
     assert "`aws iam create-service-linked-role --aws-service-name spot.amazonaws.com`" in fault
     iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
-    try:
-        assert missing_spot_role(iam, request) == []
-    finally:
-        iam.delete_role(RoleName=SPOT_ROLE)
+    assert missing_spot_role(iam, request) == []
 
 
 @pytest.fixture(scope="module")

@@ -352,6 +352,7 @@ def test_the_history_is_odd(deployment: Deployment, check: Check) -> None:
     row = {"dataset": "s3://odd/images/", "published_at": now, "new": -1, "changed": 10**15, "images": 0}
     odd = [
         row | {"run_id": "1", "ready_seconds": -1e9, "task_slots": 0, "step_seconds": [("ingest", None)]},
+        row | {"run_id": "5", "ready_seconds": 300.0, "task_slots": 4, "cluster_minutes": -float("inf")},
         row | {"run_id": "2", "ready_seconds": float("nan"), "step_seconds": [("features", float("inf"))]},
         row | {"run_id": "3", "published_at": now + timedelta(days=1), "bytes_read": -1, "task_slots": -4},
         {"dataset": "s3://odd/images/", "published_at": now, "run_id": "4"},

@@ -14,6 +14,8 @@ MIN_STEP_SECONDS = 60
 MAX_FACTOR = 5
 # EMR takes minutes to start a cluster, the local AWS a second.
 READY_SECONDS_RANGE = (0.5, 3600)
+# More is the time of another cluster of the run, or of a task that was cleared by hand.
+OTHER_SECONDS_RANGE = (0.5, 1800)
 # The rates of Speed that a step has.
 RATES: Mapping[str, Sequence[str]] = {
     "ingest": ("objects_per_second", "verified_bytes_per_second"),
@@ -26,10 +28,12 @@ RATES: Mapping[str, Sequence[str]] = {
 class PastRun:
     """What a run had to do, and what it took. A value is None if the run's release did not record it.
 
-    `ready_seconds` is the time from the creation of the cluster until it accepted steps.
+    `ready_seconds` is the time from the creation of the cluster until it accepted steps, and `cluster_seconds` the time
+    until its end.
     """
 
     ready_seconds: float | None
+    cluster_seconds: float | None
     task_slots: int | None
     objects: int | None
     bytes: int | None
@@ -41,16 +45,20 @@ class PastRun:
 def learn(runs: Sequence[PastRun], default: Speed) -> Speed:
     """Return the default speed as earlier runs correct it. `runs` has the last run first.
 
-    Of the time until a cluster is ready, the median counts. For each step, it is the median of the factor by which its
-    tasks took longer than the default predicts. It applies to all rates of the step, because a run does not show how
-    much of the time its bytes took. Runs without a value, and values that cannot be true, do not count.
+    Of the time until a cluster is ready, the median counts, and of the time that is left beside it and the tasks of the
+    steps. For each step, it is the median of the factor by which its tasks took longer than the default predicts. It
+    applies to all rates of the step, because a run does not show how much of the time its bytes took. Runs without a
+    value, and values that cannot be true, do not count.
 
-    >>> learn([PastRun(300.0, None, None, None, None, None, {}), PastRun(-1, 0, 1, 1, 1, 1, {})], Speed()).ready_seconds
-    300.0
+    >>> runs = [PastRun(300.0, 480.0, 4, 0, 0, 0, 0, {}), PastRun(-1, -1, 0, 1, 1, 1, 1, {})]
+    >>> learn(runs, Speed()).ready_seconds, learn(runs, Speed()).other_seconds
+    (300.0, 180.0)
     """
-    least, most = READY_SECONDS_RANGE
-    ready = _median([run.ready_seconds for run in runs], least, most)
-    learnt: dict[str, float] = {} if ready is None else {"ready_seconds": ready}
+    times = {
+        "ready_seconds": _median([run.ready_seconds for run in runs], *READY_SECONDS_RANGE),
+        "other_seconds": _median([_other_seconds(run, default) for run in runs], *OTHER_SECONDS_RANGE),
+    }
+    learnt = {name: seconds for name, seconds in times.items() if seconds is not None}
     for step, rates in RATES.items():
         factor = _median([_factor(run, step, default) for run in runs], 1 / MAX_FACTOR, MAX_FACTOR)
         if factor is not None:
@@ -62,6 +70,23 @@ def differences(learnt: Speed, default: Speed) -> dict[str, float]:
     """Return what earlier runs have shown, by the name of the field."""
     values = {field.name: float(getattr(learnt, field.name)) for field in fields(Speed)}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
+def _other_seconds(run: PastRun, default: Speed) -> float | None:
+    """Return how long the cluster of a run existed besides its start and the tasks of the steps.
+
+    The duration of a short step is mostly Spark's start. The prediction for its tasks is subtracted instead.
+    """
+    if run.cluster_seconds is None or run.ready_seconds is None or run.task_slots is None or run.task_slots <= 0:
+        return None
+    other = run.cluster_seconds - run.ready_seconds
+    for step in RATES:
+        seconds, work = run.step_seconds.get(step), _work_of_step(run, step)
+        if seconds is not None and seconds >= MIN_STEP_SECONDS:
+            other -= seconds
+        elif work is not None:
+            other -= default.step_task_seconds(work)[step] / run.task_slots
+    return round(other, 1)
 
 
 def _factor(run: PastRun, step: str, default: Speed) -> float | None:

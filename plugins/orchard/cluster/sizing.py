@@ -9,7 +9,6 @@ from orchard.cluster.prices import Prices
 # More workers would wait for Spark longer than they work.
 MIN_SECONDS_PER_WORKER = 60
 MIN_SHARE_FOR_TASKS = 0.25
-STEPS_PER_RUN = 3
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Speed:
 
     ready_seconds: float = 420
     """From the creation of the cluster until it accepts steps."""
-    step_seconds: float = 30
-    """What a step takes besides its tasks."""
+    other_seconds: float = 90
+    """What the cluster takes besides, for instance to start each step, to wait for `publish` and to terminate."""
     objects_per_second: float = 500
     inferences_per_second: float = 145
     vectors_per_second: float = 3000
@@ -44,7 +43,7 @@ class Speed:
 
     def fixed_seconds(self) -> float:
         """Return the time that does not depend on the number of workers."""
-        return self.ready_seconds + STEPS_PER_RUN * self.step_seconds
+        return self.ready_seconds + self.other_seconds
 
     def step_task_seconds(self, work: Work) -> dict[str, float]:
         """Return the time that the tasks of each step take on one task slot."""
@@ -134,11 +133,12 @@ def estimate(
     working = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers.total)
     seconds = working + 60 * hold_minutes
     on_demand = prices.by_type[instance_type].on_demand
-    fixed = prices.by_type[primary_type(instance_type)].on_demand + workers.core * on_demand
+    fixed = [prices.by_type[primary_type(instance_type)].on_demand, *[on_demand] * workers.core]
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
 
     def usd(price_of_task_instance: float) -> float:
-        return round(seconds / 3600 * (fixed + workers.task * price_of_task_instance), 4)
+        # An exact sum: the price does not depend on which of the instances are task instances.
+        return round(seconds / 3600 * math.fsum([*fixed, *[price_of_task_instance] * workers.task]), 4)
 
     return Estimate(
         core_instances=workers.core,

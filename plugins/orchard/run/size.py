@@ -105,6 +105,7 @@ def _past_run(row: Mapping[str, Any]) -> PastRun:
     new, changed = row["new"], row["changed"]
     return PastRun(
         ready_seconds=row["ready_seconds"],
+        cluster_seconds=None if row["cluster_minutes"] is None else 60 * row["cluster_minutes"],
         task_slots=row["task_slots"],
         objects=None if new is None or changed is None else new + changed,
         bytes=row["bytes_read"],

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # Each run adds a small file. With this limit a plan reads about a month's.
 HISTORY_DAYS = 30
 COLUMNS = (
-    *("published_at", "ready_seconds", "task_slots", "bytes_read", "step_seconds"),
+    *("published_at", "ready_seconds", "cluster_minutes", "task_slots", "bytes_read", "step_seconds"),
     *("new", "changed", "inferences", "images"),
 )
 

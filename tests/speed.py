@@ -18,7 +18,12 @@ def share_botocores_files() -> None:
     The tests create thousands of sessions.
     """
     JSONFileLoader.load_file = lambda _, path: _content(path)  # type: ignore[method-assign,assignment]
-    Loader.list_available_services = lambda loader, kind: _services(tuple(loader.search_paths), kind)  # type: ignore[method-assign,assignment]
+    Loader.list_available_services = list_services_once  # type: ignore[method-assign,assignment]
+
+
+def list_services_once(loader: Loader, type_name: str) -> Any:
+    """Return the services of which a loader finds a description of a type, like `Loader.list_available_services`."""
+    return _services(tuple(loader.search_paths), type_name)
 
 
 @cache
@@ -27,8 +32,8 @@ def _content(path: str) -> Any:
 
 
 @cache
-def _services(folders: tuple[str, ...], kind: str) -> Any:
-    return list_services(Loader(extra_search_paths=list(folders), include_default_search_paths=False), kind)
+def _services(folders: tuple[str, ...], type_name: str) -> Any:
+    return list_services(Loader(extra_search_paths=list(folders), include_default_search_paths=False), type_name)
 
 
 def collect_garbage_rarely() -> None:

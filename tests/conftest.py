@@ -44,16 +44,22 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
+# Users of a node must be able to read the files that tests create, whatever the umask of the developer is.
+UMASK = 0o022
+os.umask(UMASK)
+
+
 def aws_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ORCHARD_"))}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def variables_stay() -> Iterator[None]:
-    """Fail if a module leaves variables that lead later tests of its process to another AWS."""
+def process_stays() -> Iterator[None]:
+    """Fail if a module leaves variables that lead later tests of its process to another AWS, or another umask."""
     before = aws_variables()
     yield
     assert aws_variables() == before
+    assert os.umask(UMASK) == UMASK
 
 
 speed.share_botocores_files()

@@ -92,9 +92,16 @@ def new_secrets() -> dict[str, str]:
     }
 
 
+def write_private(file: Path, content: str) -> None:
+    """Write a file that other users of the system cannot read."""
+    file.touch(mode=0o600)
+    file.chmod(0o600)
+    file.write_text(content)
+
+
 def write_environment(file: Path, variables: Mapping[str, str]) -> None:
-    """Write variables to a file that a shell can read. The values must not need quotes."""
-    file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    """Write variables to a private file that a shell can read. The values must not need quotes."""
+    write_private(file, "".join(f"{name}={value}\n" for name, value in variables.items()))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +120,6 @@ def main(argv: list[str] | None = None) -> int:
     url, release_file = os.environ.get("AWS_ENDPOINT_URL"), arguments.config / "release.env"
     # Airflow must not start with the release of an earlier local AWS.
     release_file.unlink(missing_ok=True)
-    os.umask(0o077)
     try:
         if url:
             wait_until_it_answers(url)
@@ -127,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not (arguments.config / "secrets.env").exists():
         write_environment(arguments.config / "secrets.env", new_secrets())
-    (arguments.config / "passwords.json").write_text(json.dumps({"admin": os.environ["ADMIN_PASSWORD"]}))
+    write_private(arguments.config / "passwords.json", json.dumps({"admin": os.environ["ADMIN_PASSWORD"]}))
     sys.stdout.write("Airflow's secrets and the password of its user admin are written\n")
     return 0
 

@@ -12,7 +12,7 @@ import pytest
 
 from local_aws.server import LocalAws
 from sandbox import aws
-from tests import speed
+from tests import servers, speed
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -55,11 +55,15 @@ def aws_variables() -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def process_stays() -> Iterator[None]:
-    """Fail if a module leaves variables that lead later tests of its process to another AWS, or another umask."""
+    """Fail if a module changes its process for later modules.
+
+    Variables would lead them to another AWS, and threads of servers would take their processor time.
+    """
     before = aws_variables()
     yield
     assert aws_variables() == before
     assert os.umask(UMASK) == UMASK
+    assert servers.threads() == []
 
 
 speed.share_botocores_files()

@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -21,6 +20,7 @@ from orchard.settings import Settings
 from sandbox import airflow, aws, pictures
 from sandbox.processes import free_port
 from tests.docker.containers import compose_command
+from tests.servers import serving
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
@@ -382,12 +382,9 @@ def health_page() -> Iterator[str]:
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_component_is_healthy_if_the_health_page_reports_it(health_page: str) -> None:
@@ -460,6 +457,9 @@ def test_provisioning_again_keeps_the_secrets_and_updates_release_and_password(
     (user, _) = server["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"].split(":")
     passwords = server["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"].replace("/config", str(config))
     assert json.loads(Path(passwords).read_text()) == {user: "second"}
+    assert {file.name: f"{file.stat().st_mode & 0o777:o}" for file in config.iterdir()} == dict.fromkeys(
+        ("passwords.json", "release.env", "secrets.env"), "600"
+    )
     assert s3.list_objects_v2(Bucket=aws.BUCKET, Prefix=aws.DATASET_PREFIX)["KeyCount"] == len(pictures.CLASSES)
 
 

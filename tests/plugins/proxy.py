@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
+from tests.servers import serving
+
 UPDATE_TABLE = "AWSGlue.UpdateTable"
 CHANGES_OF_GLUE = (UPDATE_TABLE, "AWSGlue.CreateTable", "AWSGlue.CreateDatabase")
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -87,12 +89,8 @@ class Proxy:
 
     @contextmanager
     def open(self) -> Iterator["Proxy"]:
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        yield self
-        self._server.shutdown()
-        self._server.server_close()
-        thread.join()
+        with serving(self._server):
+            yield self
 
     def shut_at(self, change: int) -> None:
         """Refuse the n-th request that changes something, and every request after it."""

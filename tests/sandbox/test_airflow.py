@@ -1,5 +1,4 @@
 import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox import airflow
+from tests.servers import serving
 
 
 def test_the_environment_of_airflow_contains_nothing_of_a_real_account(
@@ -68,12 +68,9 @@ def requests() -> list[tuple[str, str, Any]]:
 
 @pytest.fixture
 def api(requests: list[tuple[str, str, Any]]) -> Iterator[airflow.AirflowApi]:
-    with HTTPServer(("127.0.0.1", 0), type("Handler", (RestApi,), {"requests": requests})) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), type("Handler", (RestApi,), {"requests": requests}))
+    with serving(server):
         yield airflow.AirflowApi.log_in(server.server_port, "secret")
-        server.shutdown()
-        thread.join()
 
 
 def test_a_run_is_triggered_with_its_params_and_its_logical_date(

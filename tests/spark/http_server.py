@@ -1,10 +1,11 @@
 """An HTTP server in the place of S3, for answers that moto does not give."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeAlias
+
+from tests.servers import serving
 
 Answer: TypeAlias = tuple[int, Mapping[str, str], bytes]
 
@@ -30,7 +31,6 @@ def s3_that_answers(respond: Callable[[str, Mapping[str, str]], Answer]) -> Iter
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()

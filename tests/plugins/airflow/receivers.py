@@ -3,7 +3,6 @@
 import base64
 import email
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from sandbox import aws
+from tests.servers import serving
 
 SECRET = "t0ken-that-nobody-may-see"  # of a server that exists only in tests
 
@@ -51,11 +51,10 @@ def webhook(status: int = 200) -> Iterator[Webhook]:
         def log_message(self, format: str, *args: Any) -> None:
             """Do not print requests."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found.port = server.server_port
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.port = server.server_port
+    with serving(server):
         yield found
-        server.shutdown()
 
 
 @dataclass
@@ -90,11 +89,10 @@ def mail_server() -> Iterator[MailServer]:
     class Server(ThreadingTCPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        found.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Server(("127.0.0.1", 0), Handler)
+    found.port = server.server_address[1]
+    with serving(server):
         yield found
-        server.shutdown()
 
 
 def text_of(message: Message) -> str:

@@ -71,13 +71,10 @@ gc.disable()  # until all modules of the tests are imported
 
 # The files that take longest start first, so that no process is left with one of them at the end.
 LONGEST = (
-    *("e2e/test_demo.py", "e2e/test_up.py", "plugins/airflow/test_sensors.py", "plugins/run/test_publish_next.py"),
-    *(
-        "spark/test_pca.py",
-        "plugins/run/test_publish_interrupted.py",
-        "spark/test_executors.py",
-        "bootstrap/test_install.py",
-    ),
+    *("e2e/test_up.py", "e2e/test_demo.py", "spark/test_pca.py", "plugins/run/test_publish_next.py"),
+    *("bootstrap/test_install.py", "plugins/run/test_maintenance.py", "plugins/run/test_changes.py"),
+    *("plugins/airflow/test_sensors.py", "plugins/run/test_forget.py", "plugins/run/test_publish.py"),
+    "local_aws/emr/test_late_logs.py",
 )
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from orchard.cluster.cost import SHORTEST_CHARGE
 from orchard.cluster.instances import alternatives, primary_type, task_slots
 from orchard.cluster.prices import Prices
 
@@ -132,13 +133,14 @@ def estimate(
     """
     working = speed.fixed_seconds() + speed.task_seconds(work) / task_slots(instance_type, workers.total)
     seconds = working + 60 * hold_minutes
+    charged = max(seconds, SHORTEST_CHARGE.total_seconds())
     on_demand = prices.by_type[instance_type].on_demand
     fixed = [prices.by_type[primary_type(instance_type)].on_demand, *[on_demand] * workers.core]
     spot = [prices.by_type[name].spot for name in alternatives(instance_type)]
 
     def usd(price_of_task_instance: float) -> float:
         # An exact sum: the price does not depend on which of the instances are task instances.
-        return round(seconds / 3600 * math.fsum([*fixed, *[price_of_task_instance] * workers.task]), 4)
+        return round(charged / 3600 * math.fsum([*fixed, *[price_of_task_instance] * workers.task]), 4)
 
     return Estimate(
         core_instances=workers.core,

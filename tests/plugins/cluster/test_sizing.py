@@ -31,6 +31,12 @@ def test_the_number_of_workers_is_the_smallest_that_meets_the_target(
         assert minutes(work, instance_type, workers - 1) >= max(target, least) - 0.1
 
 
+def test_a_shorter_run_than_a_minute_costs_as_much_as_a_minute() -> None:
+    quick, per_minute = Speed(ready_seconds=1, other_seconds=30), 2 * read_prices().by_type["m5.xlarge"].on_demand / 60
+    found = estimate(Work(1, 1), "m5.xlarge", Workers(1), read_prices(), quick)
+    assert (found.minutes, found.usd) == (0.5, round(per_minute, 4))
+
+
 def test_more_images_take_more_workers_and_a_longer_target_fewer() -> None:
     def needed(images: int, target: float) -> int:
         return workers_needed(Work(images, images), "m5.xlarge", target, 20, SPEED)

@@ -71,8 +71,8 @@ def test_the_estimate_of_a_run_like_the_last_is_what_the_last_took(other_seconds
     true = replace(DEFAULT, ready_seconds=270, other_seconds=other_seconds)
     run = past(work, 4, true)
     # Spark's start makes the short steps longer, and the rest of the time shorter.
-    run = replace(run, step_seconds={step: seconds + 9 for step, seconds in run.step_seconds.items()})
-    learnt = learn([run], DEFAULT)
+    steps = {step: 9 + seconds / 4 for step, seconds in true.step_task_seconds(work).items()}
+    learnt = learn([replace(run, step_seconds=steps)], DEFAULT)
     assert learnt.fixed_seconds() + learnt.task_seconds(work) / 4 == pytest.approx(run.cluster_seconds)
 
 

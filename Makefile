@@ -55,7 +55,7 @@ down: setup ## Stop what `make up` started
 	@$(RUN) -m sandbox.up --down
 
 .PHONY: test
-test: release-parts ## Run all tests except the slow ones (about 18 minutes on two cores)
+test: release-parts ## Run all tests except the slow ones (about 16 minutes on two cores)
 	@$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 .PHONY: test-slow

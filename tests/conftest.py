@@ -44,7 +44,7 @@ os.environ["ORCHARD_BUCKET"] = "fruits-data"
 os.environ["ORCHARD_RELEASE"] = "0123456789ab"
 
 
-# Users of a node must be able to read the files that tests create, whatever the umask of the developer is.
+# Some tests run programs as another user, who must be able to read the files of the tests.
 UMASK = 0o022
 os.umask(UMASK)
 

@@ -13,9 +13,9 @@ OBJECTS_PER_COLLECTION = 20_000
 
 
 def share_botocores_files() -> None:
-    """Let all sessions of boto3 share what they read from botocore's folder, for each client 400 folders.
+    """Let all boto3 sessions share the files of botocore and the list of its services.
 
-    The tests create thousands of sessions.
+    Without this, each new client looks into 400 folders, and the tests create thousands of clients.
     """
     JSONFileLoader.load_file = lambda _, path: _content(path)  # type: ignore[method-assign,assignment]
     Loader.list_available_services = list_services_once  # type: ignore[method-assign,assignment]

@@ -28,8 +28,8 @@ from tests.e2e.processes import left_running
 pytestmark = pytest.mark.slow
 
 IMAGES = 48
-# Bounds of the cost of a night, in minutes of its cluster. A local cluster is ready at once. One that is like EMR costs
-# for 5.5 minutes more, until it is ready and while it terminates.
+# The least and the most minutes of cluster time that a night is charged for. A local cluster is ready immediately. With
+# --like-emr, a cluster takes 5.5 minutes more to start and to terminate.
 CLUSTER_MINUTES = (5.5, 20) if aws.is_like_emr() else (1, 10)
 TABLES = ("features", "images", "rejects", "embeddings", "pca_models", "runs")
 

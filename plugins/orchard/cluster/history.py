@@ -14,7 +14,7 @@ MIN_STEP_SECONDS = 60
 MAX_FACTOR = 5
 # EMR takes minutes to start a cluster, the local AWS a second.
 READY_SECONDS_RANGE = (0.5, 3600)
-# More is the time of another cluster of the run, or of a task that was cleared by hand.
+# A longer time has another cause, for instance a second cluster of the run, or a task that was cleared by hand.
 OTHER_SECONDS_RANGE = (0.5, 1800)
 # The rates of Speed that a step has.
 RATES: Mapping[str, Sequence[str]] = {
@@ -45,10 +45,10 @@ class PastRun:
 def learn(runs: Sequence[PastRun], default: Speed) -> Speed:
     """Return the default speed as earlier runs correct it. `runs` has the last run first.
 
-    Of the time until a cluster is ready, the median counts, and of the time that is left beside it and the tasks of the
-    steps. For each step, it is the median of the factor by which its tasks took longer than the default predicts. It
-    applies to all rates of the step, because a run does not show how much of the time its bytes took. Runs without a
-    value, and values that cannot be true, do not count.
+    `ready_seconds` and `other_seconds` are medians. The rates of a step are divided by the median of the factor by
+    which its tasks took longer than the default predicts. The factor applies to all rates of the step, because a run
+    does not show how much of the time its bytes took. Runs without a value, and values that cannot be true, do not
+    count.
 
     >>> runs = [PastRun(300.0, 480.0, 4, 0, 0, 0, 0, {}), PastRun(-1, -1, 0, 1, 1, 1, 1, {})]
     >>> learn(runs, Speed()).ready_seconds, learn(runs, Speed()).other_seconds

@@ -129,7 +129,7 @@ def unpassable_role(iam: "IAMClient", request: Request) -> list[str]:
 
 
 def nodes_role(iam: "IAMClient", request: Request) -> str | None:
-    """Return the ARN of the role of the instance profile. Return None if there is none: another check reports that."""
+    """Return the ARN of the instance profile's role, or None if it is missing. Another check reports a missing role."""
     try:
         profile = iam.get_instance_profile(InstanceProfileName=_name(request["JobFlowRole"]))["InstanceProfile"]
     except ClientError as error:

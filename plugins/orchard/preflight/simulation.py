@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Decision:
     """IAM's decision about an action: allowed, implicitDeny or explicitDeny.
 
-    The `missing` context keys are those that a policy has a condition on, and that the simulation was not given.
+    `missing` contains the context keys that the conditions of a policy use, but that the simulation did not get.
     """
 
     action: str
